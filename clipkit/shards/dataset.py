@@ -1,0 +1,183 @@
+"""The dataset directory as ingest sees it: what it was made from, created or continued under a lock."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipkit._version import VERSION
+from clipkit.atomic import TEMPORARY_SUFFIX, write_json
+from clipkit.errors import DatasetError
+
+DATASET_FILE = "dataset.json"
+FORMAT = "clipkit-dataset"
+FORMAT_VERSION = 1
+
+
+class SourceFile(BaseModel):
+    """One file of the source list: its name as it stands in manifests, size in bytes, SHA-256 in hex."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class DatasetDescription(BaseModel):
+    """What a dataset is made from; another description is another dataset.
+
+    `image` holds the settings that the pictures' bytes depend on, `limit` the greatest number of
+    source records to use, `chunk_rows` how many records make a chunk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[SourceFile, ...]
+    image: dict[str, int | float | bool | str | None]
+    limit: int | None = None
+    chunk_rows: int = 1000
+
+
+class Totals(BaseModel):
+    """The counts of a completed ingest; `records` = `samples` + `failures`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    records: int
+    samples: int
+    failures: int
+    shards: int
+
+
+class Dataset:
+    """A dataset directory held for writing."""
+
+    def __init__(self, directory: Path, description: DatasetDescription, totals: Totals | None):
+        self.directory = directory
+        self.description = description
+        self.totals = totals
+
+    @property
+    def complete(self) -> bool:
+        """Whether an ingest of this description has finished here."""
+        return self.totals is not None
+
+    def finish(self, totals: Totals) -> None:
+        """Write the totals: from now on the dataset is complete."""
+        self.totals = totals
+        self._write()
+
+    def _write(self) -> None:
+        content: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, "clipkit": VERSION}
+        content |= self.description.model_dump(mode="json")
+        content |= {"totals": self.totals.model_dump() if self.totals else None, "parent": None}
+        write_json(self.directory / DATASET_FILE, content)
+
+
+@contextmanager
+def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
+    """Create the dataset in `directory`, or continue the one there, with the directory locked.
+
+    Raises DatasetError if the directory holds something else, a dataset of another description (the
+    difference is in the message), or is being written by another process.
+    """
+    _check_can_hold_dataset(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _exclusive(directory):
+        if (directory / DATASET_FILE).exists():
+            dataset = read_dataset(directory)
+            _check_same(directory, dataset.description, description)
+        else:
+            dataset = Dataset(directory, description, None)
+            dataset._write()
+        yield dataset
+
+
+def read_dataset(directory: Path) -> Dataset:
+    """Read `dataset.json`. Raises DatasetError if it is missing, damaged, or of a newer version."""
+    path = directory / DATASET_FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{directory}: expected a dataset directory, found no {DATASET_FILE} in it"
+        ) from None
+    except ValueError:
+        raise DatasetError(
+            f"{path}: expected JSON, found something else; was the file edited or cut off?"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DatasetError(f'{path}: expected "format": "{FORMAT}", found another file of that name')
+    if content.get("version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"{path}: expected format version {FORMAT_VERSION}, found {content.get('version')!r}; "
+            "read it with the clipkit release that wrote it"
+        )
+    try:
+        described = {name: content[name] for name in DatasetDescription.model_fields if name in content}
+        totals = Totals.model_validate(content["totals"]) if content.get("totals") else None
+        return Dataset(directory, DatasetDescription.model_validate(described), totals)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DatasetError(f"{path}: {place}: {first['msg']}; was the file edited?") from None
+
+
+def _check_can_hold_dataset(directory: Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise DatasetError(
+            f"{directory}: expected a new or empty directory, found a file; choose another --out"
+        )
+    own = {DATASET_FILE, DATASET_FILE + TEMPORARY_SUFFIX}
+    names = {path.name for path in directory.iterdir()}
+    if names and not names & own:
+        raise DatasetError(
+            f"{directory}: expected a new or empty directory or a clipkit dataset, found {min(names)!r}"
+            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; choose another --out"
+        )
+
+
+def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescription) -> None:
+    before, after = _flat(old), _flat(new)
+    differences = [
+        f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if differences:
+        raise DatasetError(
+            f"{directory}: holds a dataset made otherwise: {'; '.join(differences)}; "
+            "choose another --out, or give the same list and settings to continue it"
+        )
+
+
+def _flat(description: DatasetDescription) -> dict[str, Any]:
+    flat: dict[str, Any] = {f"image.{name}": value for name, value in description.image.items()}
+    flat |= {"limit": description.limit, "chunk_rows": description.chunk_rows}
+    flat["sources"] = [source.name for source in description.sources]
+    flat |= {f"sha256 of {source.name}": source.sha256 for source in description.sources}
+    return flat
+
+
+@contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DatasetError(
+            f"{directory}: another process is writing it; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""The index: the one file that says which shards and failure files exist. Replacing it is the commit."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.atomic import write_table
+from clipkit.errors import DatasetError
+from clipkit.shards.schemas import INDEX_SCHEMA
+
+INDEX_FILE = "index.parquet"
+_PROGRESS = b"clipkit.ingest"
+
+
+class IndexEntry(NamedTuple):
+    """One committed file: `kind` is "shard" (a tar and its manifest) or "failures"."""
+
+    kind: str
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    manifest_sha256: str | None
+
+
+class IngestProgress(NamedTuple):
+    """How far the source has been packed: the next sample to place and the next failures to file.
+
+    `chunk` and `row` name the first row of the chunks' tables that no shard holds yet; `failures` is the
+    first chunk whose failures are in no failure file yet. Chunks below both are done with.
+    """
+
+    chunk: int = 0
+    row: int = 0
+    failures: int = 0
+
+
+@dataclass
+class Index:
+    """The committed files of a dataset, in order, and how far ingest has come."""
+
+    entries: list[IndexEntry] = field(default_factory=list)
+    progress: IngestProgress = field(default_factory=IngestProgress)
+
+    @property
+    def shards(self) -> list[IndexEntry]:
+        """The shards in order."""
+        return [entry for entry in self.entries if entry.kind == "shard"]
+
+    @property
+    def failure_files(self) -> list[IndexEntry]:
+        """The failure files in order."""
+        return [entry for entry in self.entries if entry.kind == "failures"]
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the shards' names, sizes and hashes: the identity of the data."""
+        lines = "".join(f"{shard.name}\t{shard.samples}\t{shard.sha256}\n" for shard in self.shards)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def write(self, directory: Path) -> None:
+        """Replace the directory's index by this one: shards by number, then failure files."""
+        self.entries.sort(key=lambda entry: (entry.kind != "shard", entry.name))
+        columns = {name: [getattr(entry, name) for entry in self.entries] for name in INDEX_SCHEMA.names}
+        schema = INDEX_SCHEMA.with_metadata({_PROGRESS: json.dumps(self.progress._asdict()).encode()})
+        write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
+
+
+def read_index(directory: Path) -> Index:
+    """Read a dataset's index. Raises DatasetError if there is none or it is not one."""
+    path = directory / INDEX_FILE
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
+        found = found if directory.is_dir() else "no such directory"
+        raise DatasetError(
+            f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
+            "give the directory that `clipkit ingest` wrote, or run it to its end"
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(
+            f"{path}: expected a Parquet index, found something else ({_first_line(error)})"
+        ) from None
+    if table.schema.names != INDEX_SCHEMA.names:
+        raise DatasetError(
+            f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}; "
+            "is it a clipkit index?"
+        )
+    progress = json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}"))
+    entries = [IndexEntry(**row) for row in table.to_pylist()]
+    return Index(entries, IngestProgress(**progress))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,233 @@
+"""Packing: the samples of finished parts, in source order, into shards of exactly 1,000.
+
+What is written follows from the parts alone, so any number of workers and interruptions gives the same bytes.
+A shard is sealed as soon as the parts under it are complete; parts go once the index lists what was in them.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipkit.atomic import replaced, write_json, write_table
+from clipkit.errors import DatasetError
+from clipkit.shards.format import (
+    HEADER_BYTES,
+    SHARD_SAMPLES,
+    sample_key,
+    shard_name,
+    tar_end,
+    tar_member,
+)
+from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress, read_index
+from clipkit.shards.parts import PARTS, complete_parts, is_complete, part_paths, read_part
+from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
+
+FAILURES = "failures"
+FAILURE_FILE_CHUNKS = 100
+
+
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class _Piece(NamedTuple):
+    """Consecutive samples of one part that no shard holds yet; `rows` are their places in its table."""
+
+    chunk: int
+    samples: pa.Table
+    rows: Rows
+
+    def split(self, count: int) -> tuple["_Piece", "_Piece"]:
+        first = _Piece(self.chunk, self.samples.slice(0, count), self.rows[:count])
+        return first, _Piece(self.chunk, self.samples.slice(count), self.rows[count:])
+
+
+class Packer:
+    """Packs the parts of one dataset directory; create it once, `add` each part, then `finish`.
+
+    Continues where the index says that an earlier one stopped. Raises DatasetError for an index that
+    cannot be read, OSError as the file system does; a shard is either committed whole or does not exist.
+    """
+
+    def __init__(self, directory: Path, *, commit_seconds: float = 5.0):
+        self._directory = directory
+        self._commit_seconds = commit_seconds
+        self._index = read_index(directory) if (directory / INDEX_FILE).exists() else Index()
+        progress = self._index.progress
+        self._failures = progress.failures
+        self._pieces: deque[_Piece] = deque()
+        self._available = 0
+        self._loaded = progress.chunk
+        self._committed = time.monotonic()
+        self._discard_unlisted()
+        self._load_complete(from_row=progress.row)
+
+    @property
+    def oldest(self) -> int:
+        """The first chunk whose part is neither packed nor complete on disk."""
+        return self._loaded
+
+    def is_done(self, chunk: int) -> bool:
+        """Tell whether the chunk needs no work: packed already, or its part is complete on disk."""
+        return chunk < self._loaded or is_complete(self._directory, chunk)
+
+    def add(self, chunk: int) -> None:
+        """Take note that the chunk's part is complete; seal the shards that became possible."""
+        if chunk == self._loaded:
+            self._load_complete()
+        if self._seal_full() and time.monotonic() - self._committed > self._commit_seconds:
+            self._commit()
+
+    def finish(self, total_chunks: int) -> Index:
+        """Seal the last, possibly shorter, shard, commit, and remove the parts. Returns the final index."""
+        if self._loaded != total_chunks:
+            raise ValueError(f"parts 0…{total_chunks - 1} must be complete, {self._loaded} is not")
+        self._seal_full()
+        if self._available:
+            self._seal(self._available)
+        self._file_failures(total_chunks)
+        sizes = {shard.name: shard.samples for shard in self._index.shards}
+        write_json(self._directory / "sizes.json", sizes)
+        self._commit()
+        shutil.rmtree(self._directory / PARTS, ignore_errors=True)
+        return self._index
+
+    def _load_complete(self, from_row: int = 0) -> None:
+        while is_complete(self._directory, self._loaded):
+            table = read_part(self._directory, self._loaded)
+            rows = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
+            rows = rows[rows >= from_row]
+            if len(rows):
+                self._pieces.append(_Piece(self._loaded, table.take(pa.array(rows)), rows))
+                self._available += len(rows)
+            self._loaded += 1
+            from_row = 0
+
+    def _seal_full(self) -> bool:
+        sealed = self._available >= SHARD_SAMPLES
+        while self._available >= SHARD_SAMPLES:
+            self._seal(SHARD_SAMPLES)
+        return sealed
+
+    def _seal(self, count: int) -> None:
+        pieces = []
+        self._available -= count
+        while count:
+            piece = self._pieces.popleft()
+            if len(piece.rows) > count:
+                piece, rest = piece.split(count)
+                self._pieces.appendleft(rest)
+            pieces.append(piece)
+            count -= len(piece.rows)
+        shards = len(self._index.shards)
+        self._index.entries.append(_write_shard(self._directory, shards, pieces))
+
+    def _commit(self) -> None:
+        packed_to = self._pieces[0].chunk if self._pieces else self._loaded
+        self._file_failures(self._loaded - self._loaded % FAILURE_FILE_CHUNKS)
+        row = int(self._pieces[0].rows[0]) if self._pieces else 0
+        self._index.progress = IngestProgress(packed_to, row, self._failures)
+        self._index.write(self._directory)
+        self._committed = time.monotonic()
+        self._remove_parts(packed_to)
+
+    def _file_failures(self, end: int) -> None:
+        while self._failures < end:
+            stop = min(self._failures + FAILURE_FILE_CHUNKS, end)
+            entry = _write_failures(self._directory, range(self._failures, stop))
+            if entry:
+                self._index.entries.append(entry)
+            self._failures = stop
+
+    def _remove_parts(self, packed_to: int) -> None:
+        for chunk in complete_parts(self._directory):
+            tar, table = part_paths(self._directory, chunk)
+            if chunk < packed_to:
+                tar.unlink(missing_ok=True)
+            if chunk < min(packed_to, self._failures):
+                table.unlink()
+
+    def _discard_unlisted(self) -> None:
+        # A kill between writing a shard and the commit leaves files that the index does not list.
+        listed = {entry.name for entry in self._index.entries}
+        for path in (*self._directory.glob("[0-9]*.tar"), *self._directory.glob(f"{FAILURES}/*.parquet")):
+            if path.relative_to(self._directory).as_posix() not in listed:
+                path.unlink()
+                if path.suffix == ".tar":
+                    path.with_suffix(".parquet").unlink(missing_ok=True)
+        self._remove_parts(self._index.progress.chunk)
+
+
+def _write_shard(directory: Path, number: int, pieces: list[_Piece]) -> IndexEntry:
+    samples = pa.concat_tables([piece.samples for piece in pieces]).combine_chunks()
+    keys = [sample_key(number, row) for row in range(len(samples))]
+    extensions, captions = samples["ext"].to_pylist(), samples["caption"].to_pylist()
+    path = directory / f"{shard_name(number)}.tar"
+    digest = hashlib.sha256()
+    size = 0
+    content_offsets: list[tuple[int, int]] = []
+    with replaced(path) as temporary, temporary.open("wb") as tar:
+        for key, ext, caption, image in zip(
+            keys, extensions, captions, _images(directory, pieces), strict=True
+        ):
+            picture, text = tar_member(f"{key}.{ext}", image), tar_member(f"{key}.txt", caption.encode())
+            content_offsets.append((size + HEADER_BYTES, size + len(picture) + HEADER_BYTES))
+            sample = picture + text
+            digest.update(sample)
+            tar.write(sample)
+            size += len(sample)
+        end = tar_end(size)
+        digest.update(end)
+        tar.write(end)
+    manifest = _manifest(samples, keys, content_offsets)
+    manifest_sha256 = _write_hashed(path.with_suffix(".parquet"), manifest)
+    return IndexEntry("shard", path.name, len(keys), size + len(end), digest.hexdigest(), manifest_sha256)
+
+
+def _images(directory: Path, pieces: list[_Piece]) -> Iterator[bytes]:
+    for piece in pieces:
+        with part_paths(directory, piece.chunk)[0].open("rb") as tar:
+            offsets, sizes = piece.samples["image_offset"], piece.samples["image_bytes"]
+            for offset, size in zip(offsets.to_pylist(), sizes.to_pylist(), strict=True):
+                image = os.pread(tar.fileno(), size, offset)
+                if len(image) != size:
+                    raise DatasetError(
+                        f"{tar.name}: expected {size} bytes at {offset}, found {len(image)}; "
+                        "remove the part's two files and run the same ingest again"
+                    )
+                yield image
+
+
+def _manifest(samples: pa.Table, keys: list[str], content_offsets: list[tuple[int, int]]) -> pa.Table:
+    image_offsets, caption_offsets = zip(*content_offsets, strict=True)
+    columns = {name: samples[name] for name in samples.column_names}
+    columns |= {"key": keys, "image_offset": image_offsets, "caption_offset": caption_offsets}
+    return pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
+
+
+def _write_failures(directory: Path, chunks: range) -> IndexEntry | None:
+    tables = []
+    for chunk in chunks:
+        part = read_part(directory, chunk)
+        tables.append(part.filter(pc.is_valid(part["reason"])).select(FAILURE_SCHEMA.names))
+    failures = pa.concat_tables(tables).combine_chunks()
+    if not len(failures):
+        return None
+    path = directory / FAILURES / f"{chunks.start // FAILURE_FILE_CHUNKS:06d}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    sha256 = _write_hashed(path, failures)
+    name = path.relative_to(directory).as_posix()
+    return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
+
+
+def _write_hashed(path: Path, table: pa.Table) -> str:
+    write_table(path, table)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""Parts: work in progress. A part is what became of one chunk of the source: a tar and a Parquet file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.atomic import TEMPORARY_SUFFIX, flush, write_table
+from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
+from clipkit.shards.schemas import FAILURE_SCHEMA, PART_SCHEMA
+
+PARTS = "parts"
+
+
+def part_paths(directory: Path, chunk: int) -> tuple[Path, Path]:
+    """Return the tar and the Parquet file of chunk `chunk` of the dataset in `directory`."""
+    stem = directory / PARTS / f"{chunk:08d}"
+    return stem.with_suffix(".tar"), stem.with_suffix(".parquet")
+
+
+def is_complete(directory: Path, chunk: int) -> bool:
+    """Tell whether the chunk's part is whole on disk; its Parquet file is renamed into place last."""
+    return part_paths(directory, chunk)[1].exists()
+
+
+def complete_parts(directory: Path) -> Iterator[int]:
+    """Yield the numbers of the parts that are whole on disk, ascending."""
+    yield from sorted(int(path.stem) for path in (directory / PARTS).glob("*.parquet"))
+
+
+class PartWriter:
+    """Writes one part; call `success` and `failure` in source order.
+
+    A row is a dictionary of PART_SCHEMA's columns; absent ones are null, offsets and byte counts are
+    filled in here. Leaving the `with` block renames the tar, then the Parquet file, into place; an
+    exception leaves nothing. Raises OSError as the file system does.
+    """
+
+    def __init__(self, directory: Path, chunk: int):
+        self._tar_path, self._table_path = part_paths(directory, chunk)
+        self._temporary = self._tar_path.with_name(f"{self._tar_path.name}{TEMPORARY_SUFFIX}")
+        self._rows: list[dict[str, Any]] = []
+        self._size = 0
+        self._tar: BinaryIO
+
+    def __enter__(self) -> Self:
+        self._tar_path.parent.mkdir(exist_ok=True)
+        self._tar = self._temporary.open("wb")
+        return self
+
+    def success(self, row: dict[str, Any], image: bytes) -> None:
+        """Add a sample: its picture's bytes as stored, and its row with at least `ext` and `caption`."""
+        key = f"{len(self._rows):09d}"
+        caption = row["caption"].encode()
+        row = row | {
+            "image_offset": self._size + HEADER_BYTES,
+            "image_bytes": len(image),
+            "caption_offset": self._size + 2 * HEADER_BYTES + len(image) + padding(len(image)),
+            "caption_bytes": len(caption),
+        }
+        members = tar_member(f"{key}.{row['ext']}", image) + tar_member(f"{key}.txt", caption)
+        self._tar.write(members)
+        self._size += len(members)
+        self._rows.append(row)
+
+    def failure(self, row: dict[str, Any]) -> None:
+        """Add a URL that gave no sample: its row with FAILURE_SCHEMA's columns."""
+        if row["reason"] is None:
+            raise ValueError("a failure needs a reason")
+        self._rows.append({name: row.get(name) for name in FAILURE_SCHEMA.names})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._tar:
+                if kind is None:
+                    self._tar.write(tar_end(self._size))
+            if kind is None:
+                flush(self._temporary)
+                self._temporary.replace(self._tar_path)
+                write_table(self._table_path, pa.Table.from_pylist(self._rows, schema=PART_SCHEMA))
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def read_part(directory: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:
+    """Return the part's table, one row a URL in source order."""
+    return pq.read_table(part_paths(directory, chunk)[1], columns=columns)

@@ -1,0 +1,124 @@
+"""ShardSet: random access to the samples of a dataset directory, by shard and row."""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.errors import DatasetError
+from clipkit.shards.format import sample_key
+from clipkit.shards.index import read_index
+
+_OPEN_SHARDS = 400
+_RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
+
+
+class Sample(NamedTuple):
+    """One picture with its caption: `image` as stored (JPEG, usually), `caption` as in the source."""
+
+    key: str
+    image: bytes
+    caption: str
+
+
+class _OpenShard(NamedTuple):
+    descriptor: int
+    ranges: np.ndarray[Any, np.dtype[np.int64]]
+
+
+class ShardSet:
+    """The committed shards of a dataset directory.
+
+    Samples are read with pread at the manifests' byte ranges; no tar is parsed. A ShardSet can be pickled:
+    each process opens its own files. Raises DatasetError if the directory has no index, no samples, or
+    lacks a shard that the index lists.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = Path(directory)
+        index = read_index(self.directory)
+        self.names = [shard.name for shard in index.shards]
+        self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)
+        self.fingerprint = index.fingerprint()
+        if not self.sizes.sum():
+            raise DatasetError(f"{self.directory}: expected samples, found none; see its failures/ for why")
+        self._check_files([shard.bytes for shard in index.shards])
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files held open; reading opens them again."""
+        for shard in self.__dict__.get("_open", {}).values():
+            os.close(shard.descriptor)
+        self.__dict__.get("_open", {}).clear()
+
+    def read(self, shard: int, row: int) -> Sample:
+        """Return the sample at `row` (0-based) of shard number `shard` (in index order)."""
+        opened = self._opened(shard)
+        image_offset, image_bytes, caption_offset, caption_bytes = opened.ranges[row].tolist()
+        # The caption follows its picture in the tar: one read brings both.
+        length = caption_offset + caption_bytes - image_offset
+        data = os.pread(opened.descriptor, length, image_offset)
+        if len(data) != length:
+            raise DatasetError(
+                f"{self.directory / self.names[shard]}: expected {length} bytes at {image_offset}, found "
+                f"{len(data)}; is the shard cut off?"
+            )
+        caption = data[caption_offset - image_offset :].decode(errors="replace")
+        return Sample(self.key(shard, row), data[:image_bytes], caption)
+
+    def key(self, shard: int, row: int) -> str:
+        """Return the key of the sample at `row` of shard number `shard`."""
+        return sample_key(int(Path(self.names[shard]).stem), row)
+
+    def _opened(self, shard: int) -> _OpenShard:
+        opened = self._open.get(shard)
+        if opened is None:
+            path = self.directory / self.names[shard]
+            ranges = self._read_ranges(path.with_suffix(".parquet"), int(self.sizes[shard]))
+            opened = self._open[shard] = _OpenShard(os.open(path, os.O_RDONLY | os.O_CLOEXEC), ranges)
+            if len(self._open) > _OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1].descriptor)
+        else:
+            self._open.move_to_end(shard)
+        return opened
+
+    def _read_ranges(self, path: Path, samples: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        try:
+            table = pq.read_table(path, columns=_RANGES, use_threads=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            line = str(error).partition("\n")[0]
+            raise DatasetError(f"{path}: expected the shard's manifest, found: {line}") from None
+        ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in _RANGES], axis=1)
+        if len(ranges) != samples or (ranges < 0).any() or (ranges[:, 2] < ranges[:, 0] + ranges[:, 1]).any():
+            raise DatasetError(
+                f"{path}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"
+            )
+        return ranges
+
+    def _check_files(self, sizes: list[int]) -> None:
+        for name, size in zip(self.names, sizes, strict=True):
+            try:
+                found = (self.directory / name).stat().st_size
+            except FileNotFoundError:
+                raise DatasetError(
+                    f"{self.directory / name}: the index lists this shard, but it is missing; "
+                    "restore it, or ingest again into a new directory"
+                ) from None
+            if found != size:
+                raise DatasetError(
+                    f"{self.directory / name}: expected {size} bytes as the index says, found {found}; "
+                    "restore it"
+                )

@@ -1,0 +1,98 @@
+"""What a dataset holds, counted from its index, manifests and failure files: what `clipkit shards info` shows."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipkit.errors import DatasetError
+from clipkit.shards.index import read_index
+
+
+class Spread(NamedTuple):
+    """The least, median and greatest of a column."""
+
+    least: int
+    median: int
+    greatest: int
+
+
+class Summary(NamedTuple):
+    """Counts of a dataset. `records` = `samples` + `failures`: each source record is one or the other."""
+
+    directory: str
+    shards: int
+    samples: int
+    failures: int
+    bytes: int
+    reasons: dict[str, int]
+    width: Spread
+    height: Spread
+    image_bytes: Spread
+    caption_characters: Spread
+    distinct_images: int
+    distinct_captions: int
+
+    @property
+    def records(self) -> int:
+        """How many source records the dataset accounts for."""
+        return self.samples + self.failures
+
+
+def summarize(directory: Path) -> Summary:
+    """Count what the dataset in `directory` holds. Raises DatasetError if it is not one or a file is damaged."""
+    index = read_index(directory)
+    counts: dict[str, list[np.ndarray]] = {name: [] for name in _COUNTED}
+    images: set[str] = set()
+    captions: set[int] = set()
+    for shard in index.shards:
+        table = _read((directory / shard.name).with_suffix(".parquet"), [*_MANIFEST_COLUMNS])
+        for name in _COUNTED:
+            column = pc.utf8_length(table["caption"]) if name == "caption_characters" else table[name]
+            counts[name].append(column.to_numpy())
+        images.update(table["sha256"].to_pylist())
+        captions.update(hash(caption) for caption in table["caption"].to_pylist())
+    reasons: Counter[str] = Counter()
+    for entry in index.failure_files:
+        reasons.update(_read(directory / entry.name, ["reason"])["reason"].to_pylist())
+    spreads = {name: _spread(np.concatenate(values or [np.zeros(0)])) for name, values in counts.items()}
+    return Summary(
+        directory=str(directory),
+        shards=len(index.shards),
+        samples=sum(shard.samples for shard in index.shards),
+        failures=sum(entry.samples for entry in index.failure_files),
+        bytes=sum(shard.bytes for shard in index.shards),
+        reasons=dict(reasons.most_common()),
+        **spreads,
+        distinct_images=len(images),
+        distinct_captions=len(captions),
+    )
+
+
+_COUNTED = ("width", "height", "image_bytes", "caption_characters")
+_MANIFEST_COLUMNS = ("width", "height", "image_bytes", "caption", "sha256")
+
+
+def failures_of(directory: Path) -> Iterator[pa.Table]:
+    """Yield the dataset's failure files, one table each (FAILURE_SCHEMA)."""
+    for entry in read_index(directory).failure_files:
+        yield _read(directory / entry.name, None)
+
+
+def _read(path: Path, columns: list[str] | None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        line = str(error).partition("\n")[0]
+        raise DatasetError(f"{path}: expected a Parquet file of the dataset, found: {line}") from None
+
+
+def _spread(values: np.ndarray) -> Spread:
+    if not len(values):
+        return Spread(0, 0, 0)
+    return Spread(int(values.min()), int(np.median(values)), int(values.max()))

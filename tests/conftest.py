@@ -1,0 +1,73 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkit.shards.dataset import DatasetDescription, SourceFile, Totals, open_for_ingest
+from clipkit.shards.packing import Packer
+from clipkit.shards.parts import PartWriter
+
+WriteDataset = Callable[..., Path]
+
+
+def picture(seed: int, width: int = 48, height: int = 40) -> bytes:
+    """A JPEG of smooth random colours."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+def _write_dataset(directory: Path, samples: int, chunk_rows: int = 50, fail_every: int = 0) -> Path:
+    """A complete dataset of seeded pictures, as ingest writes it; every `fail_every`th row is a dead link."""
+    description = DatasetDescription(
+        sources=(SourceFile(name="list.tsv", bytes=0, sha256="0" * 64),), image={}, chunk_rows=chunk_rows
+    )
+    with open_for_ingest(directory, description) as dataset:
+        packer = Packer(directory)
+        chunks = range(0, samples, chunk_rows)
+        for chunk, first in enumerate(chunks):
+            with PartWriter(directory, chunk) as part:
+                for row in range(first, min(first + chunk_rows, samples)):
+                    known = {"source": "list.tsv", "source_row": row, "url": f"http://example.com/{row}"}
+                    known["caption"] = f"caption of picture number {row}"
+                    if fail_every and row % fail_every == 0:
+                        failure = {
+                            "reason": "http_4xx",
+                            "http_status": 404,
+                            "attempts": 1,
+                            "retryable": False,
+                        }
+                        part.failure(known | failure)
+                    else:
+                        data = picture(row)
+                        size = {"width": 48, "height": 40, "original_width": 48, "original_height": 40}
+                        original = {"original_format": "jpeg", "original_bytes": len(data), "ext": "jpg"}
+                        part.success(known | size | original | {"sha256": f"{row:064x}", "dhash": row}, data)
+            packer.add(chunk)
+        index = packer.finish(len(chunks))
+        made = sum(shard.samples for shard in index.shards)
+        dataset.finish(
+            Totals(records=samples, samples=made, failures=samples - made, shards=len(index.shards))
+        )
+    return directory
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> WriteDataset:
+    return _write_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 64 samples in one shard. Read it, do not change it."""
+    return _write_dataset(tmp_path_factory.mktemp("tiny") / "dataset", 64)
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 2,400 records, 2,160 samples in three shards, 240 failures. Read it, do not change it."""
+    return _write_dataset(tmp_path_factory.mktemp("small") / "dataset", 2400, 700, fail_every=10)

@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import DatasetDescription, SourceFile, Totals, open_for_ingest, read_dataset
+
+
+def described(**changes: object) -> DatasetDescription:
+    source = SourceFile(name="list.tsv", bytes=3, sha256="ab" * 32)
+    return DatasetDescription(sources=(source,), image={"image_size": 256}).model_copy(update=changes)
+
+
+def test_a_dataset_is_created_continued_and_finished(tmp_path: Path) -> None:
+    directory = tmp_path / "new" / "dataset"
+    with open_for_ingest(directory, described()) as dataset:
+        assert not dataset.complete
+    with open_for_ingest(directory, described()) as dataset:
+        assert not dataset.complete
+        dataset.finish(Totals(records=3, samples=2, failures=1, shards=1))
+    assert read_dataset(directory).totals == Totals(records=3, samples=2, failures=1, shards=1)
+    assert read_dataset(directory).description == described()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (described(image={"image_size": 224}), "image.image_size was 256, now 224"),
+        (described(limit=10), "limit was None, now 10"),
+        (described(sources=(SourceFile(name="list.tsv", bytes=3, sha256="cd" * 32),)), "sha256 of list.tsv"),
+    ],
+)
+def test_another_description_is_refused_with_the_difference(
+    tmp_path: Path, changed: DatasetDescription, named: str
+) -> None:
+    with open_for_ingest(tmp_path, described()):
+        pass
+    with pytest.raises(DatasetError, match=named), open_for_ingest(tmp_path, changed):
+        pass
+
+
+def test_other_content_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DatasetError, match=r"thesis\.txt"), open_for_ingest(tmp_path, described()):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with (
+        pytest.raises(DatasetError, match="found a file"),
+        open_for_ingest(tmp_path / "thesis.txt", described()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected JSON"),
+        ("[]", "another file of that name"),
+        ('{"format": "clipkit-dataset", "version": 99}', "format version 1, found 99"),
+        ('{"format": "clipkit-dataset", "version": 1, "sources": 3, "image": {}}', "sources"),
+    ],
+)
+def test_a_damaged_description_gets_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DatasetError, match=message) as raised:
+        read_dataset(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import open_for_ingest
+from tests_description import description
+try:
+    with open_for_ingest(Path({str(tmp_path / "dataset")!r}), description):
+        print("got it")
+except DatasetError as error:
+    print(error)
+"""
+    (tmp_path / "tests_description.py").write_text(
+        "from clipkit.shards.dataset import DatasetDescription\n"
+        f"description = DatasetDescription.model_validate_json({described().model_dump_json()!r})\n"
+    )
+    command = [sys.executable, "-c", program]
+    with open_for_ingest(tmp_path / "dataset", described()):
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "another process is writing it" in second.stdout
+    after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert after.stdout == "got it\n"

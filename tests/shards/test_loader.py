@@ -1,0 +1,130 @@
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipkit.errors import DatasetError
+from clipkit.shards.loader import Batch, batches
+from clipkit.shards.plan import ShardPlan
+from clipkit.shards.shard_set import ShardSet
+
+
+def transform(image: bytes, key: int) -> np.ndarray:
+    """Stands for a decoder: pixels that depend on the bytes and on the key, so that both are compared."""
+    if image == b"\0" * len(image):
+        raise OSError("cannot identify image file")
+    digest = np.frombuffer(image[-24:], np.uint8).copy()
+    digest[:8] ^= np.frombuffer(key.to_bytes(8, "little"), np.uint8)
+    return digest.reshape(3, 2, 4)
+
+
+def tokenize(captions: list[str]) -> np.ndarray:
+    return np.array([[int(caption.rsplit(" ", 1)[1]), len(caption)] for caption in captions])
+
+
+def read(shard_set: ShardSet, **settings: int) -> list[Batch]:
+    return list(batches(shard_set, transform=transform, tokenize=tokenize, **settings))
+
+
+def test_an_epoch_holds_each_sample_once(small_dataset: Path) -> None:
+    shard_set = ShardSet(small_dataset)
+    made = read(shard_set, batch_size=216, seed=3, stop=2160, streams=5, block=100)
+    captions = torch.cat([batch.tokens_BL[:, 0] for batch in made])
+    assert sorted(captions.tolist()) == [row for row in range(2400) if row % 10]
+    assert captions.tolist() != sorted(captions.tolist())
+    assert all(batch.images_BCHW.dtype == torch.uint8 for batch in made)
+
+
+def test_batches_are_those_of_the_plan(small_dataset: Path) -> None:
+    shard_set = ShardSet(small_dataset)
+    plan = ShardPlan(shard_set.sizes, 3, 5, 100)
+    for k, batch in enumerate(read(shard_set, batch_size=90, seed=3, stop=4400, streams=5, block=100)):
+        positions = plan.batch_positions(k, 90)
+        assert batch.positions_B.tolist() == positions.tolist()
+        shards, rows = plan.locate(positions)
+        named = [
+            int(shard_set.read(s, r).caption.rsplit(" ", 1)[1]) for s, r in zip(shards, rows, strict=True)
+        ]
+        assert batch.tokens_BL[:, 0].tolist() == named
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (3, 1), (4, 3)])
+def test_batches_do_not_depend_on_ranks_and_workers(
+    small_dataset: Path, world_size: int, workers: int
+) -> None:
+    shard_set = ShardSet(small_dataset)
+    settings = {"batch_size": 120, "seed": 5, "position": 1200, "stop": 3000}
+    reference = read(shard_set, **settings)
+    ranks = [
+        read(shard_set, **settings, rank=rank, world_size=world_size, workers=workers)
+        for rank in range(world_size)
+    ]
+    assert len(reference) == 15
+    for k, shares in enumerate(zip(*ranks, strict=True)):
+        for expected, parts in zip(reference[k], zip(*shares, strict=True), strict=True):
+            assert torch.equal(expected, torch.cat(parts))
+
+
+def test_a_stream_continues_at_any_position(small_dataset: Path) -> None:
+    shard_set = ShardSet(small_dataset)
+    whole = read(shard_set, batch_size=100, seed=1, stop=5000)
+    rest = read(shard_set, batch_size=100, seed=1, position=3700, stop=5000)
+    assert len(rest) == 13
+    for expected, found in zip(whole[37:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_sizes_that_do_not_divide_are_refused(small_dataset: Path) -> None:
+    with pytest.raises(ValueError, match="multiple of 3 ranks"):
+        read(ShardSet(small_dataset), batch_size=100, world_size=3)
+    with pytest.raises(ValueError, match="divide position 150"):
+        read(ShardSet(small_dataset), batch_size=100, position=150)
+
+
+@pytest.fixture
+def damaged(small_dataset: Path, tmp_path: Path) -> Iterator[Path]:
+    yield shutil.copytree(small_dataset, tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_decoded_is_named(damaged: Path, workers: int) -> None:
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(damaged / "000001.parquet").to_pylist()[7]
+    with (damaged / "000001.tar").open("r+b") as tar:
+        tar.seek(row["image_offset"])
+        tar.write(b"\0" * row["image_bytes"])
+    with pytest.raises(DatasetError, match=r"000001\.tar.*000001007.*cannot identify"):
+        read(ShardSet(damaged), batch_size=216, stop=2160, workers=workers)
+
+
+def test_a_missing_or_cut_shard_is_an_error_before_the_first_batch(damaged: Path) -> None:
+    with (damaged / "000002.tar").open("r+b") as tar:
+        tar.truncate(5000)
+    with pytest.raises(DatasetError, match=r"000002\.tar: expected \d+ bytes"):
+        ShardSet(damaged)
+    (damaged / "000002.tar").unlink()
+    with pytest.raises(DatasetError, match=r"000002\.tar: .*missing"):
+        ShardSet(damaged)
+
+
+def test_a_manifest_of_another_shard_is_refused(damaged: Path) -> None:
+    shutil.copy(damaged / "000000.parquet", damaged / "000002.parquet")
+    with pytest.raises(DatasetError, match="expected 160 samples"):
+        ShardSet(damaged).read(2, 0)
+
+
+def killed(image: bytes, key: int) -> np.ndarray:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return transform(image, key)
+
+
+def test_a_killed_worker_is_an_error_not_a_hang(small_dataset: Path) -> None:
+    stream = batches(ShardSet(small_dataset), batch_size=10, workers=1, transform=killed, tokenize=tokenize)
+    with pytest.raises(DatasetError, match="worker died"):
+        next(stream)
