@@ -1,0 +1,1 @@
+"""Zero-shot classification, the record of its results, and plots."""

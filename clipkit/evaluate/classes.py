@@ -1,0 +1,186 @@
+"""What a zero-shot classifier tells apart: classes with their names, and the prompts around the names."""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from clipkit.errors import EvaluationError
+
+CLASS_COLUMNS = ("folder", "names")
+NAME_SEPARATOR = "|"
+SLOT = "{}"
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The N classes of one evaluation, in label order.
+
+    `folders[i]` is the folder that holds class i's pictures (a wnid for ImageNet), `names[i]` its one or more
+    names, and each name is put into the `{}` of every template.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    @property
+    def folder_labels(self) -> dict[str, int]:
+        """Folder name → label."""
+        return {folder: label for label, folder in enumerate(self.folders)}
+
+    @property
+    def names_sha256(self) -> str:
+        """SHA-256 of the names as compact JSON, a list of lists in label order, in UTF-8."""
+        return _sha256(self.names)
+
+    @property
+    def templates_sha256(self) -> str:
+        """SHA-256 of the templates as a compact JSON list, in UTF-8."""
+        return _sha256(self.templates)
+
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts there are."""
+        return sum(map(len, self.names)) * len(self.templates)
+
+    def prompts(self) -> tuple[list[str], list[int]]:
+        """Every prompt, and beside it the label of its class: all names × all templates, class by class."""
+        pairs = [
+            (template.replace(SLOT, name), label)
+            for label, names in enumerate(self.names)
+            for name in names
+            for template in self.templates
+        ]
+        return [prompt for prompt, _ in pairs], [label for _, label in pairs]
+
+    def with_templates(self, templates: tuple[str, ...]) -> "ClassSet":
+        """The same classes in other prompts."""
+        return replace(self, templates=templates)
+
+
+def imagenet_classes() -> ClassSet:
+    """ImageNet's 1,000 classes by sorted wnid, with OpenAI's names and 80 templates (Radford et al. 2021).
+
+    Two names stand for two classes each in OpenAI's list ("missile", "sunglasses"); it is kept as published.
+    """
+    data = resources.files("clipkit.evaluate") / "data"
+    rows = list(csv.DictReader(io.StringIO((data / "imagenet_classes.csv").read_text(encoding="utf-8"))))
+    templates = (data / "imagenet_templates.txt").read_text(encoding="utf-8").splitlines()
+    return ClassSet(
+        name="imagenet",
+        folders=tuple(row["wnid"] for row in rows),
+        names=tuple((row["name"],) for row in rows),
+        templates=tuple(templates),
+    )
+
+
+def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_TEMPLATES) -> ClassSet:
+    """Read a CSV of classes, one row a class: `folder`, and `names`, of which several are separated by `|`.
+
+    The order of the rows is the order of the labels. Raises EvaluationError, with the line, for a file that
+    is missing or not UTF-8 CSV, other columns, an empty or repeated folder or name, and a folder that is a
+    path.
+    """
+    reader = csv.reader(io.StringIO(_read_text(path, "class file")), strict=True)
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        if sorted(header) != sorted(CLASS_COLUMNS):
+            found = ",".join(header) or "nothing"
+            raise EvaluationError(f"{path}: expected the columns {','.join(CLASS_COLUMNS)}, found {found}")
+        for fields in reader:
+            if fields:
+                rows.append(_class_row(f"{path} line {reader.line_num}", header, fields))
+    except csv.Error as error:
+        raise EvaluationError(f"{path} line {reader.line_num}: not readable as CSV: {error}") from None
+    if not rows:
+        raise EvaluationError(
+            f"{path}: no class below the header; expected one row a class: folder,name|name"
+        )
+    repeated = repeats(folder for folder, _ in rows)
+    if repeated:
+        raise EvaluationError(
+            f"{path}: {listing(repeated)} stands in more than one row; give each folder one row"
+        )
+    return ClassSet(
+        name=name,
+        folders=tuple(folder for folder, _ in rows),
+        names=tuple(names for _, names in rows),
+        templates=templates,
+    )
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Read prompt templates, one a line, each with `{}` where the name goes; blank lines are skipped.
+
+    Raises EvaluationError for a missing or empty file, a line without `{}`, and a line that occurs twice.
+    """
+    lines = _read_text(path, "template file").split("\n")
+    templates = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    for number, template in templates:
+        if SLOT not in template:
+            raise EvaluationError(f"{path} line {number}: no {SLOT} for the class name in {template!r}")
+    if not templates:
+        raise EvaluationError(f"{path}: no template; expected one a line, such as {DEFAULT_TEMPLATES[0]!r}")
+    repeated = repeats(template for _, template in templates)
+    if repeated:
+        raise EvaluationError(
+            f"{path}: the template {listing(repeated)} occurs more than once; keep one of each"
+        )
+    return tuple(template for _, template in templates)
+
+
+def repeats(values: Iterable[str]) -> list[str]:
+    """The values that occur more than once, in order of first occurrence."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def listing(values: Iterable[str]) -> str:
+    """The first few values, quoted, and how many more there are."""
+    quoted = [repr(value) for value in values]
+    more = f" and {len(quoted) - _SHOWN:,} more" if len(quoted) > _SHOWN else ""
+    return ", ".join(quoted[:_SHOWN]) + more
+
+
+def _class_row(place: str, header: list[str], fields: list[str]) -> tuple[str, tuple[str, ...]]:
+    if len(fields) != len(header):
+        raise EvaluationError(
+            f"{place}: expected {len(header)} fields, found {len(fields)}; quote a name that holds a comma"
+        )
+    values = dict(zip(header, (field.strip() for field in fields), strict=True))
+    folder = values["folder"]
+    if not folder or folder in {".", ".."} or any(character in folder for character in "/\\\0"):
+        raise EvaluationError(f"{place}: expected the name of a class's folder, found {folder!r}")
+    names = tuple(name.strip() for name in values["names"].split(NAME_SEPARATOR))
+    if not all(names):
+        raise EvaluationError(f"{place}: an empty name for {folder!r}; expected name{NAME_SEPARATOR}name")
+    repeated = repeats(names)
+    if repeated:
+        raise EvaluationError(f"{place}: the name {listing(repeated)} occurs twice for {folder!r}")
+    return folder, names
+
+
+def _read_text(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise EvaluationError(f"{path}: the {kind} is not text in UTF-8") from None
+    except OSError as error:
+        raise EvaluationError(f"{path}: the {kind} cannot be read: {error.strerror}") from None
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

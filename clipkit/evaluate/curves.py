@@ -1,0 +1,85 @@
+"""The figures of a run over the samples that it had seen, from its metrics.jsonl and results.jsonl."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipkit.errors import EvaluationError
+from clipkit.evaluate.results import RESULTS_NAME, metric_name, read_lines
+
+METRICS_NAME = "metrics.jsonl"
+TRAINING_FIGURES = frozenset({"loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait"})
+_PLACES = frozenset({"step", "samples", "epoch"})
+_CHANCE = "chance"
+
+
+@dataclass
+class RunCurves:
+    """One run: by the name of a figure, its values over samples seen.
+
+    `logged` comes from the run's own metrics, `results` from evaluations of its checkpoints afterwards, and
+    `chance[NAME]` is what guessing scores for the figure NAME.
+    """
+
+    label: str
+    logged: dict[str, dict[int, float]] = field(default_factory=dict)
+    results: dict[str, dict[int, float]] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> set[str]:
+        """Names of the figures that are no training figures."""
+        return {*self.logged, *self.results} - TRAINING_FIGURES
+
+
+def read_run(run: Path) -> RunCurves:
+    """Read the curves of a run directory.
+
+    Where a run went over the same samples twice, after an interruption, the later line stands. Raises
+    EvaluationError for a directory without metrics, metrics without a figure, and lines that are no JSON.
+    """
+    metrics = run / METRICS_NAME
+    if not metrics.is_file():
+        raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
+    curves = RunCurves(label=run.resolve().name)
+    for line in read_lines(metrics):
+        _add_metrics(curves, line)
+    if not curves.logged:
+        raise EvaluationError(
+            f"{metrics}: no line with samples and a figure; the run has not logged a step yet"
+        )
+    if (run / RESULTS_NAME).is_file():
+        for line in read_lines(run / RESULTS_NAME):
+            _add_result(curves, line)
+    return curves
+
+
+def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
+    samples = line.get("samples")
+    if not isinstance(samples, int):
+        return
+    for name, value in _numbers(line):
+        if name.endswith(f"-{_CHANCE}"):
+            stem = name.removesuffix(_CHANCE)
+            curves.chance |= {f"{stem}top1": value, f"{stem}top5": min(1.0, 5 * value)}
+        else:
+            curves.logged.setdefault(name, {})[samples] = value
+
+
+def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
+    samples, set_name = line.get("samples"), line.get("set")
+    if line.get("kind") != "zero-shot" or not isinstance(samples, int) or not isinstance(set_name, str):
+        return
+    for figure, value in _numbers(line):
+        if figure in {"top1", "top5"}:
+            curves.results.setdefault(metric_name(set_name, figure), {})[samples] = value
+        elif figure == _CHANCE:
+            curves.chance[metric_name(set_name, "top1")] = value
+            curves.chance[metric_name(set_name, "top5")] = min(1.0, 5 * value)
+
+
+def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if name not in _PLACES and isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)

@@ -1,0 +1,95 @@
+"""Pictures from disk to uint8 batches, in worker processes; what cannot be read comes back as a value."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from clipkit.errors import ClipkitError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+EvalPicture: TypeAlias = Callable[[bytes], Pixels]
+
+# Starting a worker means importing torch, some seconds each: below this many pictures that never pays.
+_IN_PROCESS_IMAGES = 2_000
+_MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read or decoded: its place in the list, its path, and why, in one line."""
+
+    index: int
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Pictures of one batch: `images_BCHW` uint8, `indices_B` their places in the list, and what failed."""
+
+    images_BCHW: torch.Tensor
+    indices_B: torch.Tensor
+    unreadable: tuple[Unreadable, ...]
+
+
+def decoded_batches(
+    paths: Sequence[Path], transform: EvalPicture, *, batch_size: int, workers: int | None = None
+) -> Iterator[DecodedBatch]:
+    """Decode `paths` in their order, `batch_size` at a time.
+
+    `transform` makes uint8 (3, H, W) of a file's bytes, or raises a ClipkitError. Every path comes back once,
+    as a picture or as `Unreadable`. `workers` None chooses: this process for a small set, else one worker a
+    core. The global random state is left as it is.
+    """
+    count = _default_workers(len(paths)) if workers is None else workers
+    loader: DataLoader[Any] = DataLoader(
+        _Pictures(paths, transform),
+        batch_size=batch_size,
+        num_workers=count,
+        collate_fn=_collate,
+        # Forking a process that has threads or CUDA open is not safe.
+        multiprocessing_context=multiprocessing.get_context("spawn") if count else None,
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):
+    def __init__(self, paths: Sequence[Path], transform: EvalPicture) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> "tuple[int, Pixels] | Unreadable":
+        path = self.paths[index]
+        try:
+            return index, self.transform(path.read_bytes())
+        except (OSError, ClipkitError) as error:
+            return Unreadable(index, path, (isinstance(error, OSError) and error.strerror) or str(error))
+
+
+def _collate(rows: "list[tuple[int, Pixels] | Unreadable]") -> DecodedBatch:
+    unreadable = tuple(row for row in rows if isinstance(row, Unreadable))
+    decoded = [row for row in rows if not isinstance(row, Unreadable)]
+    images = np.stack([image for _, image in decoded]) if decoded else np.empty((0, 3, 0, 0), np.uint8)
+    return DecodedBatch(
+        images_BCHW=torch.from_numpy(images),
+        indices_B=torch.tensor([index for index, _ in decoded], dtype=torch.int64),
+        unreadable=unreadable,
+    )
+
+
+def _default_workers(images: int) -> int:
+    if images <= _IN_PROCESS_IMAGES:
+        return 0
+    return min(_MOST_WORKERS, os.cpu_count() or 1)

@@ -1,0 +1,153 @@
+"""`clipkit evaluate`: open what was asked for, check all of it, evaluate, record."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkit.errors import CheckpointError, EvaluationError
+from clipkit.evaluate.classes import (
+    DEFAULT_TEMPLATES,
+    ClassSet,
+    imagenet_classes,
+    listing,
+    read_classes,
+    read_templates,
+    repeats,
+)
+from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
+from clipkit.evaluate.images import read_folder
+from clipkit.evaluate.results import (
+    append_line,
+    check_appendable,
+    file_sha256,
+    results_path,
+    zero_shot_record,
+)
+from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
+from clipkit.evaluate.zero_shot import Report, ZeroShotResult
+from clipkit.model.checkpoint import load_checkpoint, load_model
+from clipkit.progress import Progress
+from clipkit.tables import Cell, table
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model scored on each set, and the lines about it that were added to `results_file`."""
+
+    results: tuple[ZeroShotResult, ...]
+    records: tuple[dict[str, Any], ...]
+    results_file: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the lines of results.jsonl, and where that file is."""
+        return {"results": list(self.records), "results_file": str(self.results_file)}
+
+    def lines(self) -> str:
+        """Return a table with a line a set, and the pictures that could not be read."""
+        header = ("set", "images", "classes", "top-1", "95% interval", "top-5", "mean recall", "chance", "of")
+        lines = [table([_row(result) for result in self.results], header)]
+        for result in self.results:
+            lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+        return "\n".join([*lines, f"added to {self.results_file}"])
+
+
+def evaluate(
+    checkpoint: Path, config: EvaluateConfig, *, model: str | None = None, device: str | None = None
+) -> Evaluation:
+    """Evaluate a model file on every set of `config`, adding a line to its run's results.jsonl for each.
+
+    `model` names the configuration of a file that does not say its own. Everything is opened and checked
+    before the first picture is read. Raises EvaluationError and CheckpointError.
+    """
+    sets = zero_shot_sets(config)
+    if not sets:
+        raise EvaluationError(
+            "nothing to evaluate on: give --imagenet-val, --imagenet-v2, or --folder with --classes"
+        )
+    clip = load_model(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model)
+    about = {"model": clip.config.name, **_about(checkpoint)}
+    path = results_path(checkpoint)
+    check_appendable(path)
+    results, records = [], []
+    measured = evaluate_sets(
+        clip, sets, batch_size=config.batch_size, workers=config.workers, display=_display
+    )
+    for each, result in measured:
+        record = zero_shot_record(result, each.classes, each.images, about)
+        append_line(path, record)
+        results.append(result)
+        records.append(record)
+    return Evaluation(tuple(results), tuple(records), path)
+
+
+def evaluators(config: EvaluateConfig) -> list[Evaluator]:
+    """The trainer's evaluators for the sets of `config`, none if it names none. Raises EvaluationError."""
+    sets = zero_shot_sets(config)
+    return [evaluator(sets, batch_size=config.batch_size, workers=config.workers)] if sets else []
+
+
+def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
+    """Read class files and list pictures, all checked. Raises EvaluationError for what does not fit."""
+    templates = read_templates(config.templates) if config.templates else None
+    imagenet = imagenet_classes()
+    imagenet = imagenet.with_templates(templates) if templates else imagenet
+    sets = []
+    if config.imagenet_val:
+        images = imagenet_validation(config.imagenet_val, imagenet.folders, allow_subset=config.allow_subset)
+        sets.append(ZeroShotSet(imagenet, images))
+    if config.imagenet_v2:
+        images = imagenet_v2(config.imagenet_v2, allow_subset=config.allow_subset)
+        sets.append(ZeroShotSet(imagenet, images))
+    if config.folder or config.classes:
+        sets.append(_folder_set(config, templates or DEFAULT_TEMPLATES))
+    same = repeats(each.images.name for each in sets)
+    if same:
+        raise EvaluationError(
+            f"two sets are called {listing(same)}, after the folder's name: rename the folder"
+        )
+    return sets
+
+
+def _folder_set(config: EvaluateConfig, templates: tuple[str, ...]) -> ZeroShotSet:
+    if not (config.folder and config.classes):
+        given, lacking = ("--folder", "--classes") if config.folder else ("--classes", "--folder")
+        raise EvaluationError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
+    name = config.folder.resolve().name or "folder"
+    classes: ClassSet = read_classes(config.classes, name=name, templates=templates)
+    images = read_folder(config.folder, classes.folder_labels, name=name, allow_subset=config.allow_subset)
+    return ZeroShotSet(classes, images)
+
+
+def _about(checkpoint: Path) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "checkpoint": str(checkpoint.absolute()),
+        "checkpoint_sha256": file_sha256(checkpoint),
+    }
+    with suppress(CheckpointError):  # another format of model file: it says nothing about a run
+        stored = load_checkpoint(checkpoint)
+        about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
+    return about
+
+
+def _row(result: ZeroShotResult) -> tuple[Cell, ...]:
+    low, high = result.top1_interval
+    shares = (f"{result.top5:.2%}", f"{result.mean_per_class_recall:.2%}", f"{result.chance:.2%}")
+    counts = (result.name, result.images, result.classes)
+    return (
+        *counts,
+        f"{result.top1:.2%}",
+        f"{low:.2%} - {high:.2%}",
+        *shares,
+        "a subset" if result.partial else "all",
+    )
+
+
+@contextmanager
+def _display(title: str, total: int, unit: str) -> Iterator[Report]:
+    with Progress(title, total=total, unit=unit) as progress:
+        yield progress.update

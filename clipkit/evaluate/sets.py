@@ -1,0 +1,80 @@
+"""The sets that a model is evaluated on, and the evaluator that a trainer is handed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from clipkit.evaluate.classes import ClassSet
+from clipkit.evaluate.config import IMAGE_BATCH
+from clipkit.evaluate.images import LabelledImages
+from clipkit.evaluate.results import metric_name
+from clipkit.evaluate.zero_shot import (
+    Report,
+    ZeroShotResult,
+    build_classifier,
+    classify,
+    silent,
+)
+from clipkit.model.clip import Clip
+from clipkit.model.tokenizer import Tokenizer
+
+Evaluator: TypeAlias = Callable[[Clip], Iterable[tuple[str, float]]]
+Display: TypeAlias = Callable[[str, int, str], AbstractContextManager[Report]]
+"""Opens a progress display for a title, a total and its unit."""
+
+
+@dataclass(frozen=True)
+class ZeroShotSet:
+    """Pictures, and the classes that they are told apart by."""
+
+    classes: ClassSet
+    images: LabelledImages
+
+
+def no_display(title: str, total: int, unit: str) -> AbstractContextManager[Report]:
+    """The display that shows nothing."""
+    return nullcontext(silent)
+
+
+def evaluate_sets(
+    model: Clip,
+    sets: Sequence[ZeroShotSet],
+    *,
+    batch_size: int = IMAGE_BATCH,
+    workers: int | None = None,
+    display: Display = no_display,
+) -> Iterator[tuple[ZeroShotSet, ZeroShotResult]]:
+    """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
+
+    The model computes in evaluation mode and is left in the mode it was in. Raises EvaluationError as
+    `classify` does.
+    """
+    tokenize = Tokenizer(model.context_length)
+    classifiers: dict[tuple[str, str], torch.Tensor] = {}
+    for each in sets:
+        classes, images = each.classes, each.images
+        key = (classes.names_sha256, classes.templates_sha256)
+        if key not in classifiers:
+            with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
+                classifiers[key] = build_classifier(model, tokenize, classes, report=report)
+        with display(images.name, len(images), "images") as report:
+            result = classify(
+                model, classifiers[key], images, batch_size=batch_size, workers=workers, report=report
+            )
+        yield each, result
+
+
+def evaluator(
+    sets: Sequence[ZeroShotSet], *, batch_size: int = IMAGE_BATCH, workers: int | None = None
+) -> Evaluator:
+    """A callable for the trainer: model → `NAME-zeroshot-val-top1`, `-top5` (OpenCLIP's names), `-chance`."""
+
+    def figures(model: Clip) -> Iterator[tuple[str, float]]:
+        for _, result in evaluate_sets(model, sets, batch_size=batch_size, workers=workers):
+            for figure in ("top1", "top5", "chance"):
+                yield metric_name(result.name, figure), getattr(result, figure)
+
+    return figures

@@ -1,0 +1,208 @@
+"""Zero-shot classification as in the CLIP paper (Radford et al. 2021, arXiv 2103.00020, section 3.1).
+
+Shapes: B batch, C channels, H height, W width, L tokens, D embedding, N classes, T prompts.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from clipkit.errors import EvaluationError
+from clipkit.evaluate.classes import ClassSet, listing
+from clipkit.evaluate.config import IMAGE_BATCH
+from clipkit.evaluate.decode import Unreadable, decoded_batches
+from clipkit.evaluate.images import LabelledImages
+from clipkit.model.clip import Clip
+from clipkit.model.preprocess import EvalTransform, normalize
+
+Tokenize: TypeAlias = Callable[[list[str]], npt.NDArray[np.int64]]
+Report: TypeAlias = Callable[[int], None]
+
+PROMPT_BATCH = 256
+UNREADABLE_SHARE = 0.001
+_NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """What one model scored on one set; shares are in 0…1.
+
+    `images` counts the pictures that were read and classified, `unreadable` names those that were not;
+    `classes` is N, `classes_with_images` how many of them had pictures. `top1_interval` is Wilson's 95%
+    interval of `top1`. `top1_correct` and `top5_correct` are sums over the pictures, in which a tie adds a
+    fraction (see `hits`).
+    """
+
+    name: str
+    images: int
+    classes: int
+    classes_with_images: int
+    partial: bool
+    top1: float
+    top5: float
+    mean_per_class_recall: float
+    top1_interval: tuple[float, float]
+    top1_correct: float
+    top5_correct: float
+    unreadable: tuple[str, ...]
+
+    @property
+    def chance(self) -> float:
+        """The top-1 of guessing: 1 / N."""
+        return 1 / self.classes
+
+
+def silent(done: int) -> None:
+    """Show nothing: the `report` of those who did not ask for one."""
+
+
+def build_classifier(
+    model: Clip,
+    tokenize: Tokenize,
+    class_set: ClassSet,
+    *,
+    batch_size: int = PROMPT_BATCH,
+    report: Report = silent,
+) -> torch.Tensor:
+    """The zero-shot classifier's weights, float32 (D, N) on the model's device, each column of length 1.
+
+    Column n is the mean of the normalised embeddings of class n's prompts, normalised. Prompts are encoded
+    `batch_size` at a time across classes, those of similar length together; `report` hears how many are done.
+    """
+    prompts, labels = class_set.prompts()
+    tokens_TL = torch.from_numpy(tokenize(prompts))
+    labels_T = torch.tensor(labels)
+    # Summed on the CPU, where the order of the additions is fixed: the same model gives the same weights.
+    sums_ND = torch.zeros(len(class_set), model.config.embed_dim, dtype=torch.float64)
+    # The text tower leaves out the padding after the longest prompt of a batch.
+    by_length_T = tokens_TL.argmax(dim=1).argsort(stable=True)
+    with _evaluating(model):
+        for start in range(0, len(prompts), batch_size):
+            rows = by_length_T[start : start + batch_size]
+            sums_ND.index_add_(0, labels_T[rows], _text_features(model, tokens_TL[rows]).cpu().double())
+            report(start + len(rows))
+    return F.normalize(sums_ND, dim=1).float().T.contiguous().to(_device(model))
+
+
+def classify(
+    model: Clip,
+    classifier_DN: torch.Tensor,
+    images: LabelledImages,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    workers: int | None = None,
+    report: Report = silent,
+) -> ZeroShotResult:
+    """Classify every picture by the column of `classifier_DN` that is nearest to its embedding.
+
+    `report` hears how many pictures are done. Raises EvaluationError, naming them, once more than 0.1% of the
+    pictures proved unreadable; fewer are left out of every count and named in the result.
+    """
+    labels_K = torch.tensor(images.labels)
+    top1_K, top5_K = torch.full((2, len(images)), math.nan, dtype=torch.float64)
+    unreadable: list[Unreadable] = []
+    transform = EvalTransform(model.config.image_size)
+    done = 0
+    for batch in decoded_batches(images.paths, transform, batch_size=batch_size, workers=workers):
+        unreadable.extend(batch.unreadable)
+        _refuse_unreadable(images, unreadable)
+        if len(batch.indices_B):
+            logits_BN = image_features(model, batch.images_BCHW) @ classifier_DN
+            labels_B = labels_K[batch.indices_B].to(logits_BN.device)
+            top1_K[batch.indices_B] = hits(logits_BN, labels_B, 1).cpu()
+            top5_K[batch.indices_B] = hits(logits_BN, labels_B, 5).cpu()
+        done += len(batch.indices_B) + len(batch.unreadable)
+        report(done)
+    hits_2K = np.stack([top1_K.numpy(), top5_K.numpy()])
+    return _result(images, classifier_DN.shape[1], hits_2K, unreadable)
+
+
+def hits(logits_BN: torch.Tensor, labels_B: torch.Tensor, k: int) -> torch.Tensor:
+    """Whether each label is among the k highest logits: float64 (B,), 1 or 0, and a fraction at a tie.
+
+    Where t others tie with the label for the last places, the value is the chance that a random order of the
+    tied puts the label among the first k: a model that gives every class the same logit scores k / N, not 1.
+    A logit that is not a number beats the label.
+    """
+    targets_B = logits_BN.gather(1, labels_B[:, None])
+    below_B = (logits_BN < targets_B).sum(1)
+    tied_B = (logits_BN == targets_B).sum(1)
+    above_B = logits_BN.shape[1] - below_B - tied_B
+    return ((k - above_B).double() / tied_B.clamp(min=1)).clamp(0, 1)
+
+
+@torch.no_grad()
+def image_features(model: Clip, images_BCHW: torch.Tensor) -> torch.Tensor:
+    """Normalised float32 embeddings (B, D) of uint8 pictures, on the model's device."""
+    with _evaluating(model):
+        features_BD = model.encode_image(normalize(images_BCHW.to(_device(model)), dtype=model.dtype))
+    return F.normalize(features_BD.float(), dim=1)
+
+
+def wilson_interval(correct: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% confidence interval for the share `correct / count` (Wilson 1927)."""
+    z2 = _NORMAL_95**2
+    share = correct / count
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@torch.no_grad()
+def _text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
+    return F.normalize(model.encode_text(tokens_BL.to(_device(model))).float(), dim=1)
+
+
+def _result(
+    images: LabelledImages, classes: int, hits_2K: npt.NDArray[np.float64], unreadable: list[Unreadable]
+) -> ZeroShotResult:
+    read_K = ~np.isnan(hits_2K[0])
+    count = int(read_K.sum())
+    labels_K = np.array(images.labels)[read_K]
+    seen_N = np.bincount(labels_K, minlength=classes)
+    right_N = np.bincount(labels_K, weights=hits_2K[0, read_K], minlength=classes)
+    top1_correct, top5_correct = (float(correct) for correct in hits_2K[:, read_K].sum(axis=1))
+    return ZeroShotResult(
+        name=images.name,
+        images=count,
+        classes=classes,
+        classes_with_images=int((seen_N > 0).sum()),
+        partial=images.partial,
+        top1=top1_correct / count,
+        top5=top5_correct / count,
+        mean_per_class_recall=float((right_N[seen_N > 0] / seen_N[seen_N > 0]).mean()),
+        top1_interval=wilson_interval(top1_correct, count),
+        top1_correct=top1_correct,
+        top5_correct=top5_correct,
+        unreadable=tuple(str(row.path) for row in unreadable),
+    )
+
+
+def _refuse_unreadable(images: LabelledImages, unreadable: list[Unreadable]) -> None:
+    if len(unreadable) > UNREADABLE_SHARE * len(images):
+        raise EvaluationError(
+            f"{images.root}: more than {UNREADABLE_SHARE:.1%} of {len(images):,} pictures cannot be read: "
+            f"{listing(str(row.path) for row in unreadable)} ({unreadable[0].reason}); replace or remove them"
+        )
+
+
+@contextmanager
+def _evaluating(model: Clip) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _device(model: Clip) -> torch.device:
+    return next(model.parameters()).device

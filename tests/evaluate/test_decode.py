@@ -1,0 +1,82 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from clipkit.evaluate.decode import decoded_batches
+from clipkit.model.preprocess import EvalTransform, normalize
+
+
+def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = []
+    for number, (mode, ending) in enumerate(
+        [("RGB", "jpg"), ("L", "jpg"), ("RGBA", "png"), ("P", "png"), ("RGB", "webp")]
+    ):
+        path = tmp_path / f"{number}.{ending}"
+        picture(number, 40 + 9 * number, 70 - 7 * number, mode).save(path)
+        paths.append(path)
+    return paths
+
+
+def openai_pixels(path: Path) -> torch.Tensor:
+    steps = [transforms.Resize(32, interpolation=InterpolationMode.BICUBIC), transforms.CenterCrop(32)]
+    steps += [lambda image: image.convert("RGB"), transforms.ToTensor()]
+    statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    with Image.open(path) as image:
+        tensor: torch.Tensor = transforms.Compose([*steps, transforms.Normalize(*statistics)])(image)
+    return tensor
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers: int) -> None:
+    batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=workers))
+    assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    images = torch.cat([batch.images_BCHW for batch in batches])
+    assert images.dtype == torch.uint8
+    assert torch.equal(normalize(images), torch.stack([openai_pixels(path) for path in pictures]))
+
+
+def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[Path]) -> None:
+    whole = pictures[1].read_bytes()
+    pictures[1].write_bytes(whole[: len(whole) // 2])
+    pictures[2].write_bytes(b"<html>")
+    pictures[3].unlink()
+    batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=3, workers=0))
+    unreadable = [row for batch in batches for row in batch.unreadable]
+    assert [row.index for row in unreadable] == [1, 2, 3]
+    assert [row.path for row in unreadable] == pictures[1:4]
+    assert unreadable[2].reason == "No such file or directory"
+    assert all(row.reason and "\n" not in row.reason for row in unreadable)
+    assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 4]
+
+
+def test_a_batch_of_nothing_readable(tmp_path: Path) -> None:
+    (batch,) = decoded_batches([tmp_path / "none.jpg"], EvalTransform(32), batch_size=8)
+    assert len(batch.unreadable) == 1
+    assert len(batch.indices_B) == len(batch.images_BCHW) == 0
+
+
+def test_a_hostile_size_is_unreadable_not_a_crash(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    (tmp_path / "bomb.png").write_bytes(buffer.getvalue())
+    (batch,) = decoded_batches([tmp_path / "bomb.png"], EvalTransform(32), batch_size=8)
+    assert "megapixels" in batch.unreadable[0].reason
+
+
+def test_the_global_random_state_is_left_alone(pictures: list[Path]) -> None:
+    before = torch.get_rng_state()
+    list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=0))
+    assert torch.equal(torch.get_rng_state(), before)

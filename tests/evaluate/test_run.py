@@ -1,0 +1,247 @@
+"""From files on disk to lines in results.jsonl, through real checkpoints."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipkit._version import VERSION
+from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
+from clipkit.evaluate.classes import imagenet_classes
+from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.results import read_lines
+from clipkit.evaluate.run import Evaluation, evaluate, evaluators, zero_shot_sets
+from clipkit.evaluate.sets import evaluate_sets, no_display
+from clipkit.evaluate.zero_shot import Report
+from clipkit.model.checkpoint import Checkpoint, load_model, save_checkpoint
+from clipkit.model.clip import build
+from clipkit.model.config import named_config
+
+MICRO = named_config("ViT-Micro/16@32px")
+WNIDS = imagenet_classes().folders
+TEMPLATES = "a {}\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "runs" / "first" / "checkpoints" / "epoch_2.pt"
+    path.parent.mkdir(parents=True)
+    content = Checkpoint(
+        epoch=2,
+        name="first",
+        state_dict=build(MICRO, seed=0).state_dict(),
+        model_config=MICRO.model_dump(mode="json"),
+        step=30,
+        position=1920,
+    )
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> EvaluateConfig:
+    for label, folder in enumerate(("cat", "dog", "eel")):
+        draw(tmp_path / "pets" / folder, label, 4)
+    (tmp_path / "classes.csv").write_text("folder,names\ncat,cat|kitten\neel,eel\ndog,dog\n")
+    return EvaluateConfig(folder=tmp_path / "pets", classes=tmp_path / "classes.csv", workers=0)
+
+
+def draw(folder: Path, seed: int, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = np.random.default_rng([seed, number]).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_folder_is_evaluated_and_recorded(checkpoint: Path, pets: EvaluateConfig) -> None:
+    evaluated = evaluate(checkpoint, pets)
+    results = checkpoint.parent.parent / "results.jsonl"
+    assert evaluated.results_file == results
+    (line,) = read_lines(results)
+    assert line == json.loads(json.dumps(evaluated.as_json()["results"][0]))
+    expected = {
+        "kind": "zero-shot",
+        "clipkit": VERSION,
+        "torch": str(torch.__version__),
+        "model": "ViT-Micro/16@32px",
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "epoch": 2,
+        "step": 30,
+        "samples": 1920,
+        "set": "pets",
+        "path": str(pets.folder),
+        "images": 12,
+        "unreadable": [],
+        "partial": False,
+        "classes": 3,
+        "classes_with_images": 3,
+        "names_sha256": hashlib.sha256(b'[["cat","kitten"],["eel"],["dog"]]').hexdigest(),
+        "templates": 1,
+        "templates_sha256": hashlib.sha256(b'["a photo of a {}."]').hexdigest(),
+        "top1": evaluated.results[0].top1,
+        "top5": 1.0,
+        "chance": 1 / 3,
+    }
+    assert {key: line[key] for key in expected} == expected
+    listed = "".join(
+        f"{i}\t{name}/{n}.png\n" for i, name in enumerate(("cat", "eel", "dog")) for n in range(4)
+    )
+    assert line["files_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
+    evaluate(checkpoint, pets)
+    again = read_lines(results)
+    assert len(again) == 2
+    assert {**again[1], "date": ""} == {**line, "date": ""}
+
+
+def test_trainers_evaluators_give_the_same_figures(checkpoint: Path, pets: EvaluateConfig) -> None:
+    (measure,) = evaluators(pets)
+    evaluated = evaluate(checkpoint, pets)
+    assert dict(measure(load_model(checkpoint))) == {
+        "pets-zeroshot-val-top1": evaluated.results[0].top1,
+        "pets-zeroshot-val-top5": 1.0,
+        "pets-zeroshot-val-chance": 1 / 3,
+    }
+    assert evaluators(EvaluateConfig()) == []
+
+
+def test_imagenet_sets_share_one_classifier_and_say_that_they_are_parts(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    for label in (0, 10, 2):
+        draw(tmp_path / "val" / WNIDS[label], label, 2)
+        draw(tmp_path / "v2" / str(label), label, 1)
+    (tmp_path / "t.txt").write_text(TEMPLATES)
+    config = EvaluateConfig(
+        imagenet_val=tmp_path / "val",
+        imagenet_v2=tmp_path / "v2",
+        templates=tmp_path / "t.txt",
+        allow_subset=True,
+    )
+    titles: list[str] = []
+
+    def display(title: str, total: int, unit: str) -> AbstractContextManager[Report]:
+        titles.append(f"{title}: {total} {unit}")
+        return no_display(title, total, unit)
+
+    results = [r for _, r in evaluate_sets(load_model(checkpoint), zero_shot_sets(config), display=display)]
+    assert titles == ["imagenet classifier: 1000 prompts", "imagenet: 6 images", "imagenetv2: 3 images"]
+    assert [(r.name, r.images, r.classes, r.classes_with_images) for r in results] == [
+        ("imagenet", 6, 1000, 3),
+        ("imagenetv2", 3, 1000, 3),
+    ]
+    named = replace(results[0], unreadable=("val/x.jpg",))
+    text = Evaluation((named, results[1]), (), tmp_path / "results.jsonl").lines()
+    header, _, first, second, unreadable, last = text.split("\n")
+    assert header.split()[:3] == ["set", "images", "classes"]
+    assert unreadable == "unreadable, left out of imagenet: val/x.jpg"
+    assert last == f"added to {tmp_path / 'results.jsonl'}"
+    assert first.split()[-2:] == ["a", "subset"]
+    assert second.split()[:3] == ["imagenetv2", "3", "1,000"]
+    with pytest.raises(EvaluationError, match="expected 1,000 class folders, found 3"):
+        zero_shot_sets(config.model_copy(update={"allow_subset": False}))
+
+
+def lose_a_class(root: Path) -> None:
+    for file in (root / "pets" / "eel").iterdir():
+        file.unlink()
+    (root / "pets" / "eel").rmdir()
+
+
+def add_a_class(root: Path) -> None:
+    draw(root / "pets" / "fox", 9, 1)
+
+
+def empty_a_class(root: Path) -> None:
+    for file in (root / "pets" / "eel").iterdir():
+        file.unlink()
+
+
+def break_a_picture(root: Path) -> None:
+    (root / "pets" / "dog" / "1.png").write_bytes(b"no picture")
+
+
+def repeat_a_class(root: Path) -> None:
+    (root / "classes.csv").write_text("folder,names\ncat,cat\neel,eel\ndog,dog\neel,conger\n")
+
+
+def break_the_checkpoint(root: Path) -> None:
+    path = root / "runs/first/checkpoints/epoch_2.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lose_a_class, "missing: 'eel'"),
+        (add_a_class, "not among the classes: 'fox'"),
+        (empty_a_class, "1 class folders hold no picture: 'eel'"),
+        (break_a_picture, "dog/1.png"),
+        (repeat_a_class, "'eel' stands in more than one row"),
+        (break_the_checkpoint, "cut short or damaged"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_no_result(
+    checkpoint: Path, pets: EvaluateConfig, tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    spoil(tmp_path)
+    with pytest.raises(ClipkitError) as caught:
+        evaluate(checkpoint, pets)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (checkpoint.parent.parent / "results.jsonl").exists()
+
+
+def test_what_was_asked_for_must_make_sense(checkpoint: Path, pets: EvaluateConfig, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="nothing to evaluate on: give --imagenet-val"):
+        evaluate(checkpoint, EvaluateConfig())
+    with pytest.raises(EvaluationError, match="--folder needs --classes"):
+        evaluate(checkpoint, EvaluateConfig(folder=pets.folder))
+    with pytest.raises(EvaluationError, match="--classes needs --folder"):
+        evaluate(checkpoint, EvaluateConfig(classes=pets.classes))
+    with pytest.raises(CheckpointError, match=r"is a ViT-Micro/16@32px, not a ViT-B/32"):
+        evaluate(checkpoint, pets, model="ViT-B/32")
+    with pytest.raises(CheckpointError, match=r"none\.pt"):
+        evaluate(tmp_path / "none.pt", pets)
+
+
+def test_results_that_could_not_be_written_stop_before_the_work(
+    checkpoint: Path, pets: EvaluateConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint.parent.parent / "results.jsonl").mkdir()
+    with pytest.raises(
+        EvaluationError, match=r"results\.jsonl: the result could not be written: Is a directory"
+    ):
+        evaluate(checkpoint, pets)
+    assert "images" not in capsys.readouterr().err
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path: Path, pets: EvaluateConfig) -> None:
+    draw(tmp_path / "v2" / "5", 0, 1)
+    assert pets.folder is not None
+    renamed = pets.folder.rename(tmp_path / "imagenetv2")
+    config = pets.model_copy(update={"folder": renamed, "imagenet_v2": tmp_path / "v2", "allow_subset": True})
+    with pytest.raises(EvaluationError, match="two sets are called 'imagenetv2'"):
+        zero_shot_sets(config)
+
+
+def test_a_file_outside_a_run_has_its_results_beside_it(tmp_path: Path, pets: EvaluateConfig) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save(build(MICRO, seed=0).state_dict(), weights)
+    with pytest.raises(CheckpointError, match="does not say which model it is"):
+        evaluate(weights, pets)
+    evaluated = evaluate(weights, pets, model="ViT-Micro/16@32px")
+    assert evaluated.results_file == tmp_path / "results.jsonl"
+    assert "step" not in evaluated.records[0]
