@@ -46,6 +46,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_link(path: Path, target: str) -> None:
+    """Replace `path` by a symbolic link to `target`, a name in the same folder."""
+    temporary = path.with_name(f"{path.name}{TEMPORARY_SUFFIX}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(path)
+    flush(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

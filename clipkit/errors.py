@@ -4,6 +4,8 @@
 class ClipkitError(Exception):
     """Base of every expected failure: its text is one line with what was expected, found, and to do."""
 
+    exit_code = 1
+
 
 class SourceError(ClipkitError):
     """A list of URLs or a table of captions that cannot be read as one."""

@@ -24,6 +24,7 @@ class Progress:
         self._unit = unit
         self._done = 0
         self._note = ""
+        self._shown = -1
         self._printed = self._started = time.monotonic()
         self._bar: RichProgress | None = None
 
@@ -66,10 +67,12 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._print()
+        if self._shown != self._done:
+            self._print()
 
     def _print(self) -> None:
         self._printed = time.monotonic()
+        self._shown = self._done
         total = "" if self._total is None else f" of {self._total:,}"
         seconds = self._printed - self._started
         note = f"  {self._note}" if self._note else ""

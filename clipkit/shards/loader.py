@@ -1,5 +1,6 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -75,6 +76,7 @@ def batches(
             collate_fn=_as_it_is,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_interrupts,
         )
         made_batches = iter(loader)
     yield from _checked(made_batches)
@@ -131,6 +133,11 @@ class _Batches(Dataset[Batch | ClipkitError]):
             line = str(error).partition("\n")[0] or type(error).__name__
             path = self._shard_set.directory / self._shard_set.names[shard]
             raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; it is the trainer's to finish its step and end its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(made: Any) -> Any:

@@ -1,9 +1,9 @@
-"""What a dataset holds, counted from its index, manifests and failure files: what `clipkit shards info` shows."""
+"""What a dataset holds, counted from its index, manifests and failure files."""
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,10 @@ import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
 from clipkit.shards.index import read_index
+from clipkit.tables import size, table
+
+_COUNTED = ("width", "height", "image_bytes", "caption_characters")
+_MANIFEST_COLUMNS = ("width", "height", "image_bytes", "caption", "sha256")
 
 
 class Spread(NamedTuple):
@@ -43,9 +47,26 @@ class Summary(NamedTuple):
         """How many source records the dataset accounts for."""
         return self.samples + self.failures
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values."""
+        spreads = {name: getattr(self, name)._asdict() for name in _COUNTED}
+        return {"records": self.records, **self._asdict(), **spreads}
+
+    def lines(self) -> str:
+        """Return the counts as aligned tables."""
+        counts = [(name, f"{getattr(self, name):,}") for name in ("records", "samples", "failures", "shards")]
+        counts += [("bytes", size(self.bytes))]
+        counts += [("different images", f"{self.distinct_images:,}")]
+        counts += [("different captions", f"{self.distinct_captions:,}")]
+        spreads = [(name.replace("_", " "), *getattr(self, name)) for name in _COUNTED]
+        blocks = [table(counts), table(spreads, ("", "least", "median", "most"))]
+        if self.reasons:
+            blocks += [table(list(self.reasons.items()), ("failures by cause", "records"))]
+        return "\n\n".join(blocks)
+
 
 def summarize(directory: Path) -> Summary:
-    """Count what the dataset in `directory` holds. Raises DatasetError if it is not one or a file is damaged."""
+    """Count what the dataset in `directory` holds. Raises DatasetError if it is not one, or damaged."""
     index = read_index(directory)
     counts: dict[str, list[np.ndarray]] = {name: [] for name in _COUNTED}
     images: set[str] = set()
@@ -72,10 +93,6 @@ def summarize(directory: Path) -> Summary:
         distinct_images=len(images),
         distinct_captions=len(captions),
     )
-
-
-_COUNTED = ("width", "height", "image_bytes", "caption_characters")
-_MANIFEST_COLUMNS = ("width", "height", "image_bytes", "caption", "sha256")
 
 
 def failures_of(directory: Path) -> Iterator[pa.Table]:

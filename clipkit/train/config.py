@@ -1,0 +1,164 @@
+"""What a training run is: the settings that its numbers follow from, and how long it goes."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from clipkit.errors import ConfigError
+from clipkit.model.config import ClipConfig
+
+Rate = Annotated[float, Field(gt=0, le=100)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "bf16"]
+
+PAPER_EPOCHS = 32
+PAPER_WARMUP = 2000
+PAPER_LEARNING_RATE = 5e-4
+PAPER_BETA1 = 0.9
+PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
+PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+
+
+class TrainConfig(BaseModel):
+    """Settings of a run. None means: as in the CLIP paper (arXiv 2103.00020, tables 18 to 20) for the family.
+
+    The paper trains 32 epochs at batch 32,768 with weight decay 0.2, 2,000 warm-up steps, a cosine to zero,
+    Adam's β₁ 0.9, and β₂, ε = 0.999, 1e-8 for ResNets and 0.98, 1e-6 for ViTs; the peak learning rate is
+    5e-4 (4e-4 for RN50x16 and ViT-L/14, 3.6e-4 for RN50x64: give those with `lr`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str = "RN50"
+    batch_size: PositiveInt = Field(128, description="samples in a batch over all processes together")
+    epochs: PositiveInt | None = None
+    samples_seen: PositiveInt | None = Field(None, description="instead of epochs")
+    lr: Rate | None = None
+    beta1: Decay | None = None
+    beta2: Decay | None = None
+    eps: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 0.2
+    warmup: NonNegativeFloat | None = Field(
+        None,
+        description="steps, or a fraction of the run if < 1; None is 2,000 steps, at most a tenth of the run",
+    )
+    schedule: Literal["cosine", "constant"] = "cosine"
+    grad_clip: PositiveFloat | None = Field(None, description="largest L2 norm of the whole gradient")
+    seed: NonNegativeInt = Field(0, lt=2**63)
+    precision: Precision | None = Field(None, description="None is bf16 on CUDA, else fp32")
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
+    flip: bool = False
+    color_jitter: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
+        None, description="strengths for brightness, contrast, saturation and hue"
+    )
+    color_jitter_probability: Fraction = 0.8
+    gray_scale_probability: Fraction = 0.0
+    workers: NonNegativeInt = Field(4, description="loader processes beside each training process")
+    save_every: PositiveInt | None = Field(500_000, description="samples between checkpoints within an epoch")
+    log_every: PositiveInt = Field(10, description="steps between lines in metrics.jsonl")
+    keep: PositiveInt = Field(2, description="newest step_N.pt files that stay; epoch_N.pt all stay")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epochs is not None and self.samples_seen is not None:
+            raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+        if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
+            raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
+            )
+        return self
+
+    def resolved(self, model: ClipConfig, device_type: str) -> "ResolvedConfig":
+        """Return the settings with the defaults for `model` filled in, as they are stored with a run."""
+        family = model.vision.kind
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        defaults = {
+            "lr": PAPER_LEARNING_RATE,
+            "beta1": PAPER_BETA1,
+            "beta2": PAPER_BETA2[family],
+            "eps": PAPER_EPSILON[family],
+            "precision": "bf16" if device_type == "cuda" else "fp32",
+        }
+        if self.samples_seen is None:
+            defaults["epochs"] = PAPER_EPOCHS
+        return ResolvedConfig.model_validate(defaults | given | {"model": model.name})
+
+
+class ResolvedConfig(TrainConfig):
+    """A TrainConfig in which nothing is left to the model's family or the device."""
+
+    lr: Rate
+    beta1: Decay
+    beta2: Decay
+    eps: PositiveFloat
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is: `samples` of the stream in steps of `batch_size`, with `epoch_samples` an epoch."""
+
+    samples: int
+    batch_size: int
+    epoch_samples: int
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in the run."""
+        return self.samples // self.batch_size
+
+    @property
+    def not_trained(self) -> int:
+        """Samples at the very end that fill no batch: E·N mod B."""
+        return self.samples % self.batch_size
+
+    def epochs_done(self, step: int) -> int:
+        """Epochs complete after `step` steps; the last step closes its epoch, `not_trained` or not."""
+        position = self.samples if step == self.steps else step * self.batch_size
+        return position // self.epoch_samples
+
+    def closes_epoch(self, step: int) -> bool:
+        """Whether the batch that ended with `step` took the last sample of an epoch."""
+        return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+
+def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
+    """Convert the run's length into samples and steps once.
+
+    Raises ConfigError for a batch larger than the data set (it would hold a sample twice) or than the run.
+    """
+    if config.batch_size > dataset_samples:
+        raise ConfigError(
+            f"batch size {config.batch_size} is more than the data set's {dataset_samples} samples: "
+            "choose a smaller --batch-size"
+        )
+    samples = config.samples_seen or (config.epochs or PAPER_EPOCHS) * dataset_samples
+    if samples < config.batch_size:
+        raise ConfigError(f"a run of {samples} samples has no batch of {config.batch_size}: train for longer")
+    return RunLength(samples, config.batch_size, dataset_samples)
+
+
+def warmup_steps(config: TrainConfig, steps: int) -> int:
+    """Return the warm-up in steps. Raises ConfigError if it leaves nothing of a run of `steps` steps."""
+    if config.warmup is None:
+        return min(PAPER_WARMUP, steps // 10)
+    warmup = math.floor(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
+    if warmup >= steps:
+        raise ConfigError(
+            f"warm-up of {warmup} steps in a run of {steps} steps: choose fewer, or a fraction like 0.1"
+        )
+    return warmup

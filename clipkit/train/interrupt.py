@@ -1,0 +1,54 @@
+"""Ending a run on request: the step at hand is finished and a checkpoint written before the process goes."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from clipkit.errors import TrainError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainInterrupted(TrainError):  # noqa: N818
+    """The run was asked to stop, did so, and can be continued.
+
+    `exit_code` is the shell's for the signal: 130 for SIGINT (Ctrl-C), 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """Context in which SIGINT and SIGTERM are only noted, in `number` (0: none came).
+
+    A second signal acts as it did before, so that nobody is kept from leaving at once. In a thread other than
+    the main one nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for each in _SIGNALS:
+                self._before[each] = signal.signal(each, self._note)
+        except ValueError:  # not the main thread
+            self._before.clear()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before.clear()

@@ -1,0 +1,152 @@
+"""The loop over the stream of batches, and what happens between steps: lines, checkpoints, evaluations."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clipkit.errors import ClipkitError, TrainError
+from clipkit.model.clip import Clip
+from clipkit.shards.loader import Batch
+from clipkit.train.checkpoints import CheckpointWriter
+from clipkit.train.config import RunLength, TrainConfig
+from clipkit.train.interrupt import Interruption, TrainInterrupted
+from clipkit.train.logs import RunLog
+from clipkit.train.state import TrainState
+from clipkit.train.step import TrainStep
+
+Evaluator = Callable[[Clip], Iterable[tuple[str, float]]]
+"""Yields the names and values of its figures for a model in evaluation mode."""
+
+
+@dataclass
+class Loop:
+    """Trains a run from `state` to the end of `length`. `log` is None in all processes but the first."""
+
+    config: TrainConfig
+    length: RunLength
+    state: TrainState
+    step: TrainStep
+    checkpoints: CheckpointWriter
+    evaluators: Sequence[Evaluator]
+    log: RunLog | None
+    interruption: Interruption
+
+    def __post_init__(self) -> None:
+        self._line_start = replace(self.state)
+        self._clock = time.perf_counter()
+
+    def train(self, stream: Iterator[Batch]) -> None:
+        """Train on `stream`, the batches from the state's position to the end of the run.
+
+        Raises TrainInterrupted after a signal, with a checkpoint of the last step on disk; TrainError if the
+        loss is not finite; and what the stream raises.
+        """
+        self._evaluate_if_due()
+        self._stop_if_asked()
+        while (batch := self._next(stream)) is not None:
+            line_due = self._line_due(self.state.step + 1)
+            loss, norm = self.step(batch, self.state.step, with_norm=line_due)
+            self.state.add_loss(loss)
+            if line_due and norm is not None:
+                self._write_line(norm)
+            self._save_if_due()
+            self._evaluate_if_due()
+            self._stop_if_asked()
+
+    def _next(self, stream: Iterator[Batch]) -> Batch | None:
+        self._lap()
+        try:
+            batch = next(stream, None)
+        except ClipkitError:
+            # Ctrl-C reaches the loader's processes too and may end them before the batch is made.
+            if self.step.world.size == 1:
+                self._stop_if_asked()
+            raise
+        self.state.waited += self._lap()
+        return batch
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        passed, self._clock = now - self._clock, now
+        self.state.seconds += passed
+        return passed
+
+    def _line_due(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step == self.length.steps
+
+    def _write_line(self, norm: Tensor) -> None:
+        state, world = self.state, self.step.world
+        loss_sum = torch.as_tensor(state.loss_sum, dtype=torch.float32, device=world.device)
+        loss = world.mean(loss_sum).item() / state.loss_steps  # here alone the host waits for the device
+        if not math.isfinite(loss):
+            raise TrainError(self.checkpoints.not_finite(f"the loss is {loss} at step {state.step}"))
+        self._lap()
+        seconds = state.seconds - self._line_start.seconds
+        if self.log is not None:
+            figures = {
+                "loss": loss,
+                "lr": self.step.schedule(state.step - 1),
+                "logit_scale": self.step.model.logit_scale.exp().item(),
+                "grad_norm": norm.item(),
+                "samples_per_second": (state.step - self._line_start.step) * self.length.batch_size / seconds,
+                "data_wait": (state.waited - self._line_start.waited) / seconds,
+            }
+            self.log.train(state.step, figures)
+        state.loss_sum, state.loss_steps = 0.0, 0
+        self._line_start = replace(state)
+
+    def _save_if_due(self) -> None:
+        step, every = self.state.step, self.config.save_every
+        before, now = (step - 1) * self.length.batch_size, step * self.length.batch_size
+        crossed = every is not None and now // every > before // every
+        if crossed or self._ends_part(step):
+            self._save()
+
+    def _ends_part(self, step: int) -> bool:
+        return self.length.closes_epoch(step) or step == self.length.steps
+
+    def _save(self) -> None:
+        if self.log is not None:
+            self.log.flush()
+        self._lap()
+        self.checkpoints.write(self.state)
+
+    def _evaluate_if_due(self) -> None:
+        if not self.evaluators or not (self.state.step == 0 or self._ends_part(self.state.step)):
+            return
+        self._lap()
+        if self.log is not None and not self.log.is_evaluated(self.state.step):
+            self._evaluate(self.log)
+        self.step.world.barrier()
+        self._clock = time.perf_counter()  # evaluation is not training time
+
+    def _evaluate(self, log: RunLog) -> None:
+        model, world = self.step.model, self.step.world
+        figures: dict[str, float] = {}
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+            for evaluator in self.evaluators:
+                for name, value in evaluator(model):
+                    figures[name] = value
+                    if self.interruption.number:
+                        return  # half of an evaluation is none: continuing the run begins with it
+        model.train()
+        newest = self.checkpoints.newest
+        log.evaluation(self.state.step, figures, newest.name if newest else None)
+
+    def _stop_if_asked(self) -> None:
+        number = self.step.world.largest(self.interruption.number)
+        if not number:
+            return
+        if self.state.step and self.checkpoints.written_step != self.state.step:
+            self._save()
+        kept = (
+            f"{self.checkpoints.newest} is written" if self.checkpoints.newest else "nothing was trained yet"
+        )
+        raise TrainInterrupted(
+            f"stopped after step {self.state.step}; {kept}: run the same command to go on", number
+        )

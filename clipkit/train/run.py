@@ -1,0 +1,190 @@
+"""`train`: put a run together, begin or continue it, and say what came of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkit.errors import ConfigError
+from clipkit.model.clip import build
+from clipkit.model.config import ClipConfig, named_config
+from clipkit.model.preprocess import TrainTransform
+from clipkit.model.tokenizer import Tokenizer
+from clipkit.progress import Progress
+from clipkit.shards.loader import Batch, batches
+from clipkit.shards.plan import draw_key
+from clipkit.shards.shard_set import ShardSet
+from clipkit.tables import table
+from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
+from clipkit.train.distributed import World, open_world
+from clipkit.train.interrupt import Interruption
+from clipkit.train.logs import RunLog
+from clipkit.train.loop import Evaluator, Loop
+from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.run_directory import RunDirectory
+from clipkit.train.schedule import Schedule
+from clipkit.train.state import TrainState, run_settings
+from clipkit.train.step import TrainStep, wrapped_features
+
+ProgressFactory = Callable[[int], Progress]
+"""Makes the display for a run of so many samples."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to, over all its sittings.
+
+    `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
+    data; `not_trained` counts the samples at the very end that filled no batch; `finished_before` tells that
+    there was nothing left to do.
+    """
+
+    run: Path
+    checkpoint: Path
+    steps: int
+    samples: int
+    not_trained: int
+    seconds: float
+    samples_per_second: float
+    data_wait: float
+    final_loss: float
+    finished_before: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+
+    def lines(self) -> str:
+        """Return the result as a table to read."""
+        rows = [
+            ("run", str(self.run)),
+            ("checkpoint", str(self.checkpoint)),
+            ("steps", f"{self.steps:,}"),
+            ("samples", f"{self.samples:,}, and {self.not_trained:,} at the end that filled no batch"),
+            ("time", f"{self.seconds:,.1f} s, {self.data_wait:.0%} of it waiting for data"),
+            ("samples/s", f"{self.samples_per_second:,.1f}"),
+            ("final loss", f"{self.final_loss:.4f}"),
+        ]
+        return table(rows)
+
+
+def display(samples: int) -> Progress:
+    """Return the usual display of a run of `samples` samples."""
+    return Progress("train", total=samples, unit="samples")
+
+
+def train(
+    config: TrainConfig,
+    shard_set: ShardSet,
+    run: RunDirectory,
+    evaluators: Sequence[Evaluator] = (),
+    progress: ProgressFactory = display,
+    device: str | None = None,
+) -> TrainResult:
+    """Train a model on `shard_set` as `config` says, from where the run stands if it was begun before.
+
+    Called once in each process of the run (torchrun's environment tells which); the first one writes the
+    files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
+    Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
+    diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
+    """
+    with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
+        model_config = named_config(config.model)
+        resolved = config.resolved(model_config, world.device.type)
+        length = run_length(resolved, len(shard_set))
+        if length.batch_size % world.size:
+            raise ConfigError(
+                f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
+            )
+        step = _training_step(resolved, model_config, length, world)
+        settings = run_settings(resolved, shard_set)
+        checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
+        if world.is_first:
+            stack.enter_context(run.opened())
+            _claim(run, settings)
+        world.barrier()
+
+        latest = run.latest()
+        state = restore(latest, checkpoints) if latest else TrainState()
+        shown = stack.enter_context(progress(length.samples)) if world.is_first else None
+        finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
+        if shown and finished:
+            shown.update(state.step * length.batch_size, note=f"finished before: {latest}")
+        if not finished:
+            log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
+            stream = _stream(resolved, model_config, shard_set, length, state, world)
+            Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
+        world.barrier()
+        return _result(run, length, state, finished)
+
+
+def _training_step(
+    config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
+) -> TrainStep:
+    torch.manual_seed(draw_key(config.seed, world.rank))
+    model = build(model_config, seed=config.seed).to(world.device)
+    optimizer = make_optimizer(
+        model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
+    )
+    schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
+    features = wrapped_features(model, world)
+    return TrainStep(model, features, optimizer, schedule, world, config.precision, config.grad_clip)
+
+
+def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
+    stored = run.read_config()
+    if stored is not None:
+        check_same_run(run.path, stored, settings)
+    run.write_config(settings)
+
+
+def _stream(
+    config: ResolvedConfig,
+    model_config: ClipConfig,
+    shard_set: ShardSet,
+    length: RunLength,
+    state: TrainState,
+    world: World,
+) -> Iterator[Batch]:
+    transform = TrainTransform(
+        model_config.image_size,
+        scale=config.crop_scale,
+        flip=config.flip,
+        color_jitter=config.color_jitter,
+        color_jitter_probability=config.color_jitter_probability,
+        gray_scale_probability=config.gray_scale_probability,
+    )
+    return batches(
+        shard_set,
+        batch_size=length.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        seed=config.seed,
+        position=state.step * length.batch_size,
+        stop=length.samples,
+        transform=transform,
+        tokenize=Tokenizer(model_config.text.context_length),
+    )
+
+
+def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
+    samples = state.step * length.batch_size
+    checkpoint = run.latest()
+    assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
+    return TrainResult(
+        run=run.path,
+        checkpoint=checkpoint,
+        steps=state.step,
+        samples=samples,
+        not_trained=length.not_trained,
+        seconds=state.seconds,
+        samples_per_second=samples / state.seconds,
+        data_wait=state.waited / state.seconds,
+        final_loss=next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line),
+        finished_before=finished_before,
+    )

@@ -1,0 +1,139 @@
+"""The folder of one run: its settings, its figures line by line, its checkpoints and which one is newest.
+
+    NAME/config.json  metrics.jsonl  results.jsonl  out.log  tensorboard/
+    NAME/checkpoints/{step_N.pt,epoch_N.pt,latest}
+
+`latest` is a symbolic link to the newest checkpoint beside it.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from clipkit import atomic
+from clipkit.errors import CheckpointError, TrainError
+from clipkit.train.lines import JsonLines, Line
+
+_TRAINING = "training"  # the kind of our lines in results.jsonl, among those of later evaluations
+_LATEST = "latest"
+_LOCK = ".lock"
+
+
+class RunDirectory:
+    """One run's files. Making this object touches nothing on disk; `opened` creates and locks the folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.resolve().name
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.results = JsonLines(path / "results.jsonl")
+        self._config = path / "config.json"
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the folder if need be and hold it for this process alone.
+
+        Raises TrainError if it holds something else than a run, cannot be written, or is in use.
+        """
+        self._refuse_foreign()
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / _LOCK).open("w")
+        except OSError as error:
+            raise TrainError(f"{self.path}: the run's folder cannot be written, {error.strerror}") from error
+        with lock:
+            try:
+                # A POSIX lock is this process's own: loaders that outlive a killed trainer do not hold it.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TrainError(f"{self.path}: another process is training this run: wait for it") from None
+            for unfinished in self.checkpoints.glob(f"*{atomic.TEMPORARY_SUFFIX}"):
+                unfinished.unlink()
+            yield
+
+    def _refuse_foreign(self) -> None:
+        if self._config.exists() or not self.path.exists():
+            return
+        found = [each.name for each in self.path.iterdir()] if self.path.is_dir() else ["a file"]
+        foreign = [each for each in found if each not in {self.checkpoints.name, _LOCK}]
+        foreign = [each for each in foreign if not each.endswith(atomic.TEMPORARY_SUFFIX)]
+        if foreign:
+            raise TrainError(
+                f"{self.path}: expected a run or an empty folder, found {foreign[0]}: choose another --name"
+            )
+
+    def read_config(self) -> Line | None:
+        """Return what `write_config` stored, None for a new run. Raises TrainError if the file is damaged."""
+        try:
+            config = json.loads(self._config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            config = None
+        if not isinstance(config, dict):
+            raise TrainError(
+                f"{self._config}: expected a run's settings in JSON: restore it, or choose another --name"
+            )
+        return config
+
+    def write_config(self, config: Line) -> None:
+        """Store the run's settings."""
+        atomic.write_json(self._config, config)
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, None if there is none yet. Raises CheckpointError if it is gone."""
+        marker = self.checkpoints / _LATEST
+        if not marker.is_symlink():
+            return None
+        path = self.checkpoints / marker.readlink().name
+        if not path.is_file():
+            raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it")
+        return path
+
+    def set_latest(self, path: Path, keep: int) -> None:
+        """Name `path`, which is on disk, as the newest checkpoint; remove all but `keep` step_N.pt files."""
+        atomic.write_link(self.checkpoints / _LATEST, path.name)
+        steps = sorted(self.checkpoints.glob("step_*.pt"), key=lambda each: each.stat().st_mtime_ns)
+        for old in steps[:-keep]:
+            old.unlink()
+
+    def add_evaluation(self, line: Mapping[str, float], checkpoint: str | None) -> None:
+        """Append the figures of an evaluation during training to metrics.jsonl and then to results.jsonl."""
+        self.metrics.append(line)
+        self.results.append({"kind": _TRAINING, "checkpoint": checkpoint, **line})
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the evaluation after `step` steps was written to its end."""
+        return any(line.get("kind") == _TRAINING and line["step"] == step for line in self.results.read())
+
+    def cut_back(self, step: int) -> None:
+        """Remove the lines that a run continued at `step` will write again, and any that a kill tore.
+
+        An evaluation at `step` itself stays if it is complete, that is, stands in results.jsonl; the lines
+        that others wrote there all stay.
+        """
+        self.results.keep(lambda line: line.get("kind") != _TRAINING or line["step"] <= step)
+        evaluated = step if self.is_evaluated(step) else step - 1
+        self.metrics.keep(lambda line: line.get("step", 0) <= (step if "loss" in line else evaluated))
+
+    def note(self, line: str) -> None:
+        """Append a line with the time to out.log."""
+        with (self.path / "out.log").open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+
+
+def newest_checkpoint(runs: Path) -> Path:
+    """Return the newest checkpoint of the run in folder `runs` that wrote one last.
+
+    Raises CheckpointError if none did.
+    """
+    markers = sorted(runs.glob(f"*/checkpoints/{_LATEST}"), key=lambda each: each.lstat().st_mtime_ns)
+    newest = RunDirectory(markers[-1].parent.parent).latest() if markers else None
+    if newest is None:
+        raise CheckpointError(f"{runs}: no run in it has a checkpoint: train one, or name a file")
+    return newest

@@ -1,0 +1,95 @@
+"""The resume record: all that a run is beside its weights and its optimizer's moments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipkit.shards.plan import ShardPlan
+from clipkit.shards.shard_set import ShardSet
+from clipkit.train.config import TrainConfig
+from clipkit.train.distributed import World
+
+# May differ between the sittings of one run: what it computes stays the same.
+_FREE = {"workers", "save_every", "log_every", "keep", "data.directory"}
+
+
+@dataclass
+class TrainState:
+    """Where a run stands: steps trained, the losses since the last line of metrics, and the time spent."""
+
+    step: int = 0
+    loss_sum: float | Tensor = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Count one trained step; the loss stays on its device."""
+        self.step += 1
+        self.loss_sum = self.loss_sum + loss
+        self.loss_steps += 1
+
+    def as_record(self, world: World) -> dict[str, Any]:
+        """Return the state as plain values, with each process's losses; all processes call it together."""
+        loss_sum = torch.as_tensor(self.loss_sum, dtype=torch.float32, device="cpu")
+        return {
+            "loss_sum": [float(each) for each in world.gather(loss_sum)],
+            "loss_steps": self.loss_steps,
+            "seconds": self.seconds,
+            "waited": self.waited,
+        }
+
+    @classmethod
+    def from_record(cls, step: int, record: dict[str, Any], world: World) -> "TrainState":
+        """Return what `as_record` stored; with another number of processes, each takes the mean loss."""
+        sums = record["loss_sum"]
+        own = sums[world.rank] if len(sums) == world.size else sum(sums) / len(sums)
+        return cls(step, own, record["loss_steps"], record["seconds"], record["waited"])
+
+
+def run_settings(config: TrainConfig, shard_set: ShardSet) -> dict[str, Any]:
+    """Return what decides a run's numbers, as plain JSON values: its config and the identity of its data."""
+    plan = ShardPlan(shard_set.sizes, config.seed)
+    data = {
+        "directory": str(shard_set.directory),
+        "fingerprint": shard_set.fingerprint,
+        "samples": len(shard_set),
+        "streams": plan.streams,
+        "block": plan.block,
+    }
+    return {**config.model_dump(mode="json"), "data": data}
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return what keeps a run with settings `stored` from being continued with `wanted`, one phrase each."""
+    before, now = _flat(stored), _flat(wanted)
+    return [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in _FREE and before.get(name) != now.get(name)
+    ]
+
+
+def random_states(world: World) -> dict[str, Any]:
+    """Return the states of torch's random generators in each process; all processes call it together."""
+    states: dict[str, Any] = {"torch": world.gather(torch.get_rng_state())}
+    if world.device.type == "cuda":
+        states["cuda"] = world.gather(torch.cuda.get_rng_state(world.device))
+    return states
+
+
+def set_random_states(states: dict[str, Any], world: World) -> None:
+    """Restore what `random_states` stored, where the number of processes and the device are the same."""
+    if len(states["torch"]) == world.size:
+        torch.set_rng_state(states["torch"][world.rank])
+    if world.device.type == "cuda" and len(states.get("cuda", ())) == world.size:
+        torch.cuda.set_rng_state(states["cuda"][world.rank], world.device)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    data = settings.get("data", {})
+    return {name: v for name, v in settings.items() if name != "data"} | {
+        f"data.{n}": v for n, v in data.items()
+    }

@@ -1,0 +1,130 @@
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipkit.errors import CheckpointError, TrainError
+from clipkit.model.checkpoint import load_model
+from clipkit.model.clip import Clip
+from clipkit.shards.shard_set import ShardSet
+from clipkit.train.config import TrainConfig
+from clipkit.train.loop import Evaluator
+from clipkit.train.run import TrainResult, train
+from clipkit.train.run_directory import RunDirectory
+
+# 64 samples: 3 epochs are 16 batches; epochs close at steps 6, 11 and 16.
+CONFIG = TrainConfig(
+    model="ViT-Micro/16@32px", batch_size=12, epochs=3, lr=1e-3, save_every=30, log_every=4, workers=0
+)
+
+
+def run_it(
+    dataset: Path, path: Path, config: TrainConfig = CONFIG, evaluators: Sequence[Evaluator] = ()
+) -> TrainResult:
+    return train(config, ShardSet(dataset), RunDirectory(path), evaluators)
+
+
+def steps(path: Path) -> list[int]:
+    return [line["step"] for line in RunDirectory(path).metrics.read()]
+
+
+def spoiler(run: Path) -> Evaluator:
+    """Makes the run diverge after its first epoch."""
+
+    def spoil(model: Clip) -> Iterator[tuple[str, float]]:
+        if (run / "checkpoints" / "epoch_1.pt").exists():
+            model.logit_scale.fill_(float("nan"))
+        yield "nothing", float("nan")
+
+    return spoil
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    run_it(tiny_dataset, path)
+    return path
+
+
+def test_checkpoints_open_safely_and_hold_the_run(whole: Path) -> None:
+    names = {path.name for path in (whole / "checkpoints").iterdir()}
+    assert names == {"epoch_1.pt", "epoch_2.pt", "epoch_3.pt", "step_13.pt", "step_15.pt", "latest"}
+    last = torch.load(whole / "checkpoints" / "epoch_3.pt", weights_only=True)
+    assert (last["epoch"], last["step"], last["position"], last["name"]) == (3, 16, 192, "whole")
+    assert last["train_config"] == json.loads((whole / "config.json").read_text())
+    assert last["train_config"]["beta2"] == 0.98
+    assert last["train_config"]["data"]["samples"] == 64
+    assert not any(name.startswith("module.") for name in last["state_dict"])
+    assert load_model(RunDirectory(whole).latest() or whole).config.name == "ViT-Micro/16@32px"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 16}, "batch_size was 12, is 16"),
+        ({"model": "RN50"}, "model was ViT-Micro/16@32px, is RN50"),
+        ({"seed": 1, "epochs": 4}, "epochs was 3, is 4, seed was 0, is 1"),
+        ({"lr": 1e-4}, "lr was 0.001, is 0.0001"),
+    ],
+)
+def test_another_run_is_refused_with_the_differences(
+    tiny_dataset: Path, whole: Path, change: dict[str, object], said: str
+) -> None:
+    before = (whole / "config.json").read_bytes()
+    with pytest.raises(TrainError, match=f"cannot be continued, since .*{said}"):
+        run_it(tiny_dataset, whole, CONFIG.model_copy(update=change))
+    assert (whole / "config.json").read_bytes() == before
+
+
+def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(
+    whole: Path, small_dataset: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainError, match=r"data.fingerprint was .*data.samples was 64, is 2160"):
+        run_it(small_dataset, whole)
+    (tmp_path / "moved").symlink_to(tiny_dataset)
+    more_loaders = CONFIG.model_copy(update={"workers": 2, "save_every": 7})
+    assert run_it(tmp_path / "moved", whole, more_loaders).finished_before
+    assert run_it(tiny_dataset, whole).finished_before
+
+
+def test_a_foreign_checkpoint_is_refused_even_without_the_config(
+    whole: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "epoch_3.pt").symlink_to(whole / "checkpoints" / "epoch_3.pt")
+    (tmp_path / "run" / "checkpoints" / "latest").symlink_to("epoch_3.pt")
+    with pytest.raises(TrainError, match=r"epoch_3.pt: cannot be continued, since seed was 0, is 5"):
+        run_it(tiny_dataset, tmp_path / "run", CONFIG.model_copy(update={"seed": 5}))
+
+
+def test_weights_without_their_optimizer_are_no_run(whole: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    content = torch.load(whole / "checkpoints" / "epoch_1.pt", weights_only=True)
+    del content["optimizer"]
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(content, folder / "epoch_1.pt")
+    (folder / "latest").symlink_to("epoch_1.pt")
+    with pytest.raises(CheckpointError, match="expected a checkpoint that this run wrote"):
+        run_it(tiny_dataset, tmp_path / "run")
+
+
+def test_a_run_that_diverges_names_the_last_good_checkpoint(tiny_dataset: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(TrainError, match=r"loss is nan at step 8; the last good checkpoint is .*epoch_1.pt"):
+        run_it(tiny_dataset, run.path, CONFIG, [spoiler(run.path)])
+    assert steps(run.path) == [0, 4, 6]
+    assert run.metrics.read()[0]["nothing"] is None
+    newest = run.latest()
+    assert newest is not None
+    good: dict[str, Any] = torch.load(newest, weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in good.values())
+
+
+def test_weights_that_are_not_finite_are_never_written(tiny_dataset: Path, tmp_path: Path) -> None:
+    seldom = CONFIG.model_copy(update={"log_every": 100})
+    with pytest.raises(TrainError, match=r"weights are not finite after step 8; .* is .*epoch_1.pt"):
+        run_it(tiny_dataset, tmp_path / "run", seldom, [spoiler(tmp_path / "run")])
+    assert not (tmp_path / "run" / "checkpoints" / "step_8.pt").exists()

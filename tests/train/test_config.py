@@ -1,0 +1,88 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from clipkit.errors import ConfigError
+from clipkit.model.config import named_config
+from clipkit.train.config import RunLength, TrainConfig, run_length, warmup_steps
+
+
+def test_defaults_are_the_papers() -> None:
+    resnet = TrainConfig().resolved(named_config("RN50"), "cpu")
+    assert (resnet.lr, resnet.beta1, resnet.beta2, resnet.eps) == (5e-4, 0.9, 0.999, 1e-8)
+    assert (resnet.epochs, resnet.weight_decay, resnet.precision) == (32, 0.2, "fp32")
+    vit = TrainConfig().resolved(named_config("ViT-B/32"), "cuda")
+    assert (vit.lr, vit.beta1, vit.beta2, vit.eps) == (5e-4, 0.9, 0.98, 1e-6)
+    assert vit.precision == "bf16"
+
+
+def test_what_is_given_stays() -> None:
+    given = TrainConfig(model="ViT-B-32", lr=1e-3, beta2=0.95, samples_seen=1000, precision="fp32")
+    resolved = given.resolved(named_config(given.model), "cuda")
+    assert (resolved.lr, resolved.beta2, resolved.eps) == (1e-3, 0.95, 1e-6)
+    assert (resolved.samples_seen, resolved.epochs, resolved.precision) == (1000, None, "fp32")
+    assert resolved.model == "ViT-B/32"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 1, "samples_seen": 10},
+        {"beta2": 1.0},
+        {"lr": float("inf")},
+        {"lr": 0},
+        {"warmup": 1.5},
+        {"crop_scale": (0.9, 0.5)},
+        {"crop_scale": (0.5, 1.1)},
+        {"precision": "fp8"},
+        {"seed": -1},
+        {"learning_rate": 1e-3},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(settings)
+
+
+def test_json_gives_the_same_config() -> None:
+    config = TrainConfig(warmup=2000, color_jitter=(0.4, 0.4, 0.4, 0.1))
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_batch_larger_than_the_data_or_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch size 65 is more than the data set's 64 samples"):
+        run_length(TrainConfig(batch_size=65), 64)
+    with pytest.raises(ConfigError, match="a run of 31 samples has no batch of 32"):
+        run_length(TrainConfig(batch_size=32, samples_seen=31), 64)
+
+
+@given(st.integers(1, 200), st.integers(1, 5), st.data())
+def test_every_epoch_closes_once(samples: int, epochs: int, data: st.DataObject) -> None:
+    batch = data.draw(st.integers(1, samples))
+    length = run_length(TrainConfig(batch_size=batch, epochs=epochs), samples)
+    assert length.steps * batch + length.not_trained == epochs * samples
+    assert 0 <= length.not_trained < batch
+    assert length.epochs_done(length.steps) == epochs
+    assert length.closes_epoch(length.steps)
+    closing = [step for step in range(length.steps + 1) if length.closes_epoch(step)]
+    numbers = [length.epochs_done(step) for step in closing]
+    assert numbers == sorted(set(numbers))
+    # The batch that closes an epoch holds its last sample, unless nothing follows.
+    for step, epoch in zip(closing[:-1], numbers[:-1], strict=True):
+        assert (step - 1) * batch < epoch * samples <= step * batch
+
+
+def test_a_run_that_ends_within_an_epoch_closes_none_there() -> None:
+    length = RunLength(samples=100, batch_size=10, epoch_samples=64)
+    assert [step for step in range(11) if length.closes_epoch(step)] == [7]
+
+
+def test_warmup_is_steps_or_a_fraction() -> None:
+    assert warmup_steps(TrainConfig(), 100_000) == 2000
+    assert warmup_steps(TrainConfig(), 500) == 50
+    assert warmup_steps(TrainConfig(warmup=0.25), 500) == 125
+    assert warmup_steps(TrainConfig(warmup=300), 500) == 300
+    assert warmup_steps(TrainConfig(warmup=0), 500) == 0
+    with pytest.raises(ConfigError, match="warm-up of 500 steps in a run of 500 steps"):
+        warmup_steps(TrainConfig(warmup=500), 500)

@@ -1,0 +1,141 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import CheckpointError, TrainError
+from clipkit.train.run_directory import RunDirectory, newest_checkpoint
+
+HOLD = """
+import fcntl, sys
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+input()
+"""
+
+
+def checkpoint(run: RunDirectory, name: str, time_ns: int) -> Path:
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    path = run.checkpoints / name
+    path.write_bytes(b"weights")
+    os.utime(path, ns=(time_ns, time_ns))
+    return path
+
+
+def test_a_new_run_has_nothing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "first")
+    assert run.latest() is None
+    assert not run.path.exists()
+    with run.opened():
+        assert run.read_config() is None
+        run.write_config({"seed": 1})
+    with run.opened():
+        assert run.read_config() == {"seed": 1}
+
+
+def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("…")
+    with pytest.raises(TrainError, match=r"expected a run or an empty folder, found thesis.tex"):
+        RunDirectory(tmp_path).opened().__enter__()
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(TrainError, match="found a file"):
+        RunDirectory(tmp_path / "thesis.tex").opened().__enter__()
+
+
+def test_a_run_may_hold_more_files(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config({})
+    (tmp_path / "curves.png").write_bytes(b"")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_9.pt.tmp").write_bytes(b"half of a checkpoint")
+    with run.opened():
+        assert (tmp_path / "curves.png").exists()
+        assert list(run.checkpoints.iterdir()) == []
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.opened():
+        pass
+    program = [sys.executable, "-S", "-c", HOLD, str(run.path / ".lock")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(TrainError, match="another process is training this run"):
+            run.opened().__enter__()
+        other.communicate(b"\n")
+    with run.opened():
+        pass
+
+
+def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model": ')
+    with pytest.raises(TrainError, match=r"config.json: expected a run's settings in JSON"):
+        RunDirectory(tmp_path).read_config()
+
+
+def test_the_last_step_files_and_all_epoch_files_stay(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for number, name in enumerate(["step_9.pt", "epoch_1.pt", "step_100.pt", "step_20.pt", "epoch_2.pt"]):
+        run.set_latest(checkpoint(run, name, number), keep=2)
+        assert run.latest() == run.checkpoints / name
+    left = {path.name for path in run.checkpoints.iterdir()}
+    assert left == {"epoch_1.pt", "epoch_2.pt", "step_20.pt", "step_100.pt", "latest"}
+
+
+def test_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    path = checkpoint(run, "epoch_1.pt", 0)
+    run.set_latest(path, keep=1)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"latest: names 'epoch_1.pt', which is not there"):
+        run.latest()
+
+
+def test_latest_names_no_file_elsewhere(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    (tmp_path / "evil.pt").write_bytes(b"")
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "latest").symlink_to("../../evil.pt")
+    with pytest.raises(CheckpointError):
+        run.latest()
+
+
+def test_newest_checkpoint_is_of_the_run_that_wrote_last(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run in it has a checkpoint"):
+        newest_checkpoint(tmp_path / "nowhere")
+    for number, name in enumerate(["b", "c", "a"]):
+        run = RunDirectory(tmp_path / name)
+        run.set_latest(checkpoint(run, f"epoch_{number}.pt", 0), keep=1)
+        os.utime(run.checkpoints / "latest", ns=(number, number), follow_symlinks=False)
+    (tmp_path / "d").mkdir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "a" / "checkpoints" / "epoch_2.pt"
+
+
+def test_cut_back_leaves_what_will_not_be_written_again(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        run.metrics.append({"step": step, "loss": 1.0})
+        run.add_evaluation({"step": step, "top1": 0.5}, f"epoch_{step}.pt")
+    run.results.append({"kind": "zero-shot", "step": 3, "top1": 0.5})
+    run.cut_back(2)
+    steps = [(line["step"], "loss" in line) for line in run.metrics.read()]
+    assert steps == [(1, True), (1, False), (2, True), (2, False)]
+    assert [(line["kind"], line["step"]) for line in run.results.read()] == [
+        ("training", 1),
+        ("training", 2),
+        ("zero-shot", 3),
+    ]
+    assert run.is_evaluated(2)
+
+
+def test_half_of_an_evaluation_is_cut(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics.append({"step": 2, "loss": 1.0})
+    run.metrics.append({"step": 2, "top1": 0.5})  # and killed before results.jsonl was written
+    run.cut_back(2)
+    assert run.metrics.read() == [{"step": 2, "loss": 1.0}]
+    assert not run.is_evaluated(2)

@@ -1,0 +1,138 @@
+"""The training step beside OpenCLIP's: one model, the same weights, batches and settings."""
+
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+from open_clip_train.scheduler import cosine_lr
+
+from clipkit.model.clip import Clip, build
+from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
+from clipkit.model.preprocess import normalize
+from clipkit.shards.loader import Batch
+from clipkit.train.distributed import World
+from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.schedule import Schedule
+from clipkit.train.step import TrainStep, wrapped_features
+
+ALONE = World(0, 1, torch.device("cpu"))
+TEXT = TextConfig(context_length=12, vocab_size=100, width=64, heads=1, layers=2)
+VIT = ClipConfig(
+    name="small-vit",
+    embed_dim=32,
+    vision=ViTConfig(layers=2, width=64, patch_size=16, image_size=32),
+    text=TEXT,
+)
+RESNET = ClipConfig(
+    name="small-resnet",
+    embed_dim=32,
+    vision=ResNetConfig(layers=(1, 1, 1, 1), width=32, image_size=32),
+    text=TEXT,
+)
+PEAK, WARMUP, STEPS, SAMPLES = 1e-3, 10, 40, 8
+
+
+def make_step(
+    model: Clip, grad_clip: float | None = None, precision: str = "fp32", peak: float = PEAK
+) -> TrainStep:
+    optimizer = make_optimizer(model, AdamSettings((0.9, 0.98), 1e-6, 0.2))
+    schedule = Schedule(peak, WARMUP, STEPS)
+    return TrainStep(model, wrapped_features(model, ALONE), optimizer, schedule, ALONE, precision, grad_clip)
+
+
+def make_batch(number: int) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    images_BCHW = torch.randint(0, 256, (SAMPLES, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    tokens_BL = torch.randint(1, 90, (SAMPLES, 12), generator=generator)
+    tokens_BL[:, -1] = 99  # the end of the text is its largest token
+    return Batch(images_BCHW, tokens_BL, torch.arange(SAMPLES))
+
+
+def peer_of(model: Clip) -> Any:
+    vision = model.config.vision
+    layers = vision.layers if isinstance(vision, ViTConfig) else list(vision.layers)
+    sizes = {"layers": layers, "width": vision.width, "image_size": vision.image_size}
+    if isinstance(vision, ViTConfig):
+        sizes["patch_size"] = vision.patch_size
+    text = TEXT.model_dump()
+    peer = open_clip.CLIP(model.config.embed_dim, sizes, text, quick_gelu=True)
+    peer.load_state_dict(model.state_dict())
+    return peer
+
+
+def peer_losses(peer: Any, steps: int) -> list[float]:
+    """Train as open_clip_train 3.3.0 does."""
+    plain = [p for p in peer.parameters() if p.ndim < 2]
+    decayed = [p for p in peer.parameters() if p.ndim >= 2]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), eps=1e-6)
+    scheduler, loss_of, losses = cosine_lr(optimizer, PEAK, WARMUP, STEPS), ClipLoss(), []
+    for step in range(steps):
+        batch = make_batch(step)
+        scheduler(step)
+        optimizer.zero_grad()
+        loss = loss_of(*peer(normalize(batch.images_BCHW), batch.tokens_BL))
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            peer.logit_scale.clamp_(0, torch.log(torch.tensor(100.0)))
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("config", "steps"), [(VIT, 40), (RESNET, 10)], ids=["vit", "resnet"])
+def test_losses_equal_open_clips(config: ClipConfig, steps: int) -> None:
+    model = build(config, seed=1)
+    peer = peer_of(model)
+    step = make_step(model)
+    losses = [step(make_batch(k), k, with_norm=False)[0].item() for k in range(steps)]
+    assert losses == pytest.approx(peer_losses(peer, steps), abs=1e-4)
+    assert losses[0] != losses[-1]
+    torch.testing.assert_close(
+        model.state_dict()["logit_scale"], peer.logit_scale.detach(), rtol=0, atol=1e-5
+    )
+
+
+def test_a_repeated_batch_is_learned() -> None:
+    step = make_step(build(VIT, seed=1), peak=3e-3)
+    losses = [step(make_batch(0), 10, with_norm=False)[0].item() for _ in range(30)]
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.1
+
+
+def test_the_norm_is_that_of_the_whole_gradient_and_clipping_bounds_it() -> None:
+    free, clipped = make_step(build(VIT, seed=1)), make_step(build(VIT, seed=1), grad_clip=0.5)
+    norms = [each(make_batch(0), 0, with_norm=True)[1] for each in (free, clipped)]
+    gradients = [
+        torch.cat([p.grad.double().flatten() for p in each.model.parameters() if p.grad is not None])
+        for each in (free, clipped)
+    ]
+    assert norms[0] is not None and norms[1] is not None
+    assert norms[0].item() == pytest.approx(gradients[0].norm().item(), rel=1e-4)
+    assert norms[1].item() == pytest.approx(norms[0].item(), rel=1e-5)
+    assert norms[0] > 0.5
+    assert gradients[1].norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_norm_is_not_computed_unasked() -> None:
+    assert make_step(build(VIT, seed=1))(make_batch(0), 0, with_norm=False)[1] is None
+
+
+def test_the_logit_scale_never_passes_100() -> None:
+    model = build(VIT, seed=1)
+    with torch.no_grad():
+        model.logit_scale.fill_(7.0)
+    make_step(model)(make_batch(0), 0, with_norm=False)
+    assert model.logit_scale.exp().item() == pytest.approx(100, rel=1e-6)
+
+
+def test_bf16_keeps_weights_in_single_precision_and_the_loss_near() -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        step = make_step(build(VIT, seed=1), precision=precision)
+        losses[precision] = [step(make_batch(k), k, with_norm=False)[0].item() for k in range(5)]
+        assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
