@@ -1,0 +1,1 @@
+"""The model stage: networks, tokenizer, preprocessing, named configurations, checkpoints, conversion."""

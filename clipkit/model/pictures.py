@@ -1,0 +1,81 @@
+"""Decoding pictures from anywhere: size-limited before decoding, one clear error for whatever is wrong."""
+
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from clipkit.errors import DatasetError
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 36_000_000
+# Only formats whose decoders read pixels: no PostScript, no metafiles. JPEG includes MPO.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_JPEG_START = b"\xff\xd8\xff"
+
+
+@contextmanager
+def opened(image: bytes) -> Iterator[Image.Image]:
+    """Open a picture with Pillow, its pixels not decoded yet; what fails inside comes out as DatasetError.
+
+    Pillow's warnings about odd metadata are silenced. A picture of more than 36 megapixels is refused by its
+    header.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(image), formats=_formats()) as picture:
+                check_pixels(*picture.size)
+                yield picture
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise DatasetError(
+            f"a picture is larger than {MAX_PIXELS // 10**6} megapixels: leave it out"
+        ) from None
+    except DatasetError:
+        raise
+    except Exception as error:  # decoders fed with hostile bytes raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"not a picture that can be decoded ({reason}): leave it out") from error
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise DatasetError for more than 36 megapixels."""
+    if width * height > MAX_PIXELS:
+        size = f"{width}x{height} pixels, over {MAX_PIXELS // 10**6} megapixels"
+        raise DatasetError(f"a picture has, or would be resized to, {size}: leave it out")
+
+
+def jpeg_size(image: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that libjpeg-turbo can decode to RGB; None for anything else."""
+    if not image.startswith(_JPEG_START):
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(image, strict=True)
+    except ValueError:
+        return None
+    return (width, height) if colors in ("YCbCr", "Gray") else None
+
+
+def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels | None:
+    """Pixels (H, W, 3) at the smallest DCT scale with at least these sides; None if libjpeg objects."""
+    sides = {"min_width": math.ceil(least_width), "min_height": math.ceil(least_height)}
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(image, "RGB", min_factor=2, strict=True, **sides)
+    except ValueError:
+        return None
+    return pixels
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)

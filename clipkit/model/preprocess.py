@@ -1,0 +1,136 @@
+"""Pictures to model input: OpenAI's evaluation transform bit for bit, OpenCLIP's training crop by a key.
+
+B batch, 3 colours, H and W pixels. The loader carries uint8; `normalize` runs on the device.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipkit.model.augment import Draws, crop_box, grayed, jittered
+from clipkit.model.pictures import Pixels, check_pixels, decode_jpeg, jpeg_size, opened
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+OVERSAMPLING = 2
+_APPEARANCE = 0x636F6C6F7572  # the crop and the later choices draw from two streams
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Picture bytes → uint8 (3, H, W) of side `image_size`: OpenAI's `_transform` before its ToTensor."""
+
+    image_size: int
+
+    def __call__(self, image: bytes, key: int = 0) -> Pixels:
+        """Decode, resize the short side, crop the centre; `key` is not used (the loader passes one)."""
+        with opened(image) as picture:
+            return _planes(_centered(picture, self.image_size))
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Picture bytes and a sample's key → uint8 (3, H, W): a bicubic random resized crop, as OpenCLIP's.
+
+    The key decides every choice. Off unless asked for: `flip` (half of the samples), `color_jitter`
+    (brightness, contrast, saturation, hue) with its probability, `gray_scale_probability`.
+    """
+
+    image_size: int
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = False
+    color_jitter: tuple[float, float, float, float] | None = None
+    color_jitter_probability: float = 0.8
+    gray_scale_probability: float = 0.0
+
+    def __call__(self, image: bytes, key: int) -> Pixels:
+        """Decode, crop, resize, augment. Raises DatasetError for what cannot be decoded."""
+        draws = Draws(key ^ _APPEARANCE)
+        picture = self._cropped_jpeg(image, key) or self._cropped(image, key)
+        if self.color_jitter is not None:
+            picture = jittered(picture, self.color_jitter, self.color_jitter_probability, draws)
+        if self.gray_scale_probability:
+            picture = grayed(picture, self.gray_scale_probability, draws)
+        if self.flip and draws.uniform() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return _planes(picture)
+
+    def _box(self, width: int, height: int, key: int) -> tuple[int, int, int, int]:
+        check_pixels(width, height)
+        return crop_box(width, height, self.scale, self.ratio, Draws(key))
+
+    def _cropped_jpeg(self, image: bytes, key: int) -> Image.Image | None:
+        size = jpeg_size(image)
+        if size is None:
+            return None
+        width, height = size
+        left, top, crop_width, crop_height = self._box(width, height, key)
+        # Decoded at a DCT scale at which the crop still has at least twice the pixels wanted, each way.
+        wanted = OVERSAMPLING * self.image_size
+        pixels = decode_jpeg(image, wanted * width / crop_width, wanted * height / crop_height)
+        if pixels is None:
+            return None
+        across, down = pixels.shape[1] / width, pixels.shape[0] / height
+        edges = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
+        first_x, first_y, last_x, last_y = *map(math.floor, edges[:2]), *map(math.ceil, edges[2:])
+        part = Image.fromarray(pixels[first_y:last_y, first_x:last_x])
+        box = (edges[0] - first_x, edges[1] - first_y, edges[2] - first_x, edges[3] - first_y)
+        return part.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
+
+    def _cropped(self, image: bytes, key: int) -> Image.Image:
+        with opened(image) as picture:
+            left, top, width, height = self._box(*picture.size, key)
+            part = picture.convert("RGB").crop((left, top, left + width, top + height))
+            return part.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True)
+class OpenAITransform:
+    """PIL picture → float32 (3, H, W): what `clip.load` returns beside the model."""
+
+    image_size: int
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """Resize, crop, scale to [0, 1], normalise."""
+        pixels = torch.from_numpy(_planes(_centered(picture, self.image_size)))
+        return normalize(pixels[None])[0]
+
+
+def openai_transform(size: int) -> OpenAITransform:
+    """What `clip.load` returns for a model of `size` pixels: PIL picture → float32 (3, size, size)."""
+    return OpenAITransform(size)
+
+
+def normalize(images_BCHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (B, 3, H, W) → `dtype`, same device, equal to torchvision's ToTensor and Normalize in float32."""
+    mean, std = _statistics(images_BCHW.device)
+    return images_BCHW.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    return mean, std
+
+
+def _centered(picture: Image.Image, size: int) -> Image.Image:
+    # The order (resize, crop, then RGB) and the rounding are those of torchvision's Resize and CenterCrop.
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    longer = int(size * long / short)
+    resized = (size, longer) if width <= height else (longer, size)
+    check_pixels(*resized)
+    if resized != picture.size:
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
+    return picture.crop((left, top, left + size, top + size)).convert("RGB")
+
+
+def _planes(picture: Image.Image) -> Pixels:
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))

@@ -1,0 +1,144 @@
+"""From a file of any known format to configuration and weights, every tensor checked by name and shape."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from clipkit.errors import CheckpointError
+from clipkit.model.archive import READABLE, SAFETENSORS_SUFFIX, read_pytorch, read_safetensors
+from clipkit.model.clip import Clip
+from clipkit.model.config import ClipConfig, available_models, named_config
+
+StateDict = dict[str, Tensor]
+CONFIG_KEY = "model_config"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model at rest: configuration, tensors under OpenAI's names, and where they come from."""
+
+    config: ClipConfig
+    state_dict: StateDict
+    epoch: int = 0
+    name: str = ""
+
+
+def read_weights(path: Path, model: str | None = None) -> Weights:
+    """Read a clipkit or OpenCLIP checkpoint, a plain state_dict, or clipkit's safetensors.
+
+    `model` must be given for a file that does not name its model (OpenCLIP's never do: the activation cannot
+    be seen in the weights), and must agree with one that does. Raises CheckpointError with what does not fit.
+    """
+    if path.suffix == SAFETENSORS_SUFFIX:
+        tensors, metadata = read_safetensors(path)
+        return _checked(path, {**_decoded(path, metadata), "state_dict": tensors}, model)
+    raw = read_pytorch(path)
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected {READABLE}")
+    return _checked(path, raw if "state_dict" in raw else {"state_dict": raw}, model)
+
+
+def assemble(weights: Weights, path: Path) -> Clip:
+    """Build the model in float32 on the CPU, in evaluation mode, and give it these weights."""
+    with torch.device("meta"):
+        clip = Clip(weights.config)
+    expected = clip.state_dict()
+    check_tensors(weights.state_dict, expected, path, weights.config.name)
+    # A copy of each: nothing shares memory with the file or with another tensor.
+    tensors = {
+        key: weights.state_dict[key].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
+        for key, value in expected.items()
+    }
+    clip.load_state_dict(tensors, assign=True)
+    return clip.eval()
+
+
+def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path: Path, model: str) -> None:
+    """Raise CheckpointError, naming the first, for a tensor that is missing, unknown, or of another shape."""
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    if missing:
+        raise CheckpointError(f"{path} is not a {model}: it lacks {_listed(missing)}")
+    if unknown:
+        raise CheckpointError(f"{path} is not a {model}, which has no {_listed(unknown)}")
+    for key, value in expected.items():
+        tensor = found[key]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_complex():
+            raise CheckpointError(f"{path}: {key} is not a dense tensor of real numbers")
+        if tensor.shape != value.shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
+            raise CheckpointError(f"{path} is not a {model}: {key} has shape {shapes}")
+
+
+def stored_config(value: Any, path: Path) -> ClipConfig:
+    """The configuration that stands in a file. Raises CheckpointError for one that is none."""
+    try:
+        return ClipConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or CONFIG_KEY
+        raise CheckpointError(f"{path} has a model_config that is none: {where}: {first['msg']}") from error
+
+
+def clean_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Take wrappers' marks out of names: `module.` (DDP) in front, `_orig_mod.` (torch.compile) anywhere."""
+    return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _checked(path: Path, raw: Mapping[str, Any], model: str | None) -> Weights:
+    state_dict = raw["state_dict"]
+    if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
+        raise CheckpointError(f"{path} has no table of named tensors; expected {READABLE}")
+    tensors = clean_names(state_dict)
+    if CONFIG_KEY in raw:
+        config = stored_config(raw[CONFIG_KEY], path)
+        if model is not None:
+            check_model(config, named_config(model), path)
+    elif model is None:
+        choices = ", ".join(_candidates(tensors)) or f"one of {', '.join(available_models())}"
+        raise CheckpointError(f"{path} does not say which model it is: name it with --model ({choices})")
+    else:
+        config = named_config(model)
+    epoch, name = raw.get("epoch"), raw.get("name")
+    return Weights(
+        config, tensors, epoch if isinstance(epoch, int) else 0, name if isinstance(name, str) else ""
+    )
+
+
+def check_model(found: ClipConfig, wanted: ClipConfig, path: Path) -> None:
+    """Raise CheckpointError if a file's configuration is not the one asked for, showing both."""
+    differences = found.differences(wanted)
+    if differences:
+        raise CheckpointError(f"{path} is a {found.name}, not a {wanted.name}: {'; '.join(differences[:4])}")
+
+
+def _candidates(tensors: Mapping[str, Any]) -> list[str]:
+    found = {key: tuple(value.shape) for key, value in tensors.items() if isinstance(value, Tensor)}
+    fitting = []
+    for name in available_models():
+        with torch.device("meta"):
+            expected = {
+                key: tuple(value.shape) for key, value in Clip(named_config(name)).state_dict().items()
+            }
+        if expected == found:
+            fitting += [f"{name} if it computes QuickGELU", f"{name}-gelu if GELU"]
+    return fitting
+
+
+def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if CONFIG_KEY not in metadata:
+        return {}
+    try:
+        return {CONFIG_KEY: json.loads(metadata[CONFIG_KEY])}
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a model_config that is not JSON") from error
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

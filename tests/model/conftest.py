@@ -1,0 +1,179 @@
+import io
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from clipkit.errors import CheckpointError
+from clipkit.model.checkpoint import Checkpoint, save_checkpoint
+from clipkit.model.clip import Clip, build
+from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, named_config
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def openai_clip() -> Any:
+    """OpenAI's package, whose import warns about pkg_resources."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip
+        import clip.model
+    return clip
+
+
+@pytest.fixture(scope="session")
+def open_clip() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import open_clip
+    return open_clip
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+MICRO = named_config("ViT-Micro/16@32px")
+TEXT = TextConfig(width=64, heads=1, layers=2)
+SMALL = {
+    "vit": ClipConfig(
+        name="a small ViT",
+        embed_dim=64,
+        vision=ViTConfig(layers=2, width=128, patch_size=8, image_size=32),
+        text=TEXT,
+    ),
+    "resnet": ClipConfig(
+        name="a small ResNet",
+        embed_dim=64,
+        vision=ResNetConfig(layers=(1, 2, 1, 1), width=32, image_size=64),
+        text=TEXT,
+    ),
+}
+
+
+@pytest.fixture(params=SMALL)
+def small(request: pytest.FixtureRequest) -> ClipConfig:
+    """One layer deep or two, and every kind of layer: a ViT, then a ResNet."""
+    return SMALL[request.param]
+
+
+def trained_looking(config: ClipConfig, seed: int = 0) -> Clip:
+    """A model whose norms and biases are not at their neutral first values, so that every weight matters."""
+    clip = build(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in clip.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif name.endswith(("bias", "running_mean")):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+            elif ".bn" in name or ".ln_" in name or ".downsample.1.weight" in name:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.5)
+    return clip.eval()
+
+
+def openai_peer(openai_clip: Any, config: ClipConfig) -> nn.Module:
+    """The same architecture in OpenAI's own code, drawn from the global generator."""
+    vision, text = config.vision, config.text
+    patch_size = vision.patch_size if isinstance(vision, ViTConfig) else None
+    model: nn.Module = openai_clip.model.CLIP(
+        config.embed_dim,
+        *(vision.image_size, vision.layers, vision.width, patch_size),
+        *(text.context_length, text.vocab_size, text.width, text.heads, text.layers),
+    )
+    return model.eval()
+
+
+def inputs(config: ClipConfig, pictures: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Seeded pictures, and texts with their ends at the last place, in the middle, and at once."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(pictures, 3, config.image_size, config.image_size, generator=generator)
+    length, vocabulary = config.text.context_length, config.text.vocab_size
+    tokens = torch.randint(1, vocabulary - 2, (4, length), generator=generator)
+    for row, end in enumerate((length - 1, length // 2, 1, 9)):
+        tokens[row, end] = vocabulary - 1
+        tokens[row, end + 1 :] = 0
+    return images, tokens
+
+
+def a_checkpoint(config: ClipConfig = MICRO, **changes: Any) -> Checkpoint:
+    clip = trained_looking(config)
+    return Checkpoint(
+        **{
+            "epoch": 2,
+            "name": "a-run",
+            "state_dict": clip.state_dict(),
+            "model_config": config.model_dump(mode="json"),
+            "optimizer": {
+                "state": {0: {"step": torch.tensor(3.0)}},
+                "param_groups": [{"betas": (0.9, 0.98)}],
+            },
+            "step": 7,
+            "position": 1_234_567_890_123,
+            "rng": {"cpu": torch.random.get_rng_state()},
+            "train_config": {"lr": 5e-4, "seed": 0},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_2.pt"
+    save_checkpoint(path, a_checkpoint())
+    return path
+
+
+def one_line(call: Callable[[], object]) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def changed(saved: Path, **changes: Any) -> Path:
+    raw = torch.load(saved, weights_only=True) | changes
+    path = saved.with_name("changed.pt")
+    torch.save({key: value for key, value in raw.items() if value is not ...}, path)
+    return path
+
+
+def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth colours under some noise, in any of Pillow's modes."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height // 8 + 2, width // 8 + 2, 4), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    noisy = (smooth + generator.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(noisy[:, :, 0].astype(np.uint16) * 257)
+    return Image.fromarray(noisy if mode in ("RGBA", "LA") else noisy[:, :, :3]).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()

@@ -1,0 +1,72 @@
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from clipkit.errors import DatasetError
+from clipkit.model.preprocess import EvalTransform, TrainTransform
+from tests.model.conftest import encoded, picture
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims any size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("size", [(6001, 6000), (36_000_001, 1), (2**31 - 1, 2**31 - 1), (9_500, 9_500)])
+def test_a_picture_over_36_megapixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
+        with pytest.raises(DatasetError, match="36 megapixels"):
+            transform(png_that_claims(*size))
+
+
+def test_a_jpeg_over_36_megapixels_is_refused_before_it_is_decoded() -> None:
+    data = bytearray(encoded(picture(64, 64), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
+        with pytest.raises(DatasetError, match="36 megapixels"):
+            transform(bytes(data))
+
+
+def test_a_thread_of_a_picture_cannot_grow_beyond_memory() -> None:
+    data = encoded(Image.new("L", (1, 200_000)))
+    with pytest.raises(DatasetError, match="would be resized"):
+        EvalTransform(224)(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<html>not found</html>",
+        b"\xff\xd8\xff\xe0 jpeg no more",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    ],
+    ids=["empty", "html", "jpeg start", "postscript"],
+)
+def test_what_is_no_picture_gives_one_clear_line(data: bytes) -> None:
+    for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
+        with pytest.raises(DatasetError, match="not a picture") as caught:
+            transform(data)
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]), st.data())
+def test_damaged_pictures_give_pixels_or_a_dataset_error(kind: str, data: st.DataObject) -> None:
+    whole = bytearray(encoded(picture(40, 30), kind))
+    for _ in range(data.draw(st.integers(0, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    for transform in (EvalTransform(16), lambda image: TrainTransform(16)(image, 3)):
+        try:
+            assert transform(cut).shape == (3, 16, 16)
+        except DatasetError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,33 @@
+import json
+
+import pytest
+
+from clipkit.model.config import available_models, named_config
+from clipkit.model.profile import figures, model_table
+
+# Millions of parameters and GFLOPs, from docs/model_profile.csv of OpenCLIP.
+OPEN_CLIP_FIGURES = {
+    "RN50": (102.01, 18.18),
+    "RN101": (119.69, 25.5),
+    "RN50x4": (178.3, 51.82),
+    "RN50x16": (290.98, 162.69),
+    "ViT-B/32": (151.28, 14.78),
+    "ViT-B/16": (149.62, 41.09),
+    "ViT-L/14": (427.62, 175.33),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_FIGURES)
+def test_figures_are_those_of_open_clips_profile(name: str) -> None:
+    parameters, gflops = OPEN_CLIP_FIGURES[name]
+    counted = figures(named_config(name))
+    assert round(counted.parameters / 1e6, 2) == parameters
+    assert counted.gflops == pytest.approx(gflops, abs=0.01)
+
+
+def test_the_table_has_every_model_once() -> None:
+    table = model_table()
+    assert [row.name for row in table.rows] == available_models()
+    assert json.loads(json.dumps(table.as_json()))["models"][0]["name"] == "RN50"
+    row = ["RN50", "224", "1,024", "102.01", "18.18", "RN50-quickgelu"]
+    assert row in [line.split() for line in table.lines().splitlines()]

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import torch
+
+from clipkit.model.checkpoint import load_model
+from tests.model.conftest import MICRO, changed, one_line, trained_looking
+
+
+def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
+    good = torch.load(saved, weights_only=True)["state_dict"]
+    key = "visual.proj"
+    without = {name: tensor for name, tensor in good.items() if name != key}
+    wrong: list[tuple[dict[str, object], str]] = [
+        (without, "is not a ViT-Micro/16@32px: it lacks visual.proj"),
+        ({**good, "extra.weight": good[key]}, "which has no extra.weight"),
+        ({**good, key: torch.zeros(2, 3)}, "visual.proj has shape (2, 3), not (64, 64)"),
+        ({**good, key: "text"}, "visual.proj is not a dense tensor"),
+        ({**good, key: good[key].to_sparse()}, "visual.proj is not a dense tensor"),
+        ({**good, key: good[key].to(torch.complex64)}, "visual.proj is not a dense tensor"),
+        ({**good, key: torch.zeros(1).expand(10**6, 10**6)}, "visual.proj has shape (1000000, 1000000)"),
+    ]
+    for state_dict, expected in wrong:
+        assert expected in one_line(lambda: load_model(changed(saved, state_dict=state_dict)))  # noqa: B023
+
+
+def test_a_configuration_that_asks_for_the_whole_memory_is_refused(saved: Path) -> None:
+    config = MICRO.model_dump(mode="json") | {"embed_dim": 10**12}
+    assert "embed_dim: Input should be less than" in one_line(
+        lambda: load_model(changed(saved, model_config=config))
+    )
+
+
+def test_a_plain_state_dict_needs_its_models_name(tmp_path: Path) -> None:
+    clip, path = trained_looking(MICRO), tmp_path / "plain.pt"
+    torch.save(clip.state_dict(), path)
+    line = one_line(lambda: load_model(path))
+    assert (
+        "name it with --model (ViT-Micro/16@32px if it computes QuickGELU, ViT-Micro/16@32px-gelu if GELU)"
+        in line
+    )
+    assert "is not a RN50: it lacks visual.bn1.weight and " in one_line(
+        lambda: load_model(path, model="RN50")
+    )
+    opened = load_model(path, model="ViT-Micro/16@32px")
+    assert all(torch.equal(opened.state_dict()[k], v) for k, v in clip.state_dict().items())
+
+
+def test_a_checkpoint_of_open_clips_first_release_opens(tmp_path: Path) -> None:
+    clip, path = trained_looking(MICRO), tmp_path / "epoch_1.pt"
+    tensors = {f"module.{name}": tensor for name, tensor in clip.state_dict().items()}
+    torch.save({"epoch": 1, "name": "2021", "state_dict": tensors, "optimizer": {"state": {}}}, path)
+    opened = load_model(path, model="ViT-Micro/16@32px")
+    assert all(torch.equal(opened.state_dict()[k], v) for k, v in clip.state_dict().items())
+
+
+def test_half_precision_weights_open_in_float32(tmp_path: Path) -> None:
+    clip, path = trained_looking(MICRO), tmp_path / "half.pt"
+    torch.save(
+        {name: t.half() if t.is_floating_point() else t for name, t in clip.state_dict().items()}, path
+    )
+    opened = load_model(path, model="ViT-Micro/16@32px")
+    assert {tensor.dtype for tensor in opened.parameters()} == {torch.float32}
