@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.atomic import replaced, write_json, write_table
+from clipkit.atomic import TEMPORARY_SUFFIX, replaced, write_json, write_table
 from clipkit.errors import DatasetError
 from clipkit.shards.format import (
     HEADER_BYTES,
@@ -156,7 +156,10 @@ class Packer:
                 table.unlink()
 
     def _discard_unlisted(self) -> None:
-        # A kill between writing a shard and the commit leaves files that the index does not list.
+        # A kill leaves temporary files; one between writing a shard and the commit, files not in the index.
+        for pattern in (f"*{TEMPORARY_SUFFIX}", f"*/*{TEMPORARY_SUFFIX}"):
+            for path in self._directory.glob(pattern):
+                path.unlink()
         listed = {entry.name for entry in self._index.entries}
         for path in (*self._directory.glob("[0-9]*.tar"), *self._directory.glob(f"{FAILURES}/*.parquet")):
             if path.relative_to(self._directory).as_posix() not in listed:

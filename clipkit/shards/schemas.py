@@ -20,7 +20,7 @@ REASONS = {
     "http_4xx": False,
     "rate_limited": True,
     "http_5xx": True,
-    "protocol": True,
+    "protocol": False,
     "truncated": True,
     "empty": False,
     "not_an_image": False,

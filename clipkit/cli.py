@@ -1,0 +1,282 @@
+"""The `clipkit` command. Each command parses, builds a config, calls one stage, and prints its result.
+
+Progress goes to standard error, results to standard output; with --json the result is one JSON object and
+nothing else stands on standard output. Exit codes: 0 success, 1 an expected failure in one line, 2 bad usage,
+130 or 143 interrupted.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, TypeVar
+
+import typer
+
+from clipkit._version import VERSION
+from clipkit.errors import ClipkitError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pydantic import BaseModel
+
+    Config = TypeVar("Config", bound=BaseModel)
+
+app = typer.Typer(
+    name="clipkit",
+    help="From a list of image URLs to a trained, evaluated CLIP model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
+shards_app = typer.Typer(no_args_is_help=True, help="Look at a dataset directory.")
+plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
+app.add_typer(ingest_app, name="ingest")
+app.add_typer(shards_app, name="shards")
+app.add_typer(plot_app, name="plot")
+
+
+class Result(Protocol):
+    """What every stage's result can do."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+
+    def lines(self) -> str:
+        """Return the result as text to read."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, nothing else.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"clipkit {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def clipkit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a list of image URLs to a trained, evaluated CLIP model."""
+
+
+@ingest_app.command("cc")
+def ingest_cc(
+    files: Annotated[
+        list[Path], typer.Argument(help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The dataset directory. Default: the first file's stem.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
+    quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
+    connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
+    per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
+    retries: Annotated[int, typer.Option(help="Further attempts after failures that can pass.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
+    deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
+    contact: Annotated[str | None, typer.Option(help="A URL or address to put into the User-Agent.")] = None,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Download a Conceptual Captions list into a dataset of exact shards; run it again to continue."""
+    from clipkit.ingest.config import IngestConfig
+    from clipkit.ingest.run import ingest
+    from clipkit.ingest.sources import conceptual_captions
+
+    config = _config(IngestConfig, locals())
+    _show(ingest(conceptual_captions(files), out or Path(files[0].stem), config), as_json)
+
+
+@shards_app.command("info")
+def shards_info(
+    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    as_json: Json = False,
+) -> None:
+    """Count samples, bytes, sizes, captions, and failures by cause."""
+    from clipkit.shards.summary import summarize
+
+    _show(summarize(directory), as_json)
+
+
+@app.command()
+def train(
+    shards: Annotated[Path, typer.Option(help="The dataset directory to train on.")],
+    model: Annotated[str, typer.Option(help="A named configuration: see `clipkit models`.")] = "RN50",
+    name: Annotated[
+        str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
+    imagenet_val: Annotated[
+        Path | None, typer.Option(help="ImageNet validation (wnid folders): zero-shot after each epoch.")
+    ] = None,
+    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2 (folders 0…999), likewise.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a batch over all processes together.")] = 128,
+    epochs: Annotated[int | None, typer.Option(help="Default: 32, as in the CLIP paper.")] = None,
+    samples_seen: Annotated[int | None, typer.Option(help="Instead of epochs.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 5e-4.")] = None,
+    beta1: Annotated[float | None, typer.Option(help="Adam's β₁. Default: 0.9.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Adam's β₂. Default: 0.999, ViTs 0.98.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Adam's ε. Default: 1e-8, ViTs 1e-6.")] = None,
+    weight_decay: Annotated[float, typer.Option(help="Not on gains, biases and logit scale.")] = 0.2,
+    warmup: Annotated[
+        float | None, typer.Option(help="Steps, or a fraction below 1. Default: 2,000, at most a tenth.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="cosine or constant, after the warm-up.")] = "cosine",
+    grad_clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: bf16 on CUDA.")] = None,
+    crop_scale: Annotated[
+        tuple[float, float], typer.Option(help="Least and largest share of the picture in a crop.")
+    ] = (0.9, 1.0),
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")] = False,
+    color_jitter: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(help="Strengths for brightness, contrast, saturation and hue."),
+    ] = None,
+    color_jitter_probability: Annotated[float, typer.Option(help="Share of pictures jittered.")] = 0.8,
+    gray_scale_probability: Annotated[float, typer.Option(help="Share of pictures made grey.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and crops.")] = 0,
+    workers: Annotated[int, typer.Option(help="Loader processes of each training process.")] = 4,
+    save_every: Annotated[int, typer.Option(help="Samples between checkpoints.")] = 500_000,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Train a CLIP model on shards; the same command continues an interrupted run."""
+    from clipkit.evaluate.config import EvaluateConfig
+    from clipkit.evaluate.run import evaluators
+    from clipkit.shards.shard_set import ShardSet
+    from clipkit.train.config import TrainConfig
+    from clipkit.train.run import train
+    from clipkit.train.run_directory import RunDirectory
+
+    config = _config(TrainConfig, locals())
+    watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
+    run = RunDirectory(runs / (name or f"{shards.resolve().name}-{model.replace('/', '-')}"))
+    _show(train(config, ShardSet(shards), run, watched), as_json)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint. Default: the newest run's newest, which is printed.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
+    imagenet_val: Annotated[Path | None, typer.Option(help="ImageNet validation: wnid folders.")] = None,
+    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2: folders 0…999.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Any folder with one folder a class.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="CSV for --folder: columns folder,names; names separated by |.")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Prompts of every set, one a line, {} for the name.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The named configuration, where the file does not say it.")
+    ] = None,
+    allow_subset: Annotated[
+        bool, typer.Option("--allow-subset", help="Accept fewer classes or pictures, and say so.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures in a batch.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode. Default: by the size of the set.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure zero-shot classification; each result is appended to the run's results.jsonl."""
+    from clipkit.evaluate.config import EvaluateConfig
+    from clipkit.evaluate.run import evaluate
+    from clipkit.train.run_directory import newest_checkpoint
+
+    config = _config(EvaluateConfig, locals())
+    chosen = checkpoint or newest_checkpoint(runs)
+    if checkpoint is None:
+        print(f"checkpoint: {chosen}", file=sys.stderr)
+    _show(evaluate(chosen, config, model=model), as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    to: Annotated[str, typer.Option(help="openai, open-clip, safetensors or clipkit.")] = "openai",
+    model: Annotated[
+        str | None, typer.Option(help="The named configuration, where SOURCE does not say it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint in another tool's format, open it by that tool's rules, and compare features."""
+    from clipkit.model.convert import convert
+
+    _show(convert(source, target, to, model), as_json)
+
+
+@plot_app.command("curves")
+def plot_curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Annotated[Path, typer.Option(help="The picture to write: .png or .svg.")],
+    as_json: Json = False,
+) -> None:
+    """Draw loss and accuracy against the samples seen, for one or several runs."""
+    from clipkit.evaluate.plots import plot_curves
+
+    _show(plot_curves(runs, out), as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the named configurations with parameters and GFLOPs of one picture and one caption."""
+    from clipkit.model.profile import model_table
+
+    _show(model_table(), as_json)
+
+
+def _config(kind: "type[Config]", options: dict[str, Any]) -> "Config":
+    from pydantic import ValidationError
+
+    given = {name: options[name] for name in kind.model_fields if options.get(name) is not None}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{str(name).replace('_', '-')}: " for name in first["loc"][:1])
+        raise typer.BadParameter(option + first["msg"].removeprefix("Value error, ")) from None
+
+
+def _show(result: Result, as_json: bool) -> None:
+    print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())
+
+
+def _terminated(number: int, frame: "FrameType | None") -> NoReturn:
+    sys.exit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; end the process with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(prog_name="clipkit")
+    except ClipkitError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        what = error.strerror or os.strerror(error.errno)
+        _fail(f"{place}{what}; what was finished is kept: mend this and run the same command again", 1)
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    print(f"clipkit: {' '.join(line.splitlines())}", file=sys.stderr)
+    sys.exit(code)

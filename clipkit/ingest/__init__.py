@@ -1,0 +1,1 @@
+"""From lists of URLs to downloaded, checked, resized pictures in parts."""

@@ -1,0 +1,60 @@
+"""Pixels of any colour space to sRGB. Shapes: H height, W width, C channels."""
+
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+_MAX_PROFILE_BYTES = 4_000_000
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+
+
+def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
+    """Convert grey (H, W) or RGB (H, W, 3) uint8 pixels to sRGB (H, W, 3) by their ICC profile, if any.
+
+    A profile that is damaged or for another kind of picture is ignored, as browsers do.
+    """
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    transform = _transform(icc, mode) if icc else None
+    if transform:
+        return np.asarray(ImageCms.applyTransform(Image.fromarray(pixels), transform))
+    return np.stack([pixels] * 3, axis=-1) if mode == "L" else pixels
+
+
+def flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
+    """Return a loaded picture as grey (H, W) or RGB (H, W, 3) pixels, and the profile still to be applied.
+
+    Transparency is laid on white; 16-bit grey is scaled to 8; CMYK is converted here, by its profile if
+    it has one.
+    """
+    icc = image.info.get("icc_profile")
+    if image.mode.startswith("I"):
+        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return ((deep * 255 + 32767) // 65535).astype(np.uint8), icc
+    if image.mode == "CMYK":
+        transform = _transform(icc, "CMYK") if icc else None
+        rgb = ImageCms.applyTransform(image, transform) if transform else image.convert("RGB")
+        return np.asarray(rgb), None
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+        return np.asarray(rgb), icc
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), icc
+
+
+@lru_cache(maxsize=32)
+def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    if len(icc) > _MAX_PROFILE_BYTES:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        fits = _SPACES.get(profile.profile.xcolor_space.strip()) == mode
+        if not fits or "sRGB" in ImageCms.getProfileDescription(profile):
+            return None
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None

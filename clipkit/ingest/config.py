@@ -1,0 +1,57 @@
+"""The settings of one ingest, validated once."""
+
+import os
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from clipkit._version import VERSION
+
+MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
+
+
+def _available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class IngestConfig(BaseModel):
+    """How to fetch pictures and what to make of them.
+
+    `image_size` is the short side in pixels of larger pictures, `quality` that of the JPEG made;
+    `connections` are per worker process, `per_host` for all of them together; `timeout` (seconds) bounds
+    a connect and a stall, `deadline` (seconds) one URL over all its attempts and waits, `backoff` is the
+    wait in seconds before the first retry, doubled for each further one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(256, ge=1, le=8192)
+    quality: int = Field(95, ge=1, le=100)
+    workers: int = Field(default_factory=_available_cpus, ge=1, le=1024)
+    connections: int = Field(64, ge=1, le=4096)
+    per_host: int = Field(64, ge=1)
+    limit: int | None = Field(None, ge=1)
+    retries: int = Field(2, ge=0, le=20)
+    backoff: float = Field(0.5, gt=0)
+    timeout: float = Field(10.0, ge=1)
+    deadline: float = Field(60.0, gt=0)
+    max_bytes: int = Field(20_000_000, ge=1, le=1_000_000_000)
+    max_pixels: int = Field(36_000_000, ge=1, le=MAX_DECODED_PIXELS)
+    contact: str | None = Field(None, pattern=r"^[\x20-\x7e]{1,200}$")
+    allow_private_hosts: bool = False
+    chunk_rows: int = Field(1000, ge=1, le=100_000)
+
+    @property
+    def user_agent(self) -> str:
+        """The User-Agent header: what this is, and whom to tell if it misbehaves."""
+        return f"clipkit/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
+
+    @property
+    def connections_per_host(self) -> int:
+        """One worker's share of `per_host`."""
+        return max(1, self.per_host // self.workers)
+
+    @property
+    def image_settings(self) -> dict[str, int | float | bool | str | None]:
+        """The settings that the samples' bytes, or whether there is a sample, depend on."""
+        names = ("image_size", "quality", "max_bytes", "max_pixels")
+        return {name: getattr(self, name) for name in names}

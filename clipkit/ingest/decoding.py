@@ -1,0 +1,123 @@
+"""Bytes as served to pixels, with every limit checked before any pixel is decoded."""
+
+import math
+import re
+import warnings
+from io import BytesIO
+from typing import NamedTuple
+
+import simplejpeg
+from PIL import Image
+
+from clipkit.ingest.colour import Pixels, flattened
+from clipkit.ingest.metadata import MAX_SCANS, exif_orientation, jpeg_metadata
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+)
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same words in every run
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+
+
+class Decoded(NamedTuple):
+    """Grey (H, W) or RGB (H, W, 3) pixels, perhaps already reduced from `width` × `height`.
+
+    `orientation` (Exif, 1–8) and `icc` are still to be applied.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    orientation: int
+    icc: bytes | None
+
+
+class UnreadableError(Exception):
+    """Bytes that give no picture: a reason of `REASONS` and a detail."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def sniff(data: bytes) -> str | None:
+    """Return jpeg, png, gif, webp, avif or bmp by the first bytes, None for anything else."""
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "avif"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    return None
+
+
+def decode(data: bytes, kind: str, *, short_side: int, max_pixels: int) -> Decoded:
+    """Decode a picture of the sniffed `kind`; a JPEG perhaps at 1/2, 1/4 or 1/8, not below `short_side`.
+
+    Raises UnreadableError (too_many_pixels, broken_image). A picture that decodes only in part is broken.
+    """
+    try:
+        if kind == "jpeg":
+            return _decode_jpeg(data, short_side, max_pixels)
+        return _decode_other(data, kind, short_side, max_pixels)
+    except UnreadableError:
+        raise
+    except Exception as error:  # hostile bytes make decoders raise anything
+        detail = _ADDRESS.sub("", f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise UnreadableError("broken_image", detail[:200]) from None
+
+
+def _decode_jpeg(data: bytes, short_side: int, max_pixels: int) -> Decoded:
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
+        return _decode_other(data, "jpeg", short_side, max_pixels)
+    _check_size(width, height, max_pixels)
+    metadata = jpeg_metadata(data)
+    if metadata.scans > MAX_SCANS:
+        raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
+    if colorspace in ("CMYK", "YCCK"):
+        return _decode_other(data, "jpeg", short_side, max_pixels)
+    # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
+    reduced = [factor for factor in (2, 4, 8) if math.ceil(min(width, height) / factor) >= short_side]
+    factor = max(reduced, default=1)
+    grey = colorspace == "Gray"
+    pixels = simplejpeg.decode_jpeg(
+        data,
+        "GRAY" if grey else "RGB",
+        min_height=math.ceil(height / factor),
+        min_width=math.ceil(width / factor),
+    )
+    return Decoded(pixels[:, :, 0] if grey else pixels, width, height, metadata.orientation, metadata.icc)
+
+
+def _decode_other(data: bytes, kind: str, short_side: int, max_pixels: int) -> Decoded:
+    with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
+        width, height = image.size
+        _check_size(width, height, max_pixels)
+        orientation = exif_orientation(image.info.get("exif", b""))
+        image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
+        image.load()
+        pixels, icc = flattened(image)
+    return Decoded(pixels, width, height, orientation, icc)
+
+
+def _opened(data: bytes, kind: str) -> Image.Image:
+    try:
+        return Image.open(BytesIO(data), formats=[kind])
+    except Image.DecompressionBombError as error:
+        raise UnreadableError("too_many_pixels", str(error)[:100]) from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UnreadableError("too_many_pixels", f"{width} x {height}")
+    if not width or not height:
+        raise UnreadableError("broken_image", f"{width} x {height}")

@@ -1,0 +1,50 @@
+"""From what libcurl and servers report to the closed set of reasons."""
+
+import pycurl
+
+_CURL_REASONS = {
+    pycurl.E_UNSUPPORTED_PROTOCOL: "scheme",
+    pycurl.E_URL_MALFORMAT: "bad_url",
+    pycurl.E_COULDNT_RESOLVE_HOST: "dns_failed",
+    pycurl.E_COULDNT_CONNECT: "connect",
+    pycurl.E_INTERFACE_FAILED: "connect",
+    pycurl.E_OPERATION_TIMEDOUT: "timeout",
+    pycurl.E_SSL_CONNECT_ERROR: "tls",
+    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
+    pycurl.E_SSL_CERTPROBLEM: "tls",
+    pycurl.E_SSL_CIPHER: "tls",
+    pycurl.E_SSL_CACERT_BADFILE: "tls",
+    pycurl.E_SSL_ISSUER_ERROR: "tls",
+    pycurl.E_SSL_INVALIDCERTSTATUS: "tls",
+    pycurl.E_TOO_MANY_REDIRECTS: "redirects",
+    pycurl.E_FILESIZE_EXCEEDED: "too_large",
+    pycurl.E_PARTIAL_FILE: "truncated",
+    pycurl.E_GOT_NOTHING: "reset",
+    pycurl.E_RECV_ERROR: "reset",
+    pycurl.E_SEND_ERROR: "reset",
+}
+"""Every other error of libcurl's is `protocol`: the answer was not HTTP as we speak it."""
+
+
+def curl_reason(code: int, message: str, *, received: bool) -> str:
+    """Return the reason for libcurl's error `code`; `received` says whether some of the body had come."""
+    if "HTTP/0.9" in message:
+        return "protocol"
+    if code == pycurl.E_OPERATION_TIMEDOUT and received and "too slow" in message:
+        return "too_slow"
+    return _CURL_REASONS.get(code, "protocol")
+
+
+def status_reason(status: int) -> str | None:
+    """Return the reason for a final HTTP status, None if it is a success."""
+    if 200 <= status < 300:
+        return None
+    if 300 <= status < 400:
+        return "redirects"  # one without a Location that could be followed
+    if status == 408:
+        return "timeout"
+    if status == 429:
+        return "rate_limited"
+    if 400 <= status < 500:
+        return "http_4xx"
+    return "http_5xx" if status >= 500 else "protocol"

@@ -1,0 +1,59 @@
+"""What stands in a JPEG beside its pixels: orientation (Exif 2.3) and colour profile (ICC.1, annex B.4)."""
+
+import struct
+from typing import NamedTuple
+
+MAX_SCANS = 200  # progressive pictures have about ten; thousands are an attack on the decoder
+_ORIENTATION = 0x0112
+_EXIF = b"Exif\0\0"
+_ICC = b"ICC_PROFILE\0"
+_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
+
+
+class JpegMetadata(NamedTuple):
+    """`orientation` is 1–8 (1 upright), `icc` the profile or None, `scans` the most scans there may be."""
+
+    orientation: int
+    icc: bytes | None
+    scans: int
+
+
+def jpeg_metadata(data: bytes) -> JpegMetadata:
+    """Read the segments before the first scan; never raises: what cannot be read counts as absent."""
+    orientation, progressive, profile = 1, False, dict[bytes, bytes]()
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF or marker in _STANDALONE:
+            place += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xDA, 0xD9):
+            break
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xE1 and data.startswith(_EXIF, place + 4):
+            orientation = exif_orientation(data[place + 10 : end])
+        elif marker == 0xC2:
+            progressive = True
+        elif marker == 0xE2 and data.startswith(_ICC, place + 4):
+            profile[data[place + 16 : place + 17]] = data[place + 18 : end]
+        place = max(end, place + 2)
+    icc = b"".join(profile[number] for number in sorted(profile)) or None
+    return JpegMetadata(orientation, icc, data.count(b"\xff\xda") if progressive else 1)
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Return the orientation (1–8) of an Exif block, from its TIFF header on; 1 if there is none."""
+    tiff = tiff.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    try:
+        if order is None:
+            return 1
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(min(entries, 1000)):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1

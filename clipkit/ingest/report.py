@@ -1,0 +1,146 @@
+"""What a finished dataset looks like: its figures and a few of its pictures, gathered for one page."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipkit.atomic import write_text
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.images import Picture, process
+from clipkit.ingest.page import CAPTION_LENGTHS, SHORT_SIDES, render
+from clipkit.shards.dataset import DatasetDescription, read_dataset
+from clipkit.shards.index import Index, read_index
+from clipkit.shards.shard_set import ShardSet
+
+REPORT_FILE = "report.html"
+MAX_FILES = 200  # manifests and failure files read, each spread evenly: the page costs the same at any size
+PICTURES = 48
+EXAMPLES_PER_REASON = 3
+_THUMBNAIL = IngestConfig(image_size=160, quality=80)
+_COLUMNS = ["url", "caption", "original_format", "original_width", "original_height", "sha256"]
+
+T = TypeVar("T")
+
+
+class Example(NamedTuple):
+    """A URL that gave no sample."""
+
+    reason: str
+    url: str
+    detail: str
+
+
+class Shown(NamedTuple):
+    """A picture of the page: JPEG bytes, and the sample's caption and key."""
+
+    jpeg: bytes
+    caption: str
+    key: str
+
+
+@dataclass
+class Report:
+    """The page's content. Counts but those of the index are over the files looked at (`sampled`: not all)."""
+
+    name: str
+    description: DatasetDescription
+    shards: int
+    samples: int
+    failures: int
+    bytes: int
+    sampled: bool = False
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: list[Example] = field(default_factory=list)
+    hosts_ok: Counter[str] = field(default_factory=Counter)
+    hosts_failed: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    short_sides: Counter[int] = field(default_factory=Counter)
+    caption_lengths: Counter[int] = field(default_factory=Counter)
+    repeated: int = 0
+    pictures: list[Shown] = field(default_factory=list)
+
+
+def write_report(directory: Path) -> Path:
+    """Write the page of the dataset in `directory`; return its path. Raises DatasetError as reading does."""
+    path = directory / REPORT_FILE
+    write_text(path, render(gather(directory)))
+    return path
+
+
+def gather(directory: Path) -> Report:
+    """Count what the page shows."""
+    index = read_index(directory)
+    report = Report(
+        name=directory.resolve().name,
+        description=read_dataset(directory).description,
+        shards=len(index.shards),
+        samples=sum(entry.samples for entry in index.shards),
+        failures=sum(entry.samples for entry in index.failure_files),
+        bytes=sum(entry.bytes for entry in index.shards),
+        sampled=max(len(index.shards), len(index.failure_files)) > MAX_FILES,
+    )
+    _count_samples(report, directory, index)
+    _count_failures(report, directory, index)
+    if report.samples:
+        report.pictures = list(_pictures(ShardSet(directory)))
+    return report
+
+
+def _count_samples(report: Report, directory: Path, index: Index) -> None:
+    digests: set[str] = set()
+    for entry in _spread(index.shards, MAX_FILES):
+        table = pq.read_table((directory / entry.name).with_suffix(".parquet"), columns=_COLUMNS)
+        column = {name: table[name].to_pylist() for name in _COLUMNS}
+        report.hosts_ok.update(map(_host, column["url"]))
+        report.formats.update(column["original_format"])
+        sides = map(min, column["original_width"], column["original_height"])
+        report.short_sides.update(_bin(side, SHORT_SIDES) for side in sides)
+        report.caption_lengths.update(_bin(len(text), CAPTION_LENGTHS) for text in column["caption"])
+        report.repeated += len(table) - len(set(column["sha256"]) - digests)
+        digests.update(column["sha256"])
+
+
+def _count_failures(report: Report, directory: Path, index: Index) -> None:
+    shown: Counter[str] = Counter()
+    for entry in _spread(index.failure_files, MAX_FILES):
+        table = pq.read_table(directory / entry.name, columns=["url", "caption", "reason", "detail"])
+        report.hosts_failed.update(host for url in table["url"].to_pylist() if (host := _host(url)))
+        for url, caption, reason, detail in zip(*(column.to_pylist() for column in table), strict=True):
+            report.reasons[reason] += 1
+            if shown[reason] < EXAMPLES_PER_REASON:
+                shown[reason] += 1
+                report.examples.append(Example(reason, url or caption, detail or ""))
+
+
+def _pictures(shard_set: ShardSet) -> Iterable[Shown]:
+    ends = np.cumsum(shard_set.sizes)
+    for place in _spread(range(len(shard_set)), PICTURES):
+        shard = int(np.searchsorted(ends, place, side="right"))
+        sample = shard_set.read(shard, place - int(ends[shard] - shard_set.sizes[shard]))
+        thumbnail = process(sample.image, _THUMBNAIL)
+        if isinstance(thumbnail, Picture):
+            yield Shown(thumbnail.jpeg, sample.caption, sample.key)
+    shard_set.close()
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _bin(value: int, lower_bounds: Sequence[int]) -> int:
+    return max(bound for bound in lower_bounds if bound <= value)
+
+
+def _spread(things: Sequence[T], count: int) -> list[T]:
+    if len(things) <= count:
+        return list(things)
+    return [things[position * len(things) // count] for position in range(count)]

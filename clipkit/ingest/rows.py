@@ -1,0 +1,61 @@
+"""What flows through ingest: rows of a list, what a request gave, and chunks of rows."""
+
+from dataclasses import dataclass
+
+from clipkit.shards.schemas import REASONS
+
+
+@dataclass(frozen=True, slots=True)
+class UrlRow:
+    """One record of a source file; `source_row` is its 0-based number there.
+
+    `problem` says why the record is no URL and caption; `caption` then holds the record's text.
+    """
+
+    source: str
+    source_row: int
+    url: str
+    caption: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A URL's body as served, any content encoding undone."""
+
+    data: bytes
+    http_status: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a URL gave no sample: one of `REASONS`, and a few words more."""
+
+    reason: str
+    detail: str = ""
+    http_status: int | None = None
+    attempts: int = 0
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying again may help."""
+        return REASONS[self.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows of the source: the unit of work. Chunks are numbered from 0."""
+
+    number: int
+    rows: tuple[UrlRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOutcome:
+    """What became of a chunk: its part is complete on disk. `bytes` were received for it."""
+
+    number: int
+    successes: int
+    failures: dict[str, int]
+    bytes: int

@@ -1,0 +1,172 @@
+"""One libcurl handle: what is asked of a server, and what is taken from it."""
+
+import os
+import re
+import socket
+import ssl
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import pycurl
+
+from clipkit.ingest.addresses import is_allowed
+from clipkit.ingest.budget import Body, Budget
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.failures import curl_reason, status_reason
+from clipkit.ingest.robots import opts_out, retry_after
+from clipkit.ingest.rows import Failed
+
+MAX_REDIRECTS = 5
+MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
+MIN_BYTES_PER_SECOND = 1000
+_ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
+_VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
+
+
+class Transfer:
+    """A reusable libcurl handle with the state of its current attempt.
+
+    Only http and https, no proxy, no cookies, no other than allowed addresses: each socket's address is
+    judged when it is opened, after DNS and after every redirect.
+    """
+
+    def __init__(self, config: IngestConfig, budget: Budget):
+        self._config = config
+        self._budget = budget
+        self.handle = pycurl.Curl()
+        for option, value in _options(config).items():
+            self.handle.setopt(option, value)
+        self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self.handle.setopt(pycurl.HEADERFUNCTION, self._take_header)
+        self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
+        self.prepare("", 1)
+
+    def prepare(self, url: str, seconds: float) -> None:
+        """Make ready for one attempt at `url` (ASCII) within `seconds`."""
+        self.body = Body(self._resume)
+        self.retry_after: float | None = None
+        self._failed: Failed | None = None
+        self._refused_address = ""
+        self.status = 0
+        self._header_bytes = 0
+        self._discarded = 0
+        self._content = BytesIO()
+        self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
+
+    def finished(self, code: int, message: str) -> Failed | bytes:
+        """Return the body, or why there is none, after libcurl's `code` (0: success) and `message`."""
+        status = self.status or None
+        if self._failed:
+            reason, detail = self._failed.reason, self._failed.detail
+        elif self._refused_address and code:
+            reason, detail = "address", f"{self._refused_address} is not a public address"
+        elif self._discarded and (of_status := status_reason(self.status)):
+            reason, detail = of_status, f"HTTP {status}"
+        elif code:
+            reason = curl_reason(code, message, received=self.body.size > 0)
+            detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
+            if reason == "too_large":  # which of libcurl's checks saw it first does not matter
+                detail = f"more than {self._config.max_bytes} bytes"
+        elif of_status := status_reason(self.status):
+            reason, detail = of_status, f"HTTP {status}"
+        else:
+            content, self._content = self._content, BytesIO()
+            return content.getvalue()
+        return Failed(reason, detail, status)
+
+    def _resume(self) -> None:
+        self.handle.pause(pycurl.PAUSE_CONT)
+
+    def _open_socket(
+        self, purpose: int, address: tuple[int, int, int, tuple[str, int]]
+    ) -> socket.socket | int:
+        family, kind, protocol, where = address
+        if family not in (socket.AF_INET, socket.AF_INET6) or not is_allowed(
+            where[0], allow_private=self._config.allow_private_hosts
+        ):
+            self._refused_address = str(where[0])[:100]
+            return int(pycurl.SOCKET_BAD)
+        return _HandedOver(family, kind, protocol)
+
+    def _take_header(self, line: bytes) -> int:
+        self._header_bytes += len(line)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._failed = Failed("protocol", f"more than {MAX_HEADER_BYTES} bytes of headers")
+            return -1
+        if line.startswith(b"HTTP/"):
+            self.status = _status(line)
+            self.retry_after = None
+            return len(line)
+        name, _, value = line.partition(b":")
+        name = name.strip().lower()
+        if name == b"x-robots-tag" and 200 <= self.status < 300:
+            text = value.decode("latin-1").strip()
+            if opts_out(text):
+                self._failed = Failed("opted_out", f"X-Robots-Tag: {text}"[:200])
+                return -1
+        elif name == b"retry-after":
+            self.retry_after = retry_after(value.decode("latin-1"))
+        return len(line)
+
+    def _take_body(self, data: bytes) -> int:
+        if status_reason(self.status):
+            self._discarded += len(data)
+            return len(data) if self._discarded <= _ERROR_BODY_BYTES else -1
+        if self.body.size + len(data) > self._config.max_bytes:
+            self._failed = Failed("too_large", f"more than {self._config.max_bytes} bytes")
+            return -1
+        if not self._budget.grant(self.body, len(data)):
+            return int(pycurl.WRITEFUNC_PAUSE)
+        return self._content.write(data)
+
+
+class _HandedOver(socket.socket):
+    """A socket that pycurl duplicates: ours goes when nobody holds it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _status(line: bytes) -> int:
+    number = line.split(maxsplit=2)[1:2]
+    return int(number[0]) if number and number[0].isdigit() else 0
+
+
+def _options(config: IngestConfig) -> dict[int, object]:
+    options: dict[int, object] = {
+        pycurl.NOSIGNAL: 1,
+        pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+        pycurl.REDIR_PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+        pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+        pycurl.FOLLOWLOCATION: 1,
+        pycurl.MAXREDIRS: MAX_REDIRECTS,
+        pycurl.PROXY: "",
+        pycurl.NOPROXY: "*",
+        pycurl.USERAGENT: config.user_agent,
+        pycurl.HTTPHEADER: ["Accept: image/*, */*;q=0.8"],
+        pycurl.ACCEPT_ENCODING: "identity",  # asks for none; one that comes anyway is undone, and counted
+        pycurl.MAXFILESIZE_LARGE: config.max_bytes,
+        pycurl.CONNECTTIMEOUT_MS: int(config.timeout * 1000),
+        pycurl.LOW_SPEED_LIMIT: MIN_BYTES_PER_SECOND,
+        pycurl.LOW_SPEED_TIME: round(config.timeout),
+        pycurl.DNS_CACHE_TIMEOUT: 600,
+        pycurl.BUFFERSIZE: 65_536,
+    }
+    if bundle := _ca_bundle():
+        options[pycurl.CAINFO] = bundle
+    return options
+
+
+@lru_cache(maxsize=1)
+def _ca_bundle() -> str | None:
+    # The libcurl inside pycurl's wheels may look where another distribution keeps its certificates.
+    candidates = (
+        os.environ.get("SSL_CERT_FILE"),
+        ssl.get_default_verify_paths().cafile,
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/cert.pem",
+    )
+    return next((path for path in candidates if path and Path(path).is_file()), None)

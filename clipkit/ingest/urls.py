@@ -1,0 +1,59 @@
+"""From the text of a list to a URL that can be requested."""
+
+import re
+from typing import NamedTuple
+from urllib.parse import SplitResult, quote, urlsplit
+
+from clipkit.ingest.rows import Failed
+
+MAX_URL_BYTES = 16_384
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_KEPT = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986's reserved characters; an existing escape stays as it is
+
+
+class Target(NamedTuple):
+    """What to request, in ASCII, and the host's name in lower case."""
+
+    url: str
+    host: str
+
+
+def request_target(url: str) -> Target | Failed:
+    """Return the target of `url`: other characters percent-encoded as UTF-8, an international host in IDNA.
+
+    Not http or https gives `scheme`; no host, control characters or more than MAX_URL_BYTES `bad_url`.
+    """
+    scheme = _SCHEME.match(url)
+    if scheme and scheme[1].lower() not in ("http", "https"):
+        return Failed("scheme", f"expected http or https, found {scheme[1][:20]}")
+    if not scheme or _CONTROL.search(url):
+        return Failed("bad_url", "a control character" if scheme else "no http or https URL")
+    try:
+        parts = urlsplit(url)
+        host = _host(parts)
+        target = _rebuilt(parts, host)
+    except ValueError as error:
+        return Failed("bad_url", str(error)[:100])
+    if len(target) > MAX_URL_BYTES:
+        return Failed("bad_url", f"longer than {MAX_URL_BYTES} bytes")
+    return Target(target, host)
+
+
+def _rebuilt(parts: SplitResult, host: str) -> str:
+    login, at, _ = parts.netloc.rpartition("@")
+    port = "" if parts.port is None else f":{parts.port}"
+    query = f"?{parts.query}" if parts.query else ""
+    where = quote(login, safe=_KEPT) + at + host + port
+    return f"{parts.scheme}://{where}{quote((parts.path or '/') + query, safe=_KEPT)}"
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if ":" in host:
+        return f"[{host}]"
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    if not host or len(host) > 255 or not re.fullmatch(r"[a-z0-9._-]+", host):
+        raise ValueError("no host, or one that is no name")
+    return host

@@ -1,0 +1,108 @@
+"""A real HTTP server on loopback whose answers each test writes itself, down to the bytes; and pictures."""
+
+import io
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Route = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Routes by path; `hits` counts the requests for each. `stopping` is set when the test has ended."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.hits: Counter[str] = Counter()
+        self.stopping = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                server.hits[self.path] += 1
+                route = server.routes.get(self.path)
+                try:
+                    (route or answer(b"not here", status=404))(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            def log_message(self, *values: object) -> None:
+                pass
+
+        class Listener(ThreadingHTTPServer):
+            request_queue_size = 256
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients that hang up are what is being tested
+
+        self.http = Listener(("127.0.0.1", 0), Handler)
+        self.port = self.http.server_address[1]
+
+    def add(self, path: str, route: Route) -> str:
+        """Answer `path` by `route`; return its URL."""
+        self.routes[path] = route
+        return self.url(path)
+
+    def silence(self, request: BaseHTTPRequestHandler) -> None:
+        """Say nothing until the test has ended."""
+        self.stopping.wait(60)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Route:
+    """A proper answer with this body."""
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in (headers or {}).items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    return route
+
+
+def raw(*pieces: bytes) -> Route:
+    """These very bytes, then the end of the connection."""
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        for piece in pieces:
+            request.wfile.write(piece)
+        request.close_connection = True
+
+    return route
+
+
+def photo(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
+    """A smooth picture, different for each seed and in each of its corners."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def kill_workers(*_: object) -> None:
+    """Kill them as the system would: without a word to the objects that stand for them."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)

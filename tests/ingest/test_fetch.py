@@ -1,0 +1,293 @@
+"""Fetching, against a server that does everything a server should not."""
+
+import gzip
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from clipkit._version import VERSION
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.fetch import fetch
+from clipkit.ingest.resolve import Resolve, system_resolve
+from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from tests.ingest.serving import Route, Server, answer, raw
+
+CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
+
+
+def outcomes(
+    urls: list[str], config: IngestConfig = CONFIG, resolve: Resolve = system_resolve
+) -> list[Fetched | Failed]:
+    rows = [UrlRow("list", number, url, "") for number, url in enumerate(urls)]
+    ended = dict(fetch(rows, config, resolve))
+    assert sorted(ended) == list(range(len(urls)))
+    return [ended[number] for number in range(len(urls))]
+
+
+def outcome(
+    url: str, config: IngestConfig = CONFIG, resolve: Resolve = system_resolve, **settings: object
+) -> Fetched | Failed:
+    return outcomes([url], config.model_copy(update=settings), resolve)[0]
+
+
+def redirect(location: str, status: int = 302) -> Route:
+    return answer(b"elsewhere", status, {"Location": location})
+
+
+def endless(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.end_headers()
+    while True:
+        request.wfile.write(bytes(65_536))
+
+
+def test_a_body_comes_as_served(server: Server) -> None:
+    seen: dict[str, str] = {}
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        seen.update(request.headers.items())
+        answer(bytes(range(256)) * 1000)(request)
+
+    url = server.add("/picture", route)
+    assert outcome(url, contact="https://example.org/robot") == Fetched(bytes(range(256)) * 1000, 200, 1)
+    assert seen["User-Agent"] == f"clipkit/{VERSION} (+https://example.org/robot)"
+    assert seen["Accept-Encoding"] == "identity"
+    assert not {"Cookie", "Referer", "Authorization"} & set(seen)
+
+
+def test_redirects_are_followed_to_five(server: Server) -> None:
+    server.add("/0", answer(b"here"))
+    for number in range(1, 7):
+        server.add(f"/{number}", redirect(f"/{number - 1}"))
+    assert outcome(server.url("/5")) == Fetched(b"here", 200, 1)
+    assert outcome(server.url("/6")) == Failed("redirects", "Maximum (5) redirects followed", 302, 1)
+
+
+GZIPPED = {"Content-Encoding": "gzip"}
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+REASONS: list[tuple[str, Route, str, int | None, int]] = [
+    # name, answer, reason, HTTP status, attempts (retries=2)
+    ("gone", answer(b"", 404), "http_4xx", 404, 1),
+    ("forbidden", answer(b"x" * 1_000_000, 403), "http_4xx", 403, 1),
+    ("broken", answer(b"", 503), "http_5xx", 503, 3),
+    ("late", answer(b"", 408), "timeout", 408, 3),
+    ("limited", answer(b"", 429), "rate_limited", 429, 3),
+    ("loop", redirect("/loop"), "redirects", 302, 1),
+    ("nowhere", answer(b"", 302), "redirects", 302, 1),
+    ("to a file", redirect("file:///etc/passwd"), "scheme", 302, 1),
+    ("to gopher", redirect("gopher://127.0.0.1/"), "scheme", 302, 1),
+    ("to metadata", redirect("http://169.254.169.254/latest/meta-data/"), "address", 302, 1),
+    ("to mapped metadata", redirect("http://[::ffff:169.254.169.254]/"), "address", 302, 1),
+    ("endless", endless, "too_large", 200, 1),
+    ("announced", answer(bytes(30_000_000)), "too_large", 200, 1),
+    ("gzip bomb", answer(gzip.compress(bytes(50_000_000)), 200, GZIPPED), "too_large", 200, 1),
+    ("damaged gzip", answer(b"no gzip", 200, GZIPPED), "protocol", 200, 1),
+    ("short", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"), "truncated", 200, 1),
+    ("short chunks", raw(CHUNKED, b"99\r\nabc"), "truncated", 200, 1),
+    ("bad chunks", raw(CHUNKED, b"zz\r\nabc"), "reset", 200, 1),
+    ("nothing", raw(), "reset", None, 3),
+    ("no HTTP", raw(b"hello world\r\n\r\n"), "protocol", None, 1),
+    ("many headers", raw(b"HTTP/1.1 200 OK\r\n", (b"X: " + b"x" * 100 + b"\r\n") * 1500), "protocol", 200, 1),
+    ("long header", raw(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000), "protocol", 200, 1),
+    ("opted out", answer(b"picture", 200, {"X-Robots-Tag": "otherbot: nofollow, NoAI"}), "opted_out", 200, 1),
+    ("opted out later", raw(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: all\r\nx-robots-tag:noimageai\r\n\r\nx"),
+     "opted_out", 200, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "reason", "status", "attempts"), REASONS, ids=[row[0] for row in REASONS]
+)
+def test_each_misdeed_has_its_reason(
+    server: Server, name: str, route: Route, reason: str, status: int | None, attempts: int
+) -> None:
+    failed = outcome(server.add("/loop", route))
+    assert isinstance(failed, Failed)
+    # What may pass is tried again, what may not is not.
+    assert (failed.reason, failed.http_status) == (reason, status), failed
+    assert failed.attempts == (3 if failed.retryable else attempts)
+    assert failed.detail
+    assert server.hits["/loop"] == (6 if name == "loop" else failed.attempts)
+
+
+def test_urls_that_are_never_requested() -> None:
+    rows = [UrlRow("list", 0, "", "text", "expected 2 columns, found 1")]
+    assert dict(fetch(rows, CONFIG)) == {0: Failed("bad_row", "expected 2 columns, found 1")}
+    reasons = [failed.reason for failed in outcomes(["ftp://a/b", "file:///etc/passwd", "http://", "x"])
+               if isinstance(failed, Failed)]  # fmt: skip
+    assert reasons == ["scheme", "scheme", "bad_url", "bad_url"]
+
+
+def test_a_byte_now_and_then_is_too_slow(server: Server) -> None:
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        while not server.stopping.wait(0.1):
+            request.wfile.write(b"x")
+
+    failed = outcome(server.add("/drip", drip), retries=0)
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.http_status) == ("too_slow", 200)
+
+
+def test_silence_ends_at_the_timeout_and_at_the_deadline(server: Server) -> None:
+    url = server.add("/silent", server.silence)
+    for settings, attempts in (
+        ({"retries": 0}, 1),
+        ({"retries": 20, "deadline": 1.5}, 2),
+        ({"deadline": 0.3}, 1),
+    ):
+        failed = outcome(url, **settings)
+        assert isinstance(failed, Failed)
+        assert (failed.reason, failed.http_status, failed.attempts) == ("timeout", None, attempts), settings
+
+
+def after(failures: int, failure: Route, success: Route) -> Route:
+    """Answer by `failure` so many times, then by `success`."""
+    left = [failure] * failures
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        (left.pop() if left else success)(request)
+
+    return route
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [answer(b"", 500), answer(b"", 429), raw(), raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")],
+    ids=["500", "429", "reset", "truncated"],
+)
+def test_what_may_pass_is_tried_again(server: Server, failure: Route) -> None:
+    url = server.add("/later", after(2, failure, answer(b"picture")))
+    assert outcome(url) == Fetched(b"picture", 200, 3)
+    assert server.hits["/later"] == 3
+
+
+def test_retry_after_is_obeyed_within_the_deadline(server: Server) -> None:
+    times: list[float] = []
+
+    def limited(request: BaseHTTPRequestHandler) -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            answer(b"", 429, {"Retry-After": "1"})(request)
+        else:
+            answer(b"picture")(request)
+
+    assert outcome(server.add("/limited", limited)) == Fetched(b"picture", 200, 2)
+    assert times[1] - times[0] >= 1
+    far = server.add("/far", answer(b"", 503, {"Retry-After": "3600"}))
+    assert outcome(far) == Failed("http_5xx", "HTTP 503", 503, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]"])
+def test_private_addresses_are_refused_by_default(server: Server, host: str) -> None:
+    url = server.add("/", answer(b"secret")).replace("127.0.0.1", host)
+    failed = outcome(url, allow_private_hosts=False)
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.attempts) == ("address", 1)
+    assert not server.hits
+
+
+def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    assert outcome(server.add("/", answer(b"direct"))) == Fetched(b"direct", 200, 1)
+
+
+def test_nobody_listening_is_a_failed_connect() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        failed = outcome(f"http://127.0.0.1:{unused.getsockname()[1]}/")
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.attempts) == ("connect", 3)
+    assert "ms" not in failed.detail, "the same failure must have the same words"
+
+
+def test_plain_text_where_tls_is_expected_is_tls(server: Server) -> None:
+    failed = outcome(server.add("/", answer(b"x")).replace("http:", "https:"))
+    assert isinstance(failed, Failed)
+    assert failed.reason == "tls"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "attempts"),
+    [(socket.EAI_NONAME, "dns_not_found", 1), (socket.EAI_AGAIN, "dns_failed", 3)],
+)
+def test_an_unknown_name_is_told_from_a_resolver_that_is_down(error: int, reason: str, attempts: int) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str) -> None:
+        asked.append(host)
+        raise socket.gaierror(error, "as the test says")
+
+    failed = outcome("http://no-such-host.invalid/x", resolve=resolve)
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.attempts) == (reason, attempts)
+    assert asked == ["no-such-host.invalid"] * attempts
+
+
+def test_a_host_gets_no_more_than_its_connections(server: Server) -> None:
+    together = threading.Barrier(3)
+    lock = threading.Lock()
+    present, most = 0, 0
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        nonlocal present, most
+        with lock:
+            present += 1
+            most = max(most, present)
+        together.wait(30)  # three must be here at once, or nobody gets an answer
+        with lock:
+            present -= 1
+        answer(b"x")(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(12)]
+    config = CONFIG.model_copy(update={"connections": 12, "per_host": 6, "workers": 2, "timeout": 30.0})
+    assert outcomes(urls, config) == [Fetched(b"x", 200, 1)] * 12
+    assert most == 3
+
+
+def test_waiting_for_a_busy_host_is_not_held_against_a_url(server: Server) -> None:
+    def route(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(0.5)
+        answer(b"x")(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(5)]
+    config = CONFIG.model_copy(update={"per_host": 1, "deadline": 2.0, "timeout": 2.0})
+    assert outcomes(urls, config) == [Fetched(b"x", 200, 1)] * 5
+
+
+def test_connections_are_used_again(server: Server) -> None:
+    clients: set[object] = set()
+
+    def route(status: int) -> Callable[[BaseHTTPRequestHandler], None]:
+        def respond(request: BaseHTTPRequestHandler) -> None:
+            clients.add(request.client_address)
+            answer(b"x" * 1000, status)(request)
+
+        return respond
+
+    urls = [server.add(f"/{number}", route(404 if number % 3 else 200)) for number in range(40)]
+    outcomes(urls, CONFIG.model_copy(update={"connections": 1}))
+    assert len(clients) == 1
+
+
+def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:
+    body = zlib.compress(b"") + bytes(3_000_000)
+    urls = [server.add(f"/{number}", answer(body)) for number in range(8)]
+    config = CONFIG.model_copy(update={"max_bytes": 63_999_000, "timeout": 30.0, "deadline": 60.0})
+    assert outcomes(urls, config) == [Fetched(body, 200, 1)] * 8
+
+
+def test_leaving_early_stops_the_transfers(server: Server) -> None:
+    url = server.add("/silent", server.silence)
+    rows = [UrlRow("list", 0, url, ""), UrlRow("list", 1, "ftp://x/", "")]
+    stream = fetch(rows, CONFIG)
+    assert next(stream)[0] == 1
+    stream.close()  # type: ignore[attr-defined]

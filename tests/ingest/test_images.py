@@ -1,0 +1,298 @@
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.images import Picture, difference_hash, process
+from clipkit.ingest.metadata import MAX_SCANS
+from clipkit.ingest.rows import Failed
+from tests.ingest.serving import encoded, photo
+
+CONFIG = IngestConfig(image_size=64)
+ORIENTATION = 0x0112
+
+
+def made(data: bytes, config: IngestConfig = CONFIG) -> Picture:
+    picture = process(data, config)
+    assert isinstance(picture, Picture), picture
+    return picture
+
+
+def failed(data: bytes, config: IngestConfig = CONFIG) -> Failed:
+    outcome = process(data, config)
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    return np.asarray(simplejpeg.decode_jpeg(picture.jpeg), dtype=int)
+
+
+def difference(picture: Picture, expected: Image.Image) -> float:
+    """The mean absolute difference from `expected` (RGB), reduced by Pillow's antialiased bicubic."""
+    reduced = expected.convert("RGB").resize((picture.width, picture.height), Image.Resampling.BICUBIC)
+    return float(np.abs(pixels(picture) - np.asarray(reduced, dtype=int)).mean())
+
+
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
+    data = encoded(photo(300, 180), kind, exif=oriented(orientation))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    picture = made(data)
+    assert (picture.original_width, picture.original_height) == upright.size
+    assert (picture.width, picture.height) == ((107, 64) if orientation < 5 else (64, 107))
+    assert difference(picture, upright) < 2.5
+
+
+@pytest.mark.parametrize("byte_order", ["big", "little"])
+def test_both_byte_orders_of_exif_are_read(byte_order: str) -> None:
+    order, mark = (">", b"MM\0*") if byte_order == "big" else ("<", b"II*\0")
+    tiff = mark + struct.pack(order + "IHHHIHHI", 8, 1, ORIENTATION, 3, 1, 6, 0, 0)
+    assert made(encoded(photo(100, 50), exif=b"Exif\0\0" + tiff)).height == 100
+    damaged = mark + struct.pack(order + "IH", 8, 5)
+    assert made(encoded(photo(100, 50), exif=b"Exif\0\0" + damaged)).height == 50
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP"])
+def test_every_format_is_read(kind: str) -> None:
+    picture = made(encoded(photo(), kind))
+    assert picture.original_format == kind.lower()
+    assert (picture.original_width, picture.original_height) == (320, 240)
+    assert (picture.width, picture.height, picture.ext) == (85, 64, "jpg")
+    assert difference(picture, photo()) < 5
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "1", "LA", "RGBA", "P"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = photo().convert(mode)
+    kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
+    data = encoded(image, kind)
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    assert difference(made(data), expected) < (8 if mode == "1" else 4)  # dithered: not smooth
+    assert pixels(made(data)).shape == (64, 85, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (60, 40), (200, 30, 30, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 30, 40))
+    image.paste((0, 0, 0, 128), (30, 0, 60, 20))
+    if mode == "PA":
+        data = encoded(image.quantize(16), "PNG")
+        assert Image.open(io.BytesIO(data)).mode == "P"
+    else:
+        data = encoded(image.convert(mode), "PNG")
+    got = pixels(made(data))
+    assert (got[4:36, 4:24] > 248).all(), "what is transparent is white"
+    assert (abs(got[4:14, 36:56] - 127) < 8).all(), "half-transparent black is grey"
+    assert (got[26:36, 36:56].mean(axis=(0, 1)) < 215).all(), "what is opaque keeps its colour"
+
+
+def test_a_transparent_colour_is_laid_on_white() -> None:
+    image = Image.new("P", (40, 40), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(0, (0, 0, 20, 40))
+    got = pixels(made(encoded(image, "PNG", transparency=0)))
+    assert (got[4:36, 4:14] > 245).all()
+    assert (abs(got[4:36, 26:36].mean(axis=(0, 1)) - [0, 0, 255]) < 4).all()
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 60, dtype=np.uint16)[None].repeat(40, axis=0)
+    data = encoded(Image.fromarray(ramp), "PNG")
+    assert Image.open(io.BytesIO(data)).mode == "I;16"
+    got = pixels(made(data)).mean(axis=2)
+    assert np.abs(got - ramp / 257).max() < 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_kept(kind: str) -> None:
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "lime")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    assert (abs(pixels(made(data)).mean(axis=(0, 1)) - [255, 0, 0]) < 6).all()
+
+
+def swapped_profile() -> bytes:
+    """sRGB with the primaries of red and green exchanged, under another name."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be")).replace(b"sRGB b", b"Swap b")
+    return icc.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_colour_profile_is_honoured(kind: str) -> None:
+    red = Image.new("RGB", (40, 30), (255, 0, 0))
+    swapped = made(encoded(red, kind, icc_profile=swapped_profile()))
+    assert (abs(pixels(swapped).mean(axis=(0, 1)) - [0, 255, 0]) < 6).all()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for harmless in (srgb, swapped_profile()[:200], b"no profile at all"):
+        same = made(encoded(red, kind, icc_profile=harmless))
+        assert (abs(pixels(same).mean(axis=(0, 1)) - [255, 0, 0]) < 6).all()
+
+
+def test_a_profile_in_several_segments_is_put_together() -> None:
+    profile = swapped_profile()
+    data = encoded(Image.new("RGB", (40, 30), (255, 0, 0)))
+    halves = (profile[:300], profile[300:])
+    segments = [b"ICC_PROFILE\0" + bytes((number, 2)) + half for number, half in enumerate(halves, 1)]
+    # The standard allows any order.
+    inserted = b"".join(
+        b"\xff\xe2" + (len(each) + 2).to_bytes(2, "big") + each for each in reversed(segments)
+    )
+    got = pixels(made(data[:2] + inserted + data[2:]))
+    assert (abs(got.mean(axis=(0, 1)) - [0, 255, 0]) < 6).all()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 200), (3, 2000), (65, 64), (64, 65), (1, 1)])
+def test_small_pictures_are_never_enlarged(size: tuple[int, int]) -> None:
+    picture = made(encoded(photo(*size)))
+    assert (picture.width, picture.height) == size == (picture.original_width, picture.original_height)
+
+
+@pytest.mark.parametrize("size", [(128, 512), (127, 200), (640, 481), (1000, 65), (2000, 1500)])
+def test_larger_pictures_get_the_short_side(size: tuple[int, int]) -> None:
+    picture = made(encoded(photo(*size)))
+    assert min(picture.width, picture.height) == 64
+    assert picture.width / picture.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert difference(picture, photo(*size)) < 2.5
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
+def test_a_jpeg_cut_off_anywhere_is_broken(options: dict[str, Any]) -> None:
+    data = encoded(photo(400, 300), quality=90, **options)
+    for length in (30, len(data) // 4, len(data) // 2, len(data) * 9 // 10, len(data) - 20, len(data) - 2):
+        assert failed(data[:length]).reason == "broken_image"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "AVIF", "BMP"])
+def test_other_pictures_cut_off_are_broken(kind: str) -> None:
+    data = encoded(photo(400, 300), kind)
+    for length in (len(data) // 4, len(data) // 2, len(data) * 9 // 10):
+        outcome = failed(data[:length])
+        assert outcome.reason == "broken_image"
+        assert " at 0x" not in outcome.detail, "the same bytes must fail with the same words"
+
+
+def test_a_jpeg_with_damage_inside_is_broken() -> None:
+    data = bytearray(encoded(photo(400, 300), quality=90))
+    middle = len(data) // 2
+    data[middle : middle + 40] = b"\xff\xd9" + bytes(38)
+    assert failed(bytes(data)).reason == "broken_image"
+
+
+def png(width: int, height: int) -> bytes:
+    """A tiny PNG that claims this size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = zlib.compress(bytes(1000))
+    pieces = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in pieces
+    )
+
+
+def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
+    for width, height in ((100_000, 100_000), (10_000, 9_500), (6001, 6000)):
+        assert failed(png(width, height)).reason == "too_many_pixels"
+    jpeg = encoded(photo(16, 16))
+    sof = jpeg.index(b"\xff\xc0")
+    assert (
+        failed(jpeg[: sof + 5] + struct.pack(">HH", 65_000, 65_000) + jpeg[sof + 9 :]).reason
+        == "too_many_pixels"
+    )
+    gif = encoded(photo(16, 16), "GIF")
+    assert failed(gif[:6] + struct.pack("<HH", 65_535, 65_535) + gif[10:]).reason == "too_many_pixels"
+    assert (
+        failed(encoded(photo(20, 20)), CONFIG.model_copy(update={"max_pixels": 399})).reason
+        == "too_many_pixels"
+    )
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = encoded(photo(64, 64), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert made(data)
+    outcome = failed(data[:-2] + data[last:-2] * (MAX_SCANS + 1) + data[-2:])
+    assert (outcome.reason, outcome.detail) == ("broken_image", f"more than {MAX_SCANS} scans")
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"\n <html lang=en>", "HTML"),
+        (b"<svg xmlns=", "SVG"),
+        (b"<?xml version", "XML"),
+        (b"%PDF-1.4 and more", "starts with 25 50 44 46 2d 31 2e 34 20 61 6e 64"),
+        (b"BM but no bitmap at all here", "starts with 42 4d 20 62 75 74 20 6e 6f 20 62 69"),
+    ],
+)
+def test_what_is_no_picture_is_named(data: bytes, detail: str) -> None:
+    assert failed(data) == Failed("not_an_image", detail)
+
+
+def test_no_bytes_are_empty() -> None:
+    assert failed(b"").reason == "empty"
+
+
+MAGIC = [
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF89a",
+    b"RIFF\x00\x01\x00\x00WEBP",
+    b"\0\0\0 ftypavif",
+    b"BM",
+]
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(MAGIC), st.binary(max_size=300))
+def test_hostile_bytes_give_an_outcome(magic: bytes, rest: bytes) -> None:
+    assert isinstance(process(magic + rest, CONFIG), Picture | Failed)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.data())
+def test_damaged_pictures_give_an_outcome(kind: str, draw: st.DataObject) -> None:
+    data = bytearray(encoded(photo(40, 30), kind))
+    for _ in range(draw.draw(st.integers(1, 8))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    assert isinstance(process(bytes(data), CONFIG), Picture | Failed)
+
+
+def test_the_difference_hash_is_near_for_near_pictures() -> None:
+    hashes = [made(encoded(photo(seed=seed))).dhash for seed in range(6)]
+    again = [made(encoded(photo(seed=seed).resize((200, 150)), quality=40)).dhash for seed in range(6)]
+    for one in range(6):
+        assert (hashes[one] ^ again[one]).bit_count() <= 6
+        assert all((hashes[one] ^ hashes[other]).bit_count() > 10 for other in range(one))
+
+
+def test_the_difference_hash_has_the_bits_of_its_definition() -> None:
+    cells = np.zeros((8, 9), dtype=np.uint8)
+    cells[0, 1] = 255  # row 0: brighter than its left neighbour, darker than none
+    cells[7, 8] = 255  # the last cell: the last bit
+    rgb = np.stack([cells.repeat(10, axis=0).repeat(10, axis=1)] * 3, axis=-1)
+    assert difference_hash(rgb) == 1 << 63 | 1
+
+
+def test_the_same_bytes_give_the_same_picture() -> None:
+    data = encoded(photo(500, 400), quality=80)
+    assert made(data) == made(data)
+    assert made(data).original_bytes == len(data)

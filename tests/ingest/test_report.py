@@ -1,0 +1,84 @@
+"""The page, read by a parser as a browser would: nothing that a stranger wrote may become markup."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.report import gather
+from clipkit.ingest.run import ingest
+from clipkit.ingest.sources import conceptual_captions
+from tests.ingest.serving import Server, answer, encoded, photo
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "</bdi></figcaption><iframe src=http://evil.example/>",
+    "&lt;b&gt; stays as it is",
+    "\u202egnirts desrever\u202c",
+    "nul \0 and bell \a",
+    "long " * 20_000,
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def dataset(server: Server, tmp_path: Path) -> Path:
+    good = server.add("/good", answer(encoded(photo())))
+    records = [f"{caption}\t{good}" for caption in HOSTILE]
+    records += [f"{caption}\t{server.url('/gone')}?<script>alert(2)</script>" for caption in HOSTILE]
+    records += [f"x\tjavascript:alert(3)//<script>{'y' * 5000}", "<script>one column</script>"]
+    path = tmp_path / "list <b>.tsv"
+    path.write_text("\n".join(records))
+    config = IngestConfig(allow_private_hosts=True, workers=1, retries=0)
+    return ingest(conceptual_captions([path]), tmp_path / "<i>dataset", config).out
+
+
+def test_nothing_hostile_becomes_markup(dataset: Path) -> None:
+    page = Page((dataset / "report.html").read_text())
+    assert set(page.tags) <= {
+        "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "div", "b", "span", "i",
+        "section", "table", "tr", "td", "th", "code", "bdi", "figure", "img", "figcaption",
+    }  # fmt: skip
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name == "href"]
+    assert all(
+        value.startswith("data:image/jpeg;base64,") for name, value in page.attributes if name == "src"
+    )
+    assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
+    assert "<script>alert(1)</script>" in page.text, "it is shown, as text"
+    assert "&lt;b&gt; stays as it is" in page.text
+    assert not {"\u202e", "\0", "\a"} & set(page.text)
+    assert len(page.text) < 30_000
+
+
+def test_the_page_has_the_counts(dataset: Path) -> None:
+    report = gather(dataset)
+    assert (report.samples, report.failures, report.shards) == (7, 9, 1)
+    assert report.reasons == {"http_4xx": 7, "scheme": 1, "bad_row": 1}
+    assert report.repeated == 6
+    assert report.formats == {"jpeg": 7}
+    assert report.short_sides == {128: 7}
+    assert report.hosts_ok == {"127.0.0.1": 7}
+    assert report.hosts_failed["127.0.0.1"] == 7
+    assert len(report.pictures) == 7
+    assert [example.reason for example in report.examples].count("http_4xx") == 3
+    page = Page((dataset / "report.html").read_text())
+    assert page.tags.count("img") == 7
+    assert "43.8%" in page.text

@@ -1,0 +1,281 @@
+"""Whole ingests: hundreds of URLs, good and bad, over many chunks; repeated, killed, and continued."""
+
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+
+from clipkit.errors import DatasetError
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.run import IngestResult, ingest
+from clipkit.ingest.sources import conceptual_captions
+from clipkit.shards.shard_set import ShardSet
+from tests.ingest.serving import Route, Server, answer, encoded, kill_workers, photo, raw
+
+RECORDS = 1400
+CONFIG = IngestConfig(
+    allow_private_hosts=True, image_size=32, workers=2, chunk_rows=100, backoff=0.01, retries=1, timeout=30
+)
+FAILURES: dict[int, tuple[str, Callable[[bytes], Route]]] = {
+    # row modulo 20 → reason, answer
+    3: ("http_4xx", lambda picture: answer(b"gone", 404)),
+    6: ("not_an_image", lambda picture: answer(b"<html>sorry</html>")),
+    9: ("broken_image", lambda picture: answer(picture[: len(picture) // 2])),
+    12: ("opted_out", lambda picture: answer(picture, 200, {"X-Robots-Tag": "noai"})),
+    15: ("truncated", lambda picture: raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", picture)),
+}
+ELSEWHERE = {
+    # row → record, reason
+    17: ("a record without a URL", "bad_row"),
+    117: ("local\tfile:///etc/passwd", "scheme"),
+    217: ("nobody\thttp://127.0.0.1:9/", "connect"),
+    317: ("\udcff\udcfe\thttp://[/", "bad_url"),
+}
+
+
+@pytest.fixture
+def listed(server: Server, tmp_path: Path) -> Path:
+    """A list of RECORDS records; the server answers each as the tables above say."""
+    pictures = [encoded(photo(40 + seed, 50, seed)) for seed in range(40)]
+    lines = []
+    for row in range(RECORDS):
+        picture = pictures[row % 40]
+        _, route = FAILURES.get(row % 20, ("", answer))
+        url = server.add(f"/{row}.jpg", route(picture))
+        lines.append(ELSEWHERE[row][0] if row in ELSEWHERE else f"picture «{row}»\t{url}")
+    path = tmp_path / "list.tsv"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    return path
+
+
+def expected_reasons() -> Counter[str]:
+    reasons = Counter(FAILURES[row % 20][0] for row in range(RECORDS) if row % 20 in FAILURES)
+    return reasons + Counter(reason for _, reason in ELSEWHERE.values())
+
+
+def run(path: Path, out: Path, **settings: object) -> IngestResult:
+    return ingest(conceptual_captions([path]), out, CONFIG.model_copy(update=settings))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in files if path.name != "report.html"
+    }
+
+
+def test_every_record_is_a_sample_or_a_failure(listed: Path, server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "dataset"
+    result = run(listed, out)
+    reasons = expected_reasons()
+    assert result.failures == reasons
+    assert (result.records, result.samples) == (RECORDS, RECORDS - reasons.total())
+    assert (result.shards, result.fetched, result.was_complete) == (2, RECORDS, False)
+    assert "complete" not in result.lines()
+    assert {path.name for path in out.iterdir()} == {
+        "000000.tar", "000000.parquet", "000001.tar", "000001.parquet", "failures", "index.parquet",
+        "dataset.json", "sizes.json", "report.html",
+    }  # fmt: skip
+
+    manifests = [pq.read_table(out / f"{shard:06d}.parquet").to_pylist() for shard in (0, 1)]
+    assert len(manifests[0]) == 1000
+    failures = pq.read_table(out / "failures").to_pylist()
+    rows = [row["source_row"] for row in (*manifests[0], *manifests[1], *failures)]
+    assert sorted(rows) == list(range(RECORDS))
+    samples = [*manifests[0], *manifests[1]]
+    assert [row["source_row"] for row in samples] == sorted(row["source_row"] for row in samples)
+    assert all(row["caption"] == f"picture «{row['source_row']}»" for row in samples)
+    by_row = {row["source_row"]: row for row in failures}
+    assert {row: by_row[row]["reason"] for row in ELSEWHERE} == {
+        row: why for row, (_, why) in ELSEWHERE.items()
+    }
+    assert by_row[317]["caption"] == "\ufffd\ufffd"
+    assert (by_row[3]["http_status"], by_row[3]["attempts"], by_row[3]["retryable"]) == (404, 1, False)
+    assert (by_row[15]["attempts"], by_row[15]["retryable"]) == (2, True)
+
+
+def test_other_readers_see_the_same_samples(listed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dataset"
+    run(listed, out)
+    ours = ShardSet(out)
+    tars = [str(path) for path in sorted(out.glob("*.tar"))]
+    with warnings.catch_warnings(action="ignore"):  # it leaves closing its files to the garbage collector
+        theirs = list(wds.WebDataset(tars, shardshuffle=False))
+        gc.collect()
+    assert len(theirs) == len(ours) > 1000
+    for number in (0, 999, 1000, len(ours) - 1):
+        sample = ours.read(*divmod(number, 1000))
+        other = theirs[number]
+        assert (other["__key__"], other["jpg"], other["txt"].decode()) == (
+            sample.key,
+            sample.image,
+            sample.caption,
+        )
+
+
+def test_the_same_answers_give_the_same_bytes(listed: Path, tmp_path: Path) -> None:
+    run(listed, tmp_path / "two")
+    run(listed, tmp_path / "one", workers=1, connections=1)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_complete_dataset_is_left_alone(listed: Path, server: Server, tmp_path: Path) -> None:
+    first = run(listed, tmp_path / "dataset", limit=150)
+    before = contents(tmp_path / "dataset")
+    hits = server.hits.copy()
+    again = run(listed, tmp_path / "dataset", limit=150)
+    assert again.was_complete
+    assert again._replace(was_complete=False, seconds=0) == first._replace(seconds=0, fetched=0, bytes=0)
+    assert "complete already" in again.lines()
+    assert (contents(tmp_path / "dataset"), server.hits) == (before, hits)
+    assert first.records == 150
+
+
+def test_other_settings_are_refused(listed: Path, tmp_path: Path) -> None:
+    run(listed, tmp_path / "dataset", limit=100)
+    with pytest.raises(DatasetError, match="image_size was 32, now 64"):
+        run(listed, tmp_path / "dataset", limit=100, image_size=64)
+
+
+def test_a_list_without_one_good_url_ends_well(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(f"gone\t{server.url('/missing')}\n" * 3)
+    result = run(path, tmp_path / "dataset")
+    assert (result.records, result.samples, result.shards) == (3, 0, 0)
+    assert result.failures == {"http_4xx": 3}
+
+
+def test_urls_that_kill_their_workers_are_kept_and_told(server: Server, tmp_path: Path) -> None:
+    good, deadly = server.add("/good", answer(encoded(photo()))), server.add("/deadly", kill_workers)
+    path = tmp_path / "list.tsv"
+    path.write_text("".join(f"x\t{deadly if row == 7 else good}\n" for row in range(15)))
+    with pytest.raises(DatasetError, match="complete but for 5 URLs"):
+        run(path, tmp_path / "dataset", workers=1, chunk_rows=5)
+    result = run(path, tmp_path / "dataset", workers=1, chunk_rows=5)
+    assert (result.was_complete, result.samples, result.failures) == (True, 10, {"worker_crashed": 5})
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.run import ingest
+from clipkit.ingest.sources import conceptual_captions
+config = IngestConfig.model_validate_json(sys.argv[3])
+ingest(conceptual_captions([Path(sys.argv[1])]), Path(sys.argv[2]), config)
+"""
+
+
+def started(path: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json()]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def living(session: int) -> list[int]:
+    """The processes of a session that are not zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(sid) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until_gone(session: int) -> None:
+    deadline = time.monotonic() + 60
+    while living(session):
+        assert time.monotonic() < deadline, "processes stay behind"
+        time.sleep(0.02)
+
+
+def halted(server: Server) -> tuple[threading.Event, threading.Event]:
+    """Halt at a URL in chunk 10: set the first event when it is asked for, answer when the second is set.
+
+    By the window, chunks 0, 1 and 2 at least are complete then.
+    """
+    reached, go_on = threading.Event(), threading.Event()
+    usual = server.routes["/1050.jpg"]
+
+    def halting(request: BaseHTTPRequestHandler) -> None:
+        reached.set()
+        go_on.wait(60)
+        usual(request)
+
+    server.add("/1050.jpg", halting)
+    return reached, go_on
+
+
+KILLS: dict[str, Callable[[int], None]] = {
+    "everything at once": lambda pid: os.killpg(pid, signal.SIGKILL),
+    "the parent alone": lambda pid: os.kill(pid, signal.SIGKILL),
+    "Ctrl-C": lambda pid: os.killpg(pid, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS.keys())
+def test_a_killed_ingest_goes_on(
+    kill: Callable[[int], None], listed: Path, server: Server, tmp_path: Path
+) -> None:
+    reached, go_on = halted(server)
+    process = started(listed, tmp_path / "killed")
+    assert reached.wait(60)
+    kill(process.pid)
+    assert process.wait(60) != 0
+    wait_until_gone(process.pid)
+    go_on.set()
+
+    asked = Counter({path: server.hits[path] for path in ("/0.jpg", "/101.jpg", "/202.jpg")})
+    run(listed, tmp_path / "killed")
+    assert all(server.hits[path] == count == 1 for path, count in asked.items()), "done work was done again"
+    run(listed, tmp_path / "unbroken")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "unbroken")
+
+
+def test_the_workers_leave_ctrl_c_to_the_parent(listed: Path, server: Server, tmp_path: Path) -> None:
+    reached, go_on = halted(server)
+    process = started(listed, tmp_path / "dataset")
+    assert reached.wait(60)
+    for worker in set(living(process.pid)) - {process.pid}:
+        os.kill(worker, signal.SIGINT)
+    go_on.set()
+    assert process.wait(60) == 0
+    assert server.hits["/1050.jpg"] == 1
+
+
+@pytest.mark.slow
+def test_ingests_killed_at_random_moments_end_in_the_same_bytes(listed: Path, tmp_path: Path) -> None:
+    run(listed, tmp_path / "unbroken")
+    moments = random.Random(0)
+    kills = attempts = 0
+    while kills < 25:
+        killed = tmp_path / f"killed{attempts}"
+        attempts += 1
+        finished = False
+        while not finished:
+            process = started(listed, killed)
+            try:
+                assert process.wait(moments.uniform(0.5, 1.5)) == 0
+                finished = True
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+            wait_until_gone(process.pid)
+        assert contents(killed) == contents(tmp_path / "unbroken")
+    assert attempts > 1, "every run was killed before it could do anything"
