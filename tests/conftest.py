@@ -1,5 +1,7 @@
 import io
-from collections.abc import Callable
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from clipkit.shards.dataset import DatasetDescription, SourceFile, Totals, open_for_ingest
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
+from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
 
@@ -71,3 +74,30 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 2,400 records, 2,160 samples in three shards, 240 failures. Read it, do not change it."""
     return _write_dataset(tmp_path_factory.mktemp("small") / "dataset", 2400, 700, fail_every=10)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on loopback whose answers the test writes."""
+    served = Server()
+    thread = threading.Thread(target=served.http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield served
+    served.stopping.set()
+    served.http.shutdown()
+    thread.join()
+    served.http.server_close()

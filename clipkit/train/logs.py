@@ -26,6 +26,8 @@ class RunLog:
         run.cut_back(state.step)
         if state.step:
             self.say(f"{run.name} goes on after step {state.step:,} of {length.steps:,}")
+        else:
+            run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
         self._board = SummaryWriter(run.tensorboard, purge_step=state.step + 1)
 
     def __enter__(self) -> Self:
@@ -42,6 +44,7 @@ class RunLog:
         self._to_board(step, figures)
         note = f"loss {figures['loss']:.3f}, {figures['samples_per_second']:,.0f} samples/s"
         self._display.update(step * self._length.batch_size, note=note)
+        self._run.note(f"step {step:,}: {note}")
 
     def evaluation(self, step: int, figures: Mapping[str, float], checkpoint: str | None) -> None:
         """Log the figures of an evaluation after `step` steps, of a checkpoint if one was written."""

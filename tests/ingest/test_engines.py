@@ -15,7 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import Crashed, MakePart, local
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import make_crashed_part, make_part
-from tests.ingest.serving import Server, answer, encoded, kill_workers, photo
+from tests.serving import Server, answer, encoded, kill_workers, photo
 
 CONFIG = IngestConfig(allow_private_hosts=True, image_size=32, workers=2, retries=0, timeout=30, deadline=60)
 

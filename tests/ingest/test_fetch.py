@@ -15,7 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from tests.ingest.serving import Route, Server, answer, raw
+from tests.serving import Route, Server, answer, raw
 
 CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
 

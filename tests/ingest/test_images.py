@@ -14,7 +14,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, difference_hash, process
 from clipkit.ingest.metadata import MAX_SCANS
 from clipkit.ingest.rows import Failed
-from tests.ingest.serving import encoded, photo
+from tests.serving import encoded, photo
 
 CONFIG = IngestConfig(image_size=64)
 ORIENTATION = 0x0112

@@ -9,7 +9,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.report import gather
 from clipkit.ingest.run import ingest
 from clipkit.ingest.sources import conceptual_captions
-from tests.ingest.serving import Server, answer, encoded, photo
+from tests.serving import Server, answer, encoded, photo
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -23,7 +23,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import IngestResult, ingest
 from clipkit.ingest.sources import conceptual_captions
 from clipkit.shards.shard_set import ShardSet
-from tests.ingest.serving import Route, Server, answer, encoded, kill_workers, photo, raw
+from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
 
 RECORDS = 1400
 CONFIG = IngestConfig(

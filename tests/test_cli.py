@@ -1,0 +1,166 @@
+"""What a user meets at the command line: exit codes, one clear line, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Server, answer, encoded, photo
+
+
+def clipkit(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clipkit", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def assert_one_line(finished: subprocess.CompletedProcess[str], *expected: str) -> None:
+    """Exit 1, nothing on standard output, and one line of error that says all of `expected`."""
+    assert finished.returncode == 1, finished.stderr
+    assert finished.stdout == ""
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("clipkit: ")]
+    assert len(errors) == 1 and finished.stderr.splitlines()[-1] == errors[0], finished.stderr
+    assert "Traceback" not in finished.stderr
+    for words in expected:
+        assert words in errors[0]
+
+
+@pytest.fixture
+def listed(server: Server, tmp_path: Path) -> Path:
+    """A list of 60 good URLs and 3 dead ones."""
+    urls = [server.add(f"/{n}.jpg", answer(encoded(photo(400, 400, n), quality=98))) for n in range(60)]
+    urls += [server.url(f"/gone/{n}.jpg") for n in range(3)]
+    path = tmp_path / "list.tsv"
+    path.write_text("".join(f"picture number {n}\t{url}\n" for n, url in enumerate(urls)))
+    return path
+
+
+def test_bad_usage_is_exit_2() -> None:
+    for words in (["ingest", "cc"], ["nonsense"], ["train", "--shards", "x", "--warmup", "-3"]):
+        finished = clipkit(*words)
+        assert finished.returncode == 2 and finished.stdout == "", finished
+    assert "--warmup" in finished.stderr
+
+
+def test_a_missing_list(tmp_path: Path) -> None:
+    finished = clipkit("ingest", "cc", "absent.tsv", "--out", "dataset", cwd=tmp_path)
+    assert_one_line(finished, "absent.tsv", "No such file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_without_urls(tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text("name\tage\nAda\t36\n")
+    finished = clipkit("ingest", "cc", "list.tsv", "--out", "dataset", cwd=tmp_path)
+    assert_one_line(finished, "found no URL column", "name\\tage")
+    assert [path.name for path in tmp_path.iterdir()] == ["list.tsv"]
+
+
+def test_an_output_directory_that_holds_something_else(listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"mine")
+    finished = clipkit("ingest", "cc", listed, "--out", tmp_path / "photos")
+    assert_one_line(finished, "cat.jpg", "choose another --out")
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"mine"
+
+
+def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
+    words = ["ingest", "cc", listed, "--out", tmp_path / "dataset", "--allow-private-hosts", "--json"]
+    first = clipkit(*words)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert (result["records"], result["samples"], result["failures"]) == (63, 60, {"http_4xx": 3})
+    again = json.loads(clipkit(*words).stdout)
+    assert again["was_complete"] and again["fetched"] == 0
+    shown = clipkit("shards", "info", tmp_path / "dataset", "--json")
+    summary = json.loads(shown.stdout)
+    assert summary["records"] == 63 and summary["reasons"] == {"http_4xx": 3} and shown.stderr == ""
+    read = clipkit("shards", "info", tmp_path / "dataset").stdout
+    assert "records             63" in read and "http_4xx" in read
+
+
+def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> None:
+    words = ["ingest", "cc", listed, "--allow-private-hosts", "--image-size", "400"]
+    blocker = tiny_disk / "blocker"
+    blocker.write_bytes(bytes(3_500_000))
+    full = clipkit(*words, "--out", tiny_disk / "dataset")
+    assert_one_line(full, "No space left on device", "run the same command again")
+    blocker.unlink()
+    assert clipkit(*words, "--out", tiny_disk / "dataset").returncode == 0
+    reference = listed.parent / "reference"
+    assert clipkit(*words, "--out", reference).returncode == 0
+    for path in reference.glob("0*"):
+        assert (tiny_disk / "dataset" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_shard_directory_without_an_index(tmp_path: Path) -> None:
+    for words in (["shards", "info", tmp_path], ["train", "--shards", tmp_path]):
+        assert_one_line(clipkit(*words), "index.parquet", "found none")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of four steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["--model", "ViT-Micro/16@32px", "--batch-size", 16, "--epochs", 1, "--workers", 0]
+    finished = clipkit("train", "--shards", tiny_dataset, "--name", "tiny", *words, "--json", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["steps"], result["samples"]) == (4, 64)
+    return folder
+
+
+def test_the_run_directory(trained: Path) -> None:
+    run = trained / "runs" / "tiny"
+    names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+    assert names == {"config.json", "metrics.jsonl", "out.log", "tensorboard", "checkpoints"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"epoch_1.pt", "latest"}
+    assert (run / "checkpoints" / "latest").readlink() == Path("epoch_1.pt")
+
+
+def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.jpg").write_bytes(encoded(photo()))
+    (tmp_path / "classes.csv").write_text("folder,names\ncat,cat\n")
+    latest = trained / "runs" / "tiny" / "checkpoints" / "latest"
+    words = ["--folder", tmp_path, "--classes", tmp_path / "classes.csv", "--model", "ViT-B/32"]
+    finished = clipkit("evaluate", "--checkpoint", latest, *words)
+    assert_one_line(finished, "ViT-Micro/16@32px", "ViT-B/32")
+    refused = clipkit("convert", latest, tmp_path / "out.pt", "--model", "RN50")
+    assert_one_line(refused, "ViT-Micro/16@32px", "RN50")
+    assert not (tmp_path / "out.pt").exists() and not (trained / "runs" / "tiny" / "results.jsonl").exists()
+
+
+def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (trained / "runs").rglob("*")}
+    words = ["--shards", tiny_dataset, "--name", "tiny", "--batch-size", 16, "--epochs", 1, "--workers", 0]
+    finished = clipkit("train", *words, "--model", "ViT-Mini/8@64px", cwd=trained)
+    assert_one_line(finished, "model was ViT-Micro/16@32px, is ViT-Mini/8@64px")
+    after = {path: path.stat().st_mtime_ns for path in (trained / "runs").rglob("*") if path.name != ".lock"}
+    assert after == {path: time for path, time in before.items() if path.name != ".lock"}
+
+
+def test_a_full_disk_in_training_keeps_the_last_checkpoint(tiny_dataset: Path, tiny_disk: Path) -> None:
+    words = ["--model", "ViT-Micro/16@32px", "--batch-size", 16, "--epochs", 1, "--workers", 0]
+    finished = clipkit("train", "--shards", tiny_dataset, *words, "--runs", tiny_disk)
+    assert_one_line(finished, "No space left on device")
+    assert list(tiny_disk.rglob("*.pt*")) == []
+
+
+def test_without_a_run_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
+    finished = clipkit("evaluate", "--imagenet-val", tmp_path, cwd=tmp_path)
+    assert_one_line(finished, "runs: no run in it has a checkpoint")
+
+
+def test_plot_curves_of_a_run_and_of_none(trained: Path, tmp_path: Path) -> None:
+    plotted = clipkit("plot", "curves", trained / "runs" / "tiny", "--out", tmp_path / "curves.svg")
+    assert plotted.returncode == 0 and "<svg" in (tmp_path / "curves.svg").read_text()
+    assert_one_line(clipkit("plot", "curves", tmp_path, "--out", tmp_path / "none.png"), str(tmp_path))
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_models_are_listed() -> None:
+    listed = {row["name"]: row for row in json.loads(clipkit("models", "--json").stdout)["models"]}
+    assert round(listed["RN50"]["parameters"] / 1e6, 2) == 102.01
+    assert os.linesep.join(listed).count("ViT") >= 5

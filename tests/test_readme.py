@@ -1,0 +1,70 @@
+"""The README's blocks, run as they stand but for the size of things."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit.evaluate.classes import imagenet_classes
+from tests.serving import Server, answer, encoded, photo
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALLER = {
+    "ingest": ({}, ["--allow-private-hosts"]),
+    "shards": ({}, []),
+    "train": ({"RN50": "ViT-Micro/16@32px", "1024": "16", "30": "1", "10000": "1"}, ["--workers", "0"]),
+    "evaluate": ({}, ["--allow-subset", "--templates", "templates.txt"]),
+    "convert": ({}, []),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(server: Server, tmp_path: Path) -> Path:
+    """What the README's commands find: the list, pictures behind its URLs, ImageNet's folders."""
+    urls = [server.add(f"/{n}.jpg", answer(encoded(photo(60, 60, n)))) for n in range(40)]
+    (tmp_path / "Train_GCC-training.tsv").write_text("".join(f"a picture\t{url}\n" for url in urls))
+    (tmp_path / "templates.txt").write_text("a photo of a {}.\n")
+    (tmp_path / "cat.jpg").write_bytes(encoded(photo()))
+    for top, names in {
+        "imagenet/val": imagenet_classes().folders,
+        "imagenetv2-matched-frequency-format-val": [str(number) for number in range(1000)],
+    }.items():
+        for name in names:
+            (tmp_path / top / name).mkdir(parents=True)
+            os.link(tmp_path / "cat.jpg", tmp_path / top / name / "0.jpg")
+    return tmp_path
+
+
+def test_the_commands_and_the_script_run(folder: Path) -> None:
+    (commands,) = blocks("sh")
+    for line in commands.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "clipkit"
+        smaller, more = SMALLER[words[0]]
+        assert smaller.keys() <= set(words), f"the README's line changed: {line}"
+        command = [sys.executable, "-m", "clipkit", *(smaller.get(word, word) for word in words), *more]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+    assert (folder / "cc3m-rn50.pt").exists()
+    (script,) = blocks("python")
+    printed = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, check=True, capture_output=True, text=True, timeout=100
+    )
+    assert printed.stdout.startswith("tensor([[")
+
+
+def test_every_target_and_link_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/emoji/README.md"):
+        text = (ROOT / page).read_text()
+        assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|\s{3,})", text)) <= targets, page
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
