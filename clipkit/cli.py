@@ -151,6 +151,9 @@ def train(
     workers: Annotated[int, typer.Option(help="Loader processes of each training process.")] = 4,
     save_every: Annotated[int, typer.Option(help="Samples between checkpoints.")] = 500_000,
     log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
+    keep: Annotated[
+        int | None, typer.Option(help="Newest checkpoints that stay. Default: all epochs', two others.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a CLIP model on shards; the same command continues an interrupted run."""
@@ -265,6 +268,8 @@ def _terminated(number: int, frame: "FrameType | None") -> NoReturn:
 def main() -> None:
     """Run the command line; end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    # Threads that spin while they wait starve the loader's processes where cores are few or shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="clipkit")
     except ClipkitError as error:

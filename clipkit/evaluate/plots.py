@@ -78,8 +78,11 @@ def curves_figure(runs: list[RunCurves]) -> Figure:
     legend_rows = math.ceil((len(runs) + 1) / _LEGEND_COLUMNS)
     figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.25 * legend_rows), layout="constrained")
     FigureCanvasAgg(figure)
+    first: Axes | None = None
     for place, name in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(rows, columns, place), name, runs)
+        axes = figure.add_subplot(rows, columns, place, sharex=first)
+        first = first or axes
+        _draw_panel(axes, name, runs)
     _draw_legend(figure, runs)
     return figure
 

@@ -8,7 +8,7 @@ from clipkit.errors import ConfigError
 
 # Bounds far beyond any real model: a configuration read from a file must not be able to ask for the whole
 # memory.
-Width = Annotated[int, Field(ge=32, le=16_384)]
+Width = Annotated[int, Field(ge=16, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
 Side = Annotated[int, Field(ge=8, le=4_096)]
 
@@ -170,10 +170,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _resnet(
-    name: str, embed: int, layers: tuple[int, int, int, int], width: int, image: int, text: int
+    name: str, embed: int, layers: tuple[int, int, int, int], width: int, image: int, text: TextConfig
 ) -> ClipConfig:
     vision = ResNetConfig(layers=layers, width=width, image_size=image)
-    return ClipConfig(name=name, embed_dim=embed, vision=vision, text=_text(text, 12))
+    return ClipConfig(name=name, embed_dim=embed, vision=vision, text=text)
 
 
 def _vit(
@@ -193,17 +193,18 @@ def _table(*configs: ClipConfig) -> dict[str, ClipConfig]:
 
 # name, embedding, layers, width, (patch,) image size, text tower
 _OPENAI = _table(
-    _resnet("RN50", 1024, (3, 4, 6, 3), 64, 224, 512),
-    _resnet("RN101", 512, (3, 4, 23, 3), 64, 224, 512),
-    _resnet("RN50x4", 640, (4, 6, 10, 6), 80, 288, 640),
-    _resnet("RN50x16", 768, (6, 8, 18, 8), 96, 384, 768),
-    _resnet("RN50x64", 1024, (3, 15, 36, 10), 128, 448, 1024),
+    _resnet("RN50", 1024, (3, 4, 6, 3), 64, 224, _text(512, 12)),
+    _resnet("RN101", 512, (3, 4, 23, 3), 64, 224, _text(512, 12)),
+    _resnet("RN50x4", 640, (4, 6, 10, 6), 80, 288, _text(640, 12)),
+    _resnet("RN50x16", 768, (6, 8, 18, 8), 96, 384, _text(768, 12)),
+    _resnet("RN50x64", 1024, (3, 15, 36, 10), 128, 448, _text(1024, 12)),
     _vit("ViT-B/32", 512, 12, 768, 32, 224, _text(512, 12)),
     _vit("ViT-B/16", 512, 12, 768, 16, 224, _text(512, 12)),
     _vit("ViT-L/14", 768, 24, 1024, 14, 224, _text(768, 12)),
     _vit("ViT-L/14@336px", 768, 24, 1024, 14, 336, _text(768, 12)),
 )
 _SMALL = _table(
+    _resnet("RN-Mini@64px", 128, (1, 1, 1, 1), 16, 64, _text(64, 2)),  # laptops
     _vit("ViT-Mini/8@64px", 256, 6, 256, 8, 64, _text(128, 4)),  # laptops
     _vit("ViT-Micro/16@32px", 64, 2, 64, 16, 32, _text(64, 2)),  # tests
 )

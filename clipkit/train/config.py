@@ -68,7 +68,10 @@ class TrainConfig(BaseModel):
     workers: NonNegativeInt = Field(4, description="loader processes beside each training process")
     save_every: PositiveInt | None = Field(500_000, description="samples between checkpoints within an epoch")
     log_every: PositiveInt = Field(10, description="steps between lines in metrics.jsonl")
-    keep: PositiveInt = Field(2, description="newest step_N.pt files that stay; epoch_N.pt all stay")
+    keep: PositiveInt | None = Field(
+        None,
+        description="newest checkpoints that stay; None is every epoch_N.pt and the newest two step_N.pt",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -19,6 +19,7 @@ from clipkit.train.lines import JsonLines, Line
 
 _TRAINING = "training"  # the kind of our lines in results.jsonl, among those of later evaluations
 _LATEST = "latest"
+_KEPT_STEPS = 2
 _LOCK = ".lock"
 
 
@@ -95,11 +96,14 @@ class RunDirectory:
             raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it")
         return path
 
-    def set_latest(self, path: Path, keep: int) -> None:
-        """Name `path`, which is on disk, as the newest checkpoint; remove all but `keep` step_N.pt files."""
+    def set_latest(self, path: Path, keep: int | None) -> None:
+        """Name `path`, which is on disk, as the newest checkpoint; remove all but the newest `keep`.
+
+        If `keep` is None, every epoch_N.pt stays, and the newest two step_N.pt.
+        """
         atomic.write_link(self.checkpoints / _LATEST, path.name)
-        steps = sorted(self.checkpoints.glob("step_*.pt"), key=lambda each: each.stat().st_mtime_ns)
-        for old in steps[:-keep]:
+        removable = self.checkpoints.glob("step_*.pt" if keep is None else "*_*.pt")
+        for old in sorted(removable, key=lambda each: each.stat().st_mtime_ns)[: -(keep or _KEPT_STEPS)]:
             old.unlink()
 
     def add_evaluation(self, line: Mapping[str, float], checkpoint: str | None) -> None:

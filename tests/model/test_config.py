@@ -15,6 +15,7 @@ from clipkit.model.config import ClipConfig, TextConfig, ViTConfig, available_mo
         ("ViT-L/14", "ViT-L/14"),
         ("RN50-quickgelu", "RN50"),
         ("ViT-Micro-16-32", "ViT-Micro/16@32px"),
+        ("RN-Mini-64", "RN-Mini@64px"),
     ],
 )
 def test_a_name_may_be_written_with_slashes_or_dashes(alias: str, name: str) -> None:

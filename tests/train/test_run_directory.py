@@ -80,10 +80,18 @@ def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
 def test_the_last_step_files_and_all_epoch_files_stay(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for number, name in enumerate(["step_9.pt", "epoch_1.pt", "step_100.pt", "step_20.pt", "epoch_2.pt"]):
-        run.set_latest(checkpoint(run, name, number), keep=2)
+        run.set_latest(checkpoint(run, name, number), keep=None)
         assert run.latest() == run.checkpoints / name
     left = {path.name for path in run.checkpoints.iterdir()}
     assert left == {"epoch_1.pt", "epoch_2.pt", "step_20.pt", "step_100.pt", "latest"}
+
+
+def test_with_keep_only_so_many_checkpoints_stay(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for number, name in enumerate(["epoch_1.pt", "step_9.pt", "epoch_2.pt", "step_100.pt", "epoch_3.pt"]):
+        run.set_latest(checkpoint(run, name, number), keep=2)
+    left = {path.name for path in run.checkpoints.iterdir()}
+    assert left == {"step_100.pt", "epoch_3.pt", "latest"}
 
 
 def test_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
