@@ -24,7 +24,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix
 
 bench: .venv/installed-dev
-	$(BIN)/python -m bench
+	for script in bench/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build

@@ -1,6 +1,8 @@
 """What a run tells: lines in metrics.jsonl and results.jsonl, TensorBoard, and the display."""
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +30,7 @@ class RunLog:
             self.say(f"{run.name} goes on after step {state.step:,} of {length.steps:,}")
         else:
             run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
+        _wait_for_a_new_second(run.tensorboard)
         self._board = SummaryWriter(run.tensorboard, purge_step=state.step + 1)
 
     def __enter__(self) -> Self:
@@ -75,3 +78,11 @@ class RunLog:
     def _to_board(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+
+
+def _wait_for_a_new_second(folder: Path) -> None:
+    # TensorBoard reads event files in the order of the second in their names: a sitting that begins within
+    # the second in which the last one began could be read before it.
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    while seconds and 0 <= max(seconds) - int(time.time()) <= 1:
+        time.sleep(0.02)

@@ -1,0 +1,94 @@
+"""Packing parts into shards, beside webdataset's TarWriter writing the same samples into tars with a SHA-256.
+
+    python bench/packing.py [--samples 8000] [--bytes 25000] [--runs 5]
+
+Both read the same parts from disk; both sides' tars hold the same members. The sides take turns; medians and
+the ratio of each pair are printed.
+"""
+
+import argparse
+import hashlib
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import webdataset
+
+from clipkit.shards.packing import Packer
+from clipkit.shards.parts import PartWriter, part_paths, read_part
+
+CHUNK = 1000
+
+
+def make_parts(directory: Path, samples: int, size: int) -> None:
+    noise = random.Random(0)
+    for chunk, first in enumerate(range(0, samples, CHUNK)):
+        with PartWriter(directory, chunk) as part:
+            for row in range(first, min(first + CHUNK, samples)):
+                known = {
+                    "source": "bench",
+                    "source_row": row,
+                    "url": f"http://example.com/{row}",
+                    "ext": "jpg",
+                }
+                part.success(known | {"caption": f"a picture, number {row}"}, noise.randbytes(size))
+
+
+def pack(directory: Path, chunks: int) -> None:
+    packer = Packer(directory)
+    for chunk in range(chunks):
+        packer.add(chunk)
+    packer.finish(chunks)
+
+
+def write_tars(directory: Path, chunks: int) -> None:
+    for chunk in range(chunks):
+        rows = read_part(directory, chunk, ["caption", "image_offset", "image_bytes"]).to_pylist()
+        path = directory / f"{chunk:06d}.tar"
+        with part_paths(directory, chunk)[0].open("rb") as part, webdataset.TarWriter(str(path)) as tar:
+            for number, row in enumerate(rows):
+                part.seek(row["image_offset"])
+                key = f"{chunk * CHUNK + number:09d}"
+                tar.write({"__key__": key, "jpg": part.read(row["image_bytes"]), "txt": row["caption"]})
+        with path.open("rb") as written:
+            hashlib.file_digest(written, "sha256")
+
+
+def seconds(side: Callable[[Path, int], None], parts: Path, chunks: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(parts, Path(folder) / "parts")
+        start = time.perf_counter()
+        side(Path(folder), chunks)
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--samples", type=int, default=8000)
+    parser.add_argument("--bytes", type=int, default=25_000)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    chunks = -(-options.samples // CHUNK)
+    with tempfile.TemporaryDirectory() as folder:
+        make_parts(Path(folder), options.samples, options.bytes)
+        parts = Path(folder) / "parts"
+        pairs = [
+            (seconds(pack, parts, chunks), seconds(write_tars, parts, chunks)) for _ in range(options.runs)
+        ]
+    megabytes = options.samples * options.bytes / 1e6
+    for name, times in zip(("clipkit Packer", "TarWriter + sha256"), zip(*pairs, strict=True), strict=True):
+        median = statistics.median(times)
+        print(
+            f"{name:20} median {median:.2f} s, {megabytes / median:,.0f} MB/s, "
+            f"{min(times):.2f} to {max(times):.2f} s"
+        )
+    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
+    print(f"ratio of speeds      median {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
