@@ -1,6 +1,17 @@
-"""`python -m clipkit` is the `clipkit` command."""
+"""The `clipkit` command, also as `python -m clipkit`."""
 
-from clipkit.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it quietly at any point, while modules load too."""
+    try:
+        from clipkit import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import typer
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
-ROOT_MODULES = {"errors", "atomic", "progress", "tables", "_version"}
+ROOT_MODULES = {"errors", "atomic", "progress", "tables", "processes", "_version"}
 MAY_IMPORT = {
     "ingest": {"shards"},
     "shards": set(),

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError
+from clipkit.processes import deaf_to_interrupts
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -59,7 +60,9 @@ def decoded_batches(
         multiprocessing_context=multiprocessing.get_context("spawn") if count else None,
         generator=torch.Generator(),
     )
-    yield from loader
+    with deaf_to_interrupts():
+        batches = iter(loader)
+    yield from batches
 
 
 class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):

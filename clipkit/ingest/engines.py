@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.processes import deaf_to_interrupts
 
 MakePart = Callable[[Chunk], ChunkOutcome]
 """What an engine maps; picklable."""
@@ -110,7 +111,8 @@ class _Worker:
         self.job: _Job | None = None
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
-        self._process.start()
+        with deaf_to_interrupts():
+            self._process.start()
         theirs.close()
 
     def give(self, job: _Job) -> None:
@@ -145,7 +147,6 @@ class _Worker:
 
 
 def _work(connection: "Connection[Any, Any]", make_part: MakePart) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and stops its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
         try:

@@ -1,6 +1,5 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -10,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, DatasetError
+from clipkit.processes import deaf_to_interrupts
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -66,7 +66,7 @@ def batches(
     plan = ShardPlan(shard_set.sizes, seed, streams, block)
     made = _Batches(shard_set, plan, batch_size, rank, world_size, transform, tokenize)
     last = stop // batch_size if stop is not None else 1 << 62
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), deaf_to_interrupts():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader = DataLoader(
             made,
@@ -76,7 +76,6 @@ def batches(
             collate_fn=_as_it_is,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_interrupts,
         )
         made_batches = iter(loader)
     yield from _checked(made_batches)
@@ -133,11 +132,6 @@ class _Batches(Dataset[Batch | ClipkitError]):
             line = str(error).partition("\n")[0] or type(error).__name__
             path = self._shard_set.directory / self._shard_set.names[shard]
             raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
-
-
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; it is the trainer's to finish its step and end its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(made: Any) -> Any:

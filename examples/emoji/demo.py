@@ -93,6 +93,10 @@ def served(folder: Path, number: int) -> Iterator[None]:
     class Server(ThreadingHTTPServer):
         request_queue_size = 1024
 
+        def handle_error(self, request: object, client_address: object) -> None:
+            if not isinstance(sys.exception(), ConnectionError):  # a client that was interrupted hangs up
+                super().handle_error(request, client_address)  # type: ignore[arg-type]
+
     class Quiet(SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -129,10 +133,7 @@ def clipkit(command: list[object]) -> None:
     """Print a command, run it, and end the demo with its exit code if it fails."""
     words = ["clipkit", *map(str, command)]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    try:
-        finished = subprocess.run([sys.executable, "-m", *words], check=False)
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; `make demo` goes on from here.")
+    finished = subprocess.run([sys.executable, "-m", *words], check=False)
     if finished.returncode:
         sys.exit(finished.returncode)
 
@@ -161,4 +162,8 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nInterrupted; `make demo` goes on from here.", file=sys.stderr)
+        sys.exit(130)
