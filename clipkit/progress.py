@@ -35,12 +35,12 @@ class Progress:
             from rich.progress import Progress as RichProgress
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(self._unit),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
             self._bar.add_task(self._title, total=self._total, note="")

@@ -5,6 +5,7 @@ import os
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipkit._version import VERSION
+from clipkit.pictures import MAX_PIXELS
 
 MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
 
@@ -35,7 +36,7 @@ class IngestConfig(BaseModel):
     timeout: float = Field(10.0, ge=1)
     deadline: float = Field(60.0, gt=0)
     max_bytes: int = Field(20_000_000, ge=1, le=1_000_000_000)
-    max_pixels: int = Field(36_000_000, ge=1, le=MAX_DECODED_PIXELS)
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_DECODED_PIXELS)
     contact: str | None = Field(None, pattern=r"^[\x20-\x7e]{1,200}$")
     allow_private_hosts: bool = False
     chunk_rows: int = Field(1000, ge=1, le=100_000)
@@ -46,9 +47,14 @@ class IngestConfig(BaseModel):
         return f"clipkit/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
 
     @property
+    def processes(self) -> int:
+        """How many workers there are: no more than there may be connections to one host."""
+        return min(self.workers, self.per_host)
+
+    @property
     def connections_per_host(self) -> int:
         """One worker's share of `per_host`."""
-        return max(1, self.per_host // self.workers)
+        return self.per_host // self.processes
 
     @property
     def image_settings(self) -> dict[str, int | float | bool | str | None]:

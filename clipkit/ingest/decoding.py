@@ -10,7 +10,8 @@ import simplejpeg
 from PIL import Image
 
 from clipkit.ingest.colour import Pixels, flattened
-from clipkit.ingest.metadata import MAX_SCANS, exif_orientation, jpeg_metadata
+from clipkit.ingest.metadata import exif_orientation, jpeg_metadata
+from clipkit.pictures import MAX_SCANS, scan_count
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -75,14 +76,14 @@ def decode(data: bytes, kind: str, *, short_side: int, max_pixels: int) -> Decod
 
 
 def _decode_jpeg(data: bytes, short_side: int, max_pixels: int) -> Decoded:
+    if scan_count(data) > MAX_SCANS:
+        raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
         return _decode_other(data, "jpeg", short_side, max_pixels)
     _check_size(width, height, max_pixels)
     metadata = jpeg_metadata(data)
-    if metadata.scans > MAX_SCANS:
-        raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
     if colorspace in ("CMYK", "YCCK"):
         return _decode_other(data, "jpeg", short_side, max_pixels)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.

@@ -15,6 +15,7 @@ from clipkit.ingest.rows import Failed
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.
 CHROMA = "420"
+LARGEST_SIDE = 16_384  # of the stored picture, in pixels; a JPEG ends at 65,500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,28 @@ class Picture:
 
 
 def process(data: bytes, config: IngestConfig) -> Picture | Failed:
-    """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG."""
+    """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG.
+
+    Whatever is wrong with the bytes comes back as a value: one picture never ends a run.
+    """
     if not data:
         return Failed("empty", "no bytes")
     kind = sniff(data)
     if kind is None:
         return Failed("not_an_image", _likely(data))
     try:
-        decoded = decode(data, kind, short_side=config.image_size, max_pixels=config.max_pixels)
+        return _stored(data, kind, config)
     except UnreadableError as error:
         return Failed(error.reason, error.detail)
+    except Exception as error:  # resizing, colour and encoding meet what decoding let through
+        return Failed("broken_image", f"{type(error).__name__}: {error}".partition("\n")[0][:200])
+
+
+def _stored(data: bytes, kind: str, config: IngestConfig) -> Picture:
+    decoded = decode(data, kind, short_side=config.image_size, max_pixels=config.max_pixels)
     size = _stored_size(decoded.width, decoded.height, config.image_size)
+    if max(size) > LARGEST_SIDE:
+        raise UnreadableError("aspect", f"{decoded.width} x {decoded.height}")
     pixels = decoded.pixels
     if size != (pixels.shape[1], pixels.shape[0]):
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

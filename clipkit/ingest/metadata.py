@@ -3,7 +3,6 @@
 import struct
 from typing import NamedTuple
 
-MAX_SCANS = 200  # progressive pictures have about ten; thousands are an attack on the decoder
 _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
@@ -11,16 +10,15 @@ _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 
 
 class JpegMetadata(NamedTuple):
-    """`orientation` is 1–8 (1 upright), `icc` the profile or None, `scans` the most scans there may be."""
+    """`orientation` is 1–8 (1 upright), `icc` the profile or None."""
 
     orientation: int
     icc: bytes | None
-    scans: int
 
 
 def jpeg_metadata(data: bytes) -> JpegMetadata:
     """Read the segments before the first scan; never raises: what cannot be read counts as absent."""
-    orientation, progressive, profile = 1, False, dict[bytes, bytes]()
+    orientation, profile = 1, dict[bytes, bytes]()
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -32,13 +30,11 @@ def jpeg_metadata(data: bytes) -> JpegMetadata:
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xE1 and data.startswith(_EXIF, place + 4):
             orientation = exif_orientation(data[place + 10 : end])
-        elif marker == 0xC2:
-            progressive = True
         elif marker == 0xE2 and data.startswith(_ICC, place + 4):
             profile[data[place + 16 : place + 17]] = data[place + 18 : end]
         place = max(end, place + 2)
     icc = b"".join(profile[number] for number in sorted(profile)) or None
-    return JpegMetadata(orientation, icc, data.count(b"\xff\xda") if progressive else 1)
+    return JpegMetadata(orientation, icc)
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.errors import DatasetError
+from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import Crashed, Engine, local
 from clipkit.ingest.report import REPORT_FILE, write_report
-from clipkit.ingest.rows import ChunkOutcome
+from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.sources import Source, chunks
 from clipkit.ingest.worker import make_crashed_part, make_part
 from clipkit.progress import Progress
@@ -114,12 +114,13 @@ def ingest(
         if not was_complete:
             with progress("ingest", records, "URLs") as display:
                 _fill(dataset, source, records, config, engine, display, tally)
-        if crashed := tally.failures["worker_crashed"]:
+        result = _result(dataset, tally, time.monotonic() - begun, was_complete)
+        if crashed := result.failures.get("worker_crashed"):
             raise DatasetError(
                 f"{out}: complete but for {crashed:,} URLs whose workers died twice, kept as worker_crashed "
                 "failures; was there memory enough, or is there a picture that kills its reader?"
             )
-        return _result(dataset, tally, time.monotonic() - begun, was_complete)
+        return result
 
 
 def _fill(
@@ -140,10 +141,9 @@ def _fill(
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
     work = partial(make_part, directory=directory, config=config)
-    unfinished = (
-        chunk for chunk in chunks(source, config.chunk_rows, config.limit) if not packer.is_done(chunk.number)
-    )
-    workers = min(config.workers, len(todo))
+    every = _all_of(chunks(source, config.chunk_rows, config.limit), records)
+    unfinished = (chunk for chunk in every if not packer.is_done(chunk.number))
+    workers = min(config.processes, len(todo))
     with closing(engine(work, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
         for outcome in _survived(outcomes, directory, display):
             packer.add(outcome.number)
@@ -154,6 +154,18 @@ def _fill(
     totals = Totals(records=records, samples=samples, failures=records - samples, shards=len(index.shards))
     write_report(directory)
     dataset.finish(totals)
+
+
+def _all_of(cut: Iterator[Chunk], records: int) -> Iterator[Chunk]:
+    seen = 0
+    for chunk in cut:
+        seen += len(chunk.rows)
+        yield chunk
+    if seen != records:
+        raise SourceError(
+            f"the list changed while it was read: {records:,} records at first, then {seen:,}; "
+            "ingest the list as it is now into a new directory"
+        )
 
 
 def _survived(

@@ -6,7 +6,9 @@ nothing. Memory does not grow with their length.
 
 import hashlib
 import itertools
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +131,8 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     if len(set(absolute)) < len(absolute):
         raise SourceError(f"{max(absolute, key=absolute.count)}: expected each file once, found it twice")
     for depth in itertools.count(1):
-        names = ["/".join(path.parts[-depth:]) for path in absolute]
+        parts = (os.fsencode("/".join(path.parts[-depth:])) for path in absolute)
+        names = [part.decode("utf-8", "replace") for part in parts]
         if len(set(names)) == len(names):
             break
     return names
@@ -150,7 +153,13 @@ def _refuse_mixed_splits(paths: Sequence[Path]) -> None:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        stream = path.open("rb")
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return stream
+        stream.close()
+        raise SourceError(
+            f"{path}: expected a regular file, which is read more than once, found a pipe or device"
+        )
     except OSError as error:
         raise SourceError(
             f"{path}: expected a list of URLs, found that it cannot be read ({error.strerror})"

@@ -21,6 +21,7 @@ MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
+_STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
 
 
@@ -95,7 +96,7 @@ class Transfer:
         if self._header_bytes > MAX_HEADER_BYTES:
             self._failed = Failed("protocol", f"more than {MAX_HEADER_BYTES} bytes of headers")
             return -1
-        if line.startswith(b"HTTP/"):
+        if line.startswith(b"HTTP/") and not self.body.size and not self._discarded:
             self.status = _status(line)
             self.retry_after = None
             return len(line)
@@ -131,7 +132,7 @@ class _HandedOver(socket.socket):
 
 def _status(line: bytes) -> int:
     number = line.split(maxsplit=2)[1:2]
-    return int(number[0]) if number and number[0].isdigit() else 0
+    return int(number[0]) if number and _STATUS.fullmatch(number[0]) else 0
 
 
 def _options(config: IngestConfig) -> dict[int, object]:

@@ -92,6 +92,7 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("bad chunks", raw(CHUNKED, b"zz\r\nabc"), "reset", 200, 1),
     ("nothing", raw(), "reset", None, 3),
     ("no HTTP", raw(b"hello world\r\n\r\n"), "protocol", None, 1),
+    ("huge status", raw(b"HTTP/1.1 99999999999 OK\r\n\r\nx"), "protocol", None, 1),
     ("many headers", raw(b"HTTP/1.1 200 OK\r\n", (b"X: " + b"x" * 100 + b"\r\n") * 1500), "protocol", 200, 1),
     ("long header", raw(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000), "protocol", 200, 1),
     ("opted out", answer(b"picture", 200, {"X-Robots-Tag": "otherbot: nofollow, NoAI"}), "opted_out", 200, 1),

@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import zlib
 from typing import Any
@@ -12,8 +13,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, difference_hash, process
-from clipkit.ingest.metadata import MAX_SCANS
 from clipkit.ingest.rows import Failed
+from clipkit.pictures import MAX_SCANS
 from tests.serving import encoded, photo
 
 CONFIG = IngestConfig(image_size=64)
@@ -224,12 +225,45 @@ def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
     )
 
 
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    data = encoded(photo(64, 64), progressive=True)
-    last = data.rindex(b"\xff\xda")
-    assert made(data)
-    outcome = failed(data[:-2] + data[last:-2] * (MAX_SCANS + 1) + data[-2:])
+def endless_scans(jpeg: bytes) -> bytes:
+    last = jpeg.rindex(b"\xff\xda")
+    return jpeg[:-2] + jpeg[last:-2] * (MAX_SCANS + 1) + jpeg[-2:]
+
+
+def with_sampling(jpeg: bytes, sampling: int) -> bytes:
+    """With other sampling factors of the first component in the frame header."""
+    frame = re.search(rb"\xff[\xc0\xc2]", jpeg)
+    assert frame
+    place = frame.start() + 11
+    return jpeg[:place] + bytes([sampling]) + jpeg[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        endless_scans(encoded(photo(64, 64), progressive=True)),
+        endless_scans(encoded(photo(64, 64))),
+        endless_scans(encoded(photo(64, 64), progressive=True).replace(b"\xff\xc2", b"\xff\xca", 1)),
+        with_sampling(endless_scans(encoded(photo(64, 64), progressive=True)), 0x31),
+    ],
+    ids=["progressive", "baseline", "arithmetic", "sampling that libjpeg-turbo leaves to Pillow"],
+)
+def test_a_jpeg_of_endless_scans_is_refused(data: bytes) -> None:
+    outcome = failed(data)
     assert (outcome.reason, outcome.detail) == ("broken_image", f"more than {MAX_SCANS} scans")
+
+
+def test_scans_elsewhere_in_the_file_do_not_count() -> None:
+    data = encoded(photo(64, 64), progressive=True)
+    marks = b"\xff\xda" * 3 * MAX_SCANS
+    comment = b"\xff\xfe" + (len(marks) + 2).to_bytes(2, "big") + marks
+    assert made(data[:2] + comment + data[2:] + marks)
+
+
+@pytest.mark.parametrize("size", [(10, 70_000), (70_000, 10), (64, 66_000), (300, 100_000)])
+def test_a_picture_too_long_to_store_is_a_failure(size: tuple[int, int]) -> None:
+    outcome = failed(encoded(Image.new("L", size), "PNG"))
+    assert (outcome.reason, outcome.detail) == ("aspect", f"{size[0]} x {size[1]}")
 
 
 @pytest.mark.parametrize(

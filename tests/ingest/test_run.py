@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from clipkit.errors import DatasetError
+from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import IngestResult, ingest
 from clipkit.ingest.sources import conceptual_captions
+from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.summary import summarize
 from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
 
 RECORDS = 1400
@@ -164,8 +166,20 @@ def test_urls_that_kill_their_workers_are_kept_and_told(server: Server, tmp_path
     path.write_text("".join(f"x\t{deadly if row == 7 else good}\n" for row in range(15)))
     with pytest.raises(DatasetError, match="complete but for 5 URLs"):
         run(path, tmp_path / "dataset", workers=1, chunk_rows=5)
-    result = run(path, tmp_path / "dataset", workers=1, chunk_rows=5)
-    assert (result.was_complete, result.samples, result.failures) == (True, 10, {"worker_crashed": 5})
+    with pytest.raises(DatasetError, match="complete but for 5 URLs"):
+        run(path, tmp_path / "dataset", workers=1, chunk_rows=5)
+    summary = summarize(tmp_path / "dataset")
+    assert (summary.samples, summary.reasons) == (10, {"worker_crashed": 5})
+
+
+def test_a_list_that_changes_while_it_is_read_is_told(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(f"x\t{server.url('/missing')}\n" * 30)
+    source = conceptual_captions([path])
+    path.write_text(f"x\t{server.url('/missing')}\n" * 20)
+    with pytest.raises(SourceError, match="30 records at first, then 20"):
+        ingest(source, tmp_path / "dataset", CONFIG)
+    assert not read_dataset(tmp_path / "dataset").complete
 
 
 PROGRAM = """

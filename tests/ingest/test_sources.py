@@ -1,4 +1,5 @@
 import io
+import os
 import tempfile
 import tracemalloc
 from hashlib import sha256
@@ -159,3 +160,17 @@ def test_training_and_validation_files_do_not_mix(tmp_path: Path) -> None:
         conceptual_captions([train, validation])
     assert f"`clipkit ingest cc {train}` and `clipkit ingest cc {validation}`" in str(raised.value)
     assert conceptual_captions([train, other]).records == 2
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tsv")
+    writer = os.open(tmp_path / "pipe.tsv", os.O_RDWR)
+    with pytest.raises(SourceError, match="found a pipe"):
+        conceptual_captions([tmp_path / "pipe.tsv"])
+    os.close(writer)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.tsv"))
+    path.write_text("a caption\thttp://example.com/1.jpg\n")
+    assert [row.source for row in conceptual_captions([path])] == ["bad\ufffd.tsv"]

@@ -1,0 +1,40 @@
+"""Exclusive use of a file or folder by one process, where the file system can enforce it."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class Held(Exception):  # noqa: N818 (it is a state, and each caller says in its own words what to do)
+    """Another process has the lock."""
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock file `path` (created if need be) for this process; yield False where there are no locks.
+
+    The lock ends with the process, however that ends, and is not inherited. Raises Held if another process
+    has it and `wait` is false.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield _locked(descriptor, wait)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise Held from None
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True

@@ -1,0 +1,29 @@
+"""Limits on pictures from anywhere, checked on their bytes before anything is decoded."""
+
+import re
+
+MAX_PIXELS = 36_000_000
+MAX_SCANS = 200  # cameras and tools write 1 to 20; each costs a pass over the whole picture
+_MAX_SEGMENTS = 5_000
+
+_START_OF_SCAN = b"\xff\xda"
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # none of those that stand within a scan
+
+
+def scan_count(jpeg: bytes) -> int:
+    """Return the number of scans in a JPEG of any coding (ITU T.81, annex B).
+
+    Above MAX_SCANS, some such number. What looks like a scan in other segments, or after the picture's end,
+    does not make it that many.
+    """
+    possible = jpeg.count(_START_OF_SCAN)
+    if possible <= MAX_SCANS:
+        return possible
+    scans, place = 0, 2
+    for _ in range(_MAX_SEGMENTS):
+        marker = _NEXT_MARKER.search(jpeg, place)
+        if marker is None or marker[0] == b"\xff\xd9" or scans > MAX_SCANS:
+            return scans
+        scans += marker[0] == _START_OF_SCAN
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return MAX_SCANS + 1
