@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEMPORARY_SUFFIX = ".tmp"
+TEMPORARIES = ".*.tmp"
+"""The pattern of temporary files' names: what a kill may leave behind."""
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the temporary name beside `path`, free to be created: what a kill left there is removed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    return temporary
 
 
 @contextmanager
@@ -20,7 +28,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Only one writer per path at a time. Raises OSError as the file system does (a full disk, say);
     `path` then is as it was before.
     """
-    temporary = path.with_name(f"{path.name}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         flush(temporary)
@@ -48,8 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_link(path: Path, target: str) -> None:
     """Replace `path` by a symbolic link to `target`, a name in the same folder."""
-    temporary = path.with_name(f"{path.name}{TEMPORARY_SUFFIX}")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_path(path)
     temporary.symlink_to(target)
     temporary.replace(path)
     flush(path.parent)

@@ -5,6 +5,7 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 130 or 143 interrupted.
 """
 
+import io
 import json
 import os
 import signal
@@ -268,6 +269,9 @@ def _terminated(number: int, frame: "FrameType | None") -> NoReturn:
 def main() -> None:
     """Run the command line; end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Threads that spin while they wait starve the loader's processes where cores are few or shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -16,16 +16,31 @@ class Held(Exception):  # noqa: N818 (it is a state, and each caller says in its
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file `path` (created if need be) for this process; yield False where there are no locks.
+    """Hold the lock file `path`, which is there only meanwhile; yield False where there are no locks.
 
-    The lock ends with the process, however that ends, and is not inherited. Raises Held if another process
-    has it and `wait` is false.
+    The lock ends with the process, however that ends, and is not inherited; a file left by a kill locks
+    nothing. Raises Held if another process has it and `wait` is false.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor, locked = _acquired(path, wait)
     try:
-        yield _locked(descriptor, wait)
+        yield locked
     finally:
+        if locked:
+            path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _acquired(path: Path, wait: bool) -> tuple[int, bool]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            locked = _locked(descriptor, wait)
+            if not locked or _is_still(path, descriptor):
+                return descriptor, locked
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last owner removed it between opening and locking: there may be another
 
 
 def _locked(descriptor: int, wait: bool) -> bool:
@@ -38,3 +53,10 @@ def _locked(descriptor: int, wait: bool) -> bool:
             raise
         return False
     return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

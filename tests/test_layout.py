@@ -12,7 +12,17 @@ import typer
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
-ROOT_MODULES = {"errors", "atomic", "progress", "tables", "processes", "_version"}
+ROOT_MODULES = {
+    "errors",
+    "atomic",
+    "progress",
+    "tables",
+    "processes",
+    "lines",
+    "locks",
+    "pictures",
+    "_version",
+}
 MAY_IMPORT = {
     "ingest": {"shards"},
     "shards": set(),

@@ -1,8 +1,9 @@
 """What an evaluation is asked to measure."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IMAGE_BATCH = 64
 
@@ -23,3 +24,10 @@ class EvaluateConfig(BaseModel):
     batch_size: int = Field(default=IMAGE_BATCH, ge=1)
     workers: int | None = Field(default=None, ge=0)
     allow_subset: bool = False
+
+    @model_validator(mode="after")
+    def _folder_with_classes(self) -> Self:
+        if (self.folder is None) != (self.classes is None):
+            given, lacking = ("--classes", "--folder") if self.folder is None else ("--folder", "--classes")
+            raise ValueError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
+        return self

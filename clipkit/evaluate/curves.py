@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import EvaluationError
-from clipkit.evaluate.results import RESULTS_NAME, metric_name, read_lines
+from clipkit.evaluate.results import RESULTS_NAME, metric_name
+from clipkit.lines import JsonLines
 
 METRICS_NAME = "metrics.jsonl"
 TRAINING_FIGURES = frozenset({"loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait"})
@@ -37,21 +38,20 @@ def read_run(run: Path) -> RunCurves:
     """Read the curves of a run directory.
 
     Where a run went over the same samples twice, after an interruption, the later line stands. Raises
-    EvaluationError for a directory without metrics, metrics without a figure, and lines that are no JSON.
+    EvaluationError for a directory without metrics, and metrics without a figure.
     """
     metrics = run / METRICS_NAME
     if not metrics.is_file():
         raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
     curves = RunCurves(label=run.resolve().name)
-    for line in read_lines(metrics):
+    for line in JsonLines(metrics, EvaluationError).read():
         _add_metrics(curves, line)
     if not curves.logged:
         raise EvaluationError(
             f"{metrics}: no line with samples and a figure; the run has not logged a step yet"
         )
-    if (run / RESULTS_NAME).is_file():
-        for line in read_lines(run / RESULTS_NAME):
-            _add_result(curves, line)
+    for line in JsonLines(run / RESULTS_NAME, EvaluationError).read():
+        _add_result(curves, line)
     return curves
 
 

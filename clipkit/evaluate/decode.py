@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.processes import deaf_to_interrupts
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
 
-# Starting a worker means importing torch, some seconds each: below this many pictures that never pays.
+# Starting the first worker means importing torch, some seconds: below this many pictures that never pays.
 _IN_PROCESS_IMAGES = 2_000
 _MOST_WORKERS = 16
 
@@ -48,21 +49,24 @@ def decoded_batches(
 
     `transform` makes uint8 (3, H, W) of a file's bytes, or raises a ClipkitError. Every path comes back once,
     as a picture or as `Unreadable`. `workers` None chooses: this process for a small set, else one worker a
-    core. The global random state is left as it is.
+    CPU that this process may use. The global random state is left as it is. Raises EvaluationError if a
+    worker dies.
     """
     count = _default_workers(len(paths)) if workers is None else workers
-    loader: DataLoader[Any] = DataLoader(
-        _Pictures(paths, transform),
-        batch_size=batch_size,
-        num_workers=count,
-        collate_fn=_collate,
-        # Forking a process that has threads or CUDA open is not safe.
-        multiprocessing_context=multiprocessing.get_context("spawn") if count else None,
-        generator=torch.Generator(),
-    )
-    with deaf_to_interrupts():
+    multiprocessing.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
+    with warnings.catch_warnings(), deaf_to_interrupts():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
+        loader: DataLoader[Any] = DataLoader(
+            _Pictures(paths, transform),
+            batch_size=batch_size,
+            num_workers=count,
+            collate_fn=_collate,
+            # Forking this process, which has threads and perhaps CUDA open, would not be safe.
+            multiprocessing_context="forkserver" if count else None,
+            generator=torch.Generator(),
+        )
         batches = iter(loader)
-    yield from batches
+    yield from _checked(batches)
 
 
 class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):
@@ -92,7 +96,19 @@ def _collate(rows: "list[tuple[int, Pixels] | Unreadable]") -> DecodedBatch:
     )
 
 
+def _checked(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        line = str(error).partition("\n")[0]
+        if not line.startswith("DataLoader worker"):  # "Caught …" is an error of ours in a worker
+            raise
+        raise EvaluationError(
+            f"a process that decodes pictures died: {line}; make memory free or give fewer --workers"
+        ) from None
+
+
 def _default_workers(images: int) -> int:
     if images <= _IN_PROCESS_IMAGES:
         return 0
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))

@@ -22,15 +22,15 @@ from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import (
-    append_line,
-    check_appendable,
     file_sha256,
     results_path,
     zero_shot_record,
 )
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.zero_shot import Report, ZeroShotResult
+from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
+from clipkit.model.clip import Clip
 from clipkit.progress import Progress
 from clipkit.tables import Cell, table
 
@@ -69,17 +69,17 @@ def evaluate(
         raise EvaluationError(
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, or --folder with --classes"
         )
-    clip = load_model(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model)
-    about = {"model": clip.config.name, **_about(checkpoint)}
-    path = results_path(checkpoint)
-    check_appendable(path)
+    clip, about = _opened(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model)
+    path = results_path(Path(about["checkpoint"]))
+    lines = JsonLines(path, EvaluationError)
+    lines.check()
     results, records = [], []
     measured = evaluate_sets(
         clip, sets, batch_size=config.batch_size, workers=config.workers, display=_display
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about)
-        append_line(path, record)
+        lines.append(record, durable=True)
         results.append(result)
         records.append(record)
     return Evaluation(tuple(results), tuple(records), path)
@@ -103,8 +103,8 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     if config.imagenet_v2:
         images = imagenet_v2(config.imagenet_v2, allow_subset=config.allow_subset)
         sets.append(ZeroShotSet(imagenet, images))
-    if config.folder or config.classes:
-        sets.append(_folder_set(config, templates or DEFAULT_TEMPLATES))
+    if config.folder and config.classes:
+        sets.append(_folder_set(config.folder, config.classes, templates, config.allow_subset))
     same = repeats(each.images.name for each in sets)
     if same:
         raise EvaluationError(
@@ -113,25 +113,46 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     return sets
 
 
-def _folder_set(config: EvaluateConfig, templates: tuple[str, ...]) -> ZeroShotSet:
-    if not (config.folder and config.classes):
-        given, lacking = ("--folder", "--classes") if config.folder else ("--classes", "--folder")
-        raise EvaluationError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
-    name = config.folder.resolve().name or "folder"
-    classes: ClassSet = read_classes(config.classes, name=name, templates=templates)
-    images = read_folder(config.folder, classes.folder_labels, name=name, allow_subset=config.allow_subset)
+def _folder_set(
+    folder: Path, class_file: Path, templates: tuple[str, ...] | None, allow_subset: bool
+) -> ZeroShotSet:
+    name = folder.resolve().name or "folder"
+    classes: ClassSet = read_classes(class_file, name=name, templates=templates or DEFAULT_TEMPLATES)
+    images = read_folder(folder, classes.folder_labels, name=name, allow_subset=allow_subset)
     return ZeroShotSet(classes, images)
 
 
-def _about(checkpoint: Path) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "checkpoint": str(checkpoint.absolute()),
-        "checkpoint_sha256": file_sha256(checkpoint),
-    }
+def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dict[str, Any]]:
+    # A run in training points its `latest` at another file at any time: follow the link once.
+    path = _resolved(checkpoint)
+    sha256 = _file_sha256(path)
+    clip = load_model(path, device, model)
+    about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": sha256}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
-        stored = load_checkpoint(checkpoint)
+        stored = load_checkpoint(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
-    return about
+    if _file_sha256(path) != sha256:
+        raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
+    return clip, about
+
+
+def _resolved(checkpoint: Path) -> Path:
+    try:
+        return checkpoint.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # the latter, until Python 3.12, for links in a circle
+        raise _unreadable(checkpoint, error) from error
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = (isinstance(error, OSError) and error.strerror) or error
+    return CheckpointError(f"{path} cannot be read: {reason}; expected a model file")
 
 
 def _row(result: ZeroShotResult) -> tuple[Cell, ...]:

@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clipkit.atomic import write_text
 from clipkit.ingest.config import IngestConfig
@@ -16,6 +15,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.ingest.page import CAPTION_LENGTHS, SHORT_SIDES, render
 from clipkit.shards.dataset import DatasetDescription, read_dataset
 from clipkit.shards.index import Index, read_index
+from clipkit.shards.parquet import read_parquet
 from clipkit.shards.shard_set import ShardSet
 
 REPORT_FILE = "report.html"
@@ -88,14 +88,15 @@ def gather(directory: Path) -> Report:
     _count_samples(report, directory, index)
     _count_failures(report, directory, index)
     if report.samples:
-        report.pictures = list(_pictures(ShardSet(directory)))
+        report.pictures = list(_pictures(ShardSet(directory, unfinished=True)))
     return report
 
 
 def _count_samples(report: Report, directory: Path, index: Index) -> None:
     digests: set[str] = set()
     for entry in _spread(index.shards, MAX_FILES):
-        table = pq.read_table((directory / entry.name).with_suffix(".parquet"), columns=_COLUMNS)
+        manifest = (directory / entry.name).with_suffix(".parquet")
+        table = read_parquet(manifest, "the shard's manifest", _COLUMNS)
         column = {name: table[name].to_pylist() for name in _COLUMNS}
         report.hosts_ok.update(map(_host, column["url"]))
         report.formats.update(column["original_format"])
@@ -109,7 +110,8 @@ def _count_samples(report: Report, directory: Path, index: Index) -> None:
 def _count_failures(report: Report, directory: Path, index: Index) -> None:
     shown: Counter[str] = Counter()
     for entry in _spread(index.failure_files, MAX_FILES):
-        table = pq.read_table(directory / entry.name, columns=["url", "caption", "reason", "detail"])
+        columns = ["url", "caption", "reason", "detail"]
+        table = read_parquet(directory / entry.name, "a failure file", columns)
         report.hosts_failed.update(host for url in table["url"].to_pylist() if (host := _host(url)))
         for url, caption, reason, detail in zip(*(column.to_pylist() for column in table), strict=True):
             report.reasons[reason] += 1

@@ -1,20 +1,22 @@
 """The dataset directory as ingest sees it: what it was made from, created or continued under a lock."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipkit._version import VERSION
-from clipkit.atomic import TEMPORARY_SUFFIX, write_json
+from clipkit.atomic import TEMPORARIES, write_json
 from clipkit.errors import DatasetError
+from clipkit.locks import Held, exclusive
 
 DATASET_FILE = "dataset.json"
+LOCK_FILE = ".lock"
 FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
 
@@ -87,6 +89,10 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
     Raises DatasetError if the directory holds something else, a dataset of another description (the
     difference is in the message), or is being written by another process.
     """
+    try:
+        os.fsencode(directory).decode()
+    except UnicodeDecodeError:
+        raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     _check_can_hold_dataset(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with _exclusive(directory):
@@ -97,6 +103,11 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
             dataset = Dataset(directory, description, None)
             dataset._write()
         yield dataset
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Tell whether an ingest into `directory` was begun and has not finished. Raises as `read_dataset`."""
+    return (directory / DATASET_FILE).exists() and not read_dataset(directory).complete
 
 
 def read_dataset(directory: Path) -> Dataset:
@@ -136,9 +147,8 @@ def _check_can_hold_dataset(directory: Path) -> None:
         raise DatasetError(
             f"{directory}: expected a new or empty directory, found a file; choose another --out"
         )
-    own = {DATASET_FILE, DATASET_FILE + TEMPORARY_SUFFIX}
-    names = {path.name for path in directory.iterdir()}
-    if names and not names & own:
+    names = {path.name for path in directory.iterdir() if not fnmatch(path.name, TEMPORARIES)} - {LOCK_FILE}
+    if names and DATASET_FILE not in names:
         raise DatasetError(
             f"{directory}: expected a new or empty directory or a clipkit dataset, found {min(names)!r}"
             f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; choose another --out"
@@ -169,15 +179,10 @@ def _flat(description: DatasetDescription) -> dict[str, Any]:
 
 @contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        with exclusive(directory / LOCK_FILE):
+            yield
+    except Held:
         raise DatasetError(
             f"{directory}: another process is writing it; wait for it, or choose another --out"
         ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)

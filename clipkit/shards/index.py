@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
+from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
 _PROGRESS = b"clipkit.ingest"
+_NAMES = re.compile(r"\d{6}\.tar|failures/\d{6}\.parquet")
 
 
 class IndexEntry(NamedTuple):
@@ -73,28 +75,24 @@ class Index:
 def read_index(directory: Path) -> Index:
     """Read a dataset's index. Raises DatasetError if there is none or it is not one."""
     path = directory / INDEX_FILE
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
+    if not path.exists():
         found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
         found = found if directory.is_dir() else "no such directory"
         raise DatasetError(
             f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
             "give the directory that `clipkit ingest` wrote, or run it to its end"
-        ) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(
-            f"{path}: expected a Parquet index, found something else ({_first_line(error)})"
-        ) from None
+        )
+    table = read_parquet(path, "a Parquet index")
     if table.schema.names != INDEX_SCHEMA.names:
         raise DatasetError(
             f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}; "
             "is it a clipkit index?"
         )
-    progress = json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}"))
     entries = [IndexEntry(**row) for row in table.to_pylist()]
+    strange = [entry.name for entry in entries if not _NAMES.fullmatch(str(entry.name))]
+    if strange:
+        raise DatasetError(
+            f"{path}: expected names such as 000000.tar, found {strange[0]!r}; restore the index"
+        )
+    progress = json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}"))
     return Index(entries, IngestProgress(**progress))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -145,7 +145,7 @@ def _checked(made: Iterator[Batch | ClipkitError]) -> Iterator[Batch]:
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker"):
                 raise
             raise DatasetError(f"a loader worker died: {str(error).partition(chr(10))[0]}") from None
         if isinstance(batch, ClipkitError):

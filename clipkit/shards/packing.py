@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.atomic import TEMPORARY_SUFFIX, replaced, write_json, write_table
+from clipkit.atomic import TEMPORARIES, replaced, write_json, write_table
 from clipkit.errors import DatasetError
 from clipkit.shards.format import (
     HEADER_BYTES,
@@ -33,6 +33,7 @@ from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
 
 FAILURES = "failures"
 FAILURE_FILE_CHUNKS = 100
+_SHARDS = 6 * "[0-9]" + ".tar"
 
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -157,11 +158,11 @@ class Packer:
 
     def _discard_unlisted(self) -> None:
         # A kill leaves temporary files; one between writing a shard and the commit, files not in the index.
-        for pattern in (f"*{TEMPORARY_SUFFIX}", f"*/*{TEMPORARY_SUFFIX}"):
+        for pattern in (TEMPORARIES, f"*/{TEMPORARIES}"):
             for path in self._directory.glob(pattern):
                 path.unlink()
         listed = {entry.name for entry in self._index.entries}
-        for path in (*self._directory.glob("[0-9]*.tar"), *self._directory.glob(f"{FAILURES}/*.parquet")):
+        for path in (*self._directory.glob(_SHARDS), *self._directory.glob(f"{FAILURES}/*.parquet")):
             if path.relative_to(self._directory).as_posix() not in listed:
                 path.unlink()
                 if path.suffix == ".tar":

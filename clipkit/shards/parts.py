@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipkit.atomic import TEMPORARY_SUFFIX, flush, write_table
+from clipkit.atomic import flush, temporary_path, write_table
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
+from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, PART_SCHEMA
 
 PARTS = "parts"
@@ -41,7 +41,7 @@ class PartWriter:
 
     def __init__(self, directory: Path, chunk: int):
         self._tar_path, self._table_path = part_paths(directory, chunk)
-        self._temporary = self._tar_path.with_name(f"{self._tar_path.name}{TEMPORARY_SUFFIX}")
+        self._temporary = temporary_path(self._tar_path)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
         self._tar: BinaryIO
@@ -89,4 +89,5 @@ class PartWriter:
 
 def read_part(directory: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:
     """Return the part's table, one row a URL in source order."""
-    return pq.read_table(part_paths(directory, chunk)[1], columns=columns)
+    path = part_paths(directory, chunk)[1]
+    return read_parquet(path, "a part that ingest wrote; remove it and run the same ingest again", columns)

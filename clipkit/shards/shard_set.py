@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
+from clipkit.shards.dataset import is_unfinished
 from clipkit.shards.format import sample_key
 from clipkit.shards.index import read_index
+from clipkit.shards.parquet import read_parquet
 
 _OPEN_SHARDS = 400
 _RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
@@ -34,19 +34,26 @@ class ShardSet:
     """The committed shards of a dataset directory.
 
     Samples are read with pread at the manifests' byte ranges; no tar is parsed. A ShardSet can be pickled:
-    each process opens its own files. Raises DatasetError if the directory has no index, no samples, or
-    lacks a shard that the index lists.
+    each process opens its own files. With `unfinished`, what an ingest has committed so far is read. Raises
+    DatasetError if the directory has no index, no samples, an ingest that has not finished, or lacks a shard
+    that the index lists.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
+    def __init__(self, directory: str | os.PathLike[str], *, unfinished: bool = False):
         self.directory = Path(directory)
         index = read_index(self.directory)
+        if not unfinished and is_unfinished(self.directory):
+            raise DatasetError(
+                f"{self.directory}: expected a finished ingest, found one that was interrupted; "
+                "run the same `clipkit ingest` again, it goes on where it stopped"
+            )
         self.names = [shard.name for shard in index.shards]
         self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)
         self.fingerprint = index.fingerprint()
         if not self.sizes.sum():
             raise DatasetError(f"{self.directory}: expected samples, found none; see its failures/ for why")
-        self._check_files([shard.bytes for shard in index.shards])
+        self._bytes = [shard.bytes for shard in index.shards]
+        self._check_files(self._bytes)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def __len__(self) -> int:
@@ -87,7 +94,8 @@ class ShardSet:
         opened = self._open.get(shard)
         if opened is None:
             path = self.directory / self.names[shard]
-            ranges = self._read_ranges(path.with_suffix(".parquet"), int(self.sizes[shard]))
+            manifest = path.with_suffix(".parquet")
+            ranges = self._read_ranges(manifest, int(self.sizes[shard]), self._bytes[shard])
             opened = self._open[shard] = _OpenShard(os.open(path, os.O_RDONLY | os.O_CLOEXEC), ranges)
             if len(self._open) > _OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1].descriptor)
@@ -95,14 +103,13 @@ class ShardSet:
             self._open.move_to_end(shard)
         return opened
 
-    def _read_ranges(self, path: Path, samples: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        try:
-            table = pq.read_table(path, columns=_RANGES, use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            line = str(error).partition("\n")[0]
-            raise DatasetError(f"{path}: expected the shard's manifest, found: {line}") from None
+    def _read_ranges(self, path: Path, samples: int, tar_bytes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        table = read_parquet(path, "the shard's manifest", _RANGES)
         ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in _RANGES], axis=1)
-        if len(ranges) != samples or (ranges < 0).any() or (ranges[:, 2] < ranges[:, 0] + ranges[:, 1]).any():
+        image, image_bytes, caption, caption_bytes = ranges.T
+        possible = (ranges >= 0).all(axis=1) & (image + image_bytes <= caption)
+        possible &= caption + caption_bytes <= tar_bytes
+        if len(ranges) != samples or not possible.all():
             raise DatasetError(
                 f"{path}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"
             )

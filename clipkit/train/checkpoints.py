@@ -56,7 +56,7 @@ class CheckpointWriter:
             )
             try:
                 save_checkpoint(path, checkpoint)
-                self.run.set_latest(path, keep=self.settings["keep"])
+                self.run.set_latest(path, keep=self.settings["keep"], length=self.length)
             except OSError as error:
                 kept = f"{self.newest} is whole" if self.newest else "there is none yet"
                 raise TrainError(

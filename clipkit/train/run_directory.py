@@ -6,21 +6,25 @@
 `latest` is a symbolic link to the newest checkpoint beside it.
 """
 
-import fcntl
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 from clipkit import atomic
 from clipkit.errors import CheckpointError, TrainError
-from clipkit.train.lines import JsonLines, Line
+from clipkit.lines import JsonLines, Line
+from clipkit.locks import Held, exclusive
+from clipkit.train.config import RunLength
 
 _TRAINING = "training"  # the kind of our lines in results.jsonl, among those of later evaluations
 _LATEST = "latest"
 _KEPT_STEPS = 2
 _LOCK = ".lock"
+_CHECKPOINT = re.compile(r"(epoch|step)_(\d+)\.pt", re.ASCII)
 
 
 class RunDirectory:
@@ -31,29 +35,28 @@ class RunDirectory:
         self.name = path.resolve().name
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
-        self.metrics = JsonLines(path / "metrics.jsonl")
-        self.results = JsonLines(path / "results.jsonl")
+        self.metrics = JsonLines(path / "metrics.jsonl", TrainError)
+        self.results = JsonLines(path / "results.jsonl", TrainError)
         self._config = path / "config.json"
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Create the folder if need be and hold it for this process alone.
+        """Create the folder if need be and hold it for this process alone, where its file system has locks.
 
         Raises TrainError if it holds something else than a run, cannot be written, or is in use.
         """
         self._refuse_foreign()
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / _LOCK).open("w")
-        except OSError as error:
-            raise TrainError(f"{self.path}: the run's folder cannot be written, {error.strerror}") from error
-        with lock:
+        with ExitStack() as stack:
             try:
-                # A POSIX lock is this process's own: loaders that outlive a killed trainer do not hold it.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.path / _LOCK))
+            except Held:
                 raise TrainError(f"{self.path}: another process is training this run: wait for it") from None
-            for unfinished in self.checkpoints.glob(f"*{atomic.TEMPORARY_SUFFIX}"):
+            except OSError as error:
+                raise TrainError(
+                    f"{self.path}: the run's folder cannot be written, {error.strerror}"
+                ) from error
+            for unfinished in self.checkpoints.glob(atomic.TEMPORARIES):
                 unfinished.unlink()
             yield
 
@@ -62,7 +65,7 @@ class RunDirectory:
             return
         found = [each.name for each in self.path.iterdir()] if self.path.is_dir() else ["a file"]
         foreign = [each for each in found if each not in {self.checkpoints.name, _LOCK}]
-        foreign = [each for each in foreign if not each.endswith(atomic.TEMPORARY_SUFFIX)]
+        foreign = [each for each in foreign if not fnmatch(each, atomic.TEMPORARIES)]
         if foreign:
             raise TrainError(
                 f"{self.path}: expected a run or an empty folder, found {foreign[0]}: choose another --name"
@@ -96,14 +99,19 @@ class RunDirectory:
             raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it")
         return path
 
-    def set_latest(self, path: Path, keep: int | None) -> None:
+    def set_latest(self, path: Path, keep: int | None, length: RunLength) -> None:
         """Name `path`, which is on disk, as the newest checkpoint; remove all but the newest `keep`.
 
-        If `keep` is None, every epoch_N.pt stays, and the newest two step_N.pt.
+        If `keep` is None, every epoch_N.pt stays, and the newest two step_N.pt. How new one is follows from
+        its name and the run's `length`; `path` itself and files of any other name always stay.
         """
         atomic.write_link(self.checkpoints / _LATEST, path.name)
-        removable = self.checkpoints.glob("step_*.pt" if keep is None else "*_*.pt")
-        for old in sorted(removable, key=lambda each: each.stat().st_mtime_ns)[: -(keep or _KEPT_STEPS)]:
+        trained = {each: _samples_trained(each.name, length) for each in self.checkpoints.iterdir()}
+        kinds = "step_" if keep is None else ("step_", "epoch_")
+        removable = [each for each, samples in trained.items() if samples and each.name.startswith(kinds)]
+        places = (keep or _KEPT_STEPS) - path.name.startswith(kinds)
+        older = sorted((each for each in removable if each.name != path.name), key=trained.__getitem__)
+        for old in older[: max(0, len(older) - places)]:
             old.unlink()
 
     def add_evaluation(self, line: Mapping[str, float], checkpoint: str | None) -> None:
@@ -113,7 +121,7 @@ class RunDirectory:
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` steps was written to its end."""
-        return any(line.get("kind") == _TRAINING and line["step"] == step for line in self.results.read())
+        return any(line.get("kind") == _TRAINING and _step(line) == step for line in self.results.read())
 
     def cut_back(self, step: int) -> None:
         """Remove the lines that a run continued at `step` will write again, and any that a kill tore.
@@ -121,14 +129,21 @@ class RunDirectory:
         An evaluation at `step` itself stays if it is complete, that is, stands in results.jsonl; the lines
         that others wrote there all stay.
         """
-        self.results.keep(lambda line: line.get("kind") != _TRAINING or line["step"] <= step)
+        self.results.keep(lambda line: line.get("kind") != _TRAINING or _step(line) <= step)
         evaluated = step if self.is_evaluated(step) else step - 1
-        self.metrics.keep(lambda line: line.get("step", 0) <= (step if "loss" in line else evaluated))
+        self.metrics.keep(lambda line: _step(line) <= (step if "loss" in line else evaluated))
 
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+
+
+def _samples_trained(name: str, length: RunLength) -> int:
+    found = _CHECKPOINT.fullmatch(name)
+    if found is None:
+        return 0
+    return int(found[2]) * (length.batch_size if found[1] == "step" else length.epoch_samples)
 
 
 def newest_checkpoint(runs: Path) -> Path:
@@ -141,3 +156,8 @@ def newest_checkpoint(runs: Path) -> Path:
     if newest is None:
         raise CheckpointError(f"{runs}: no run in it has a checkpoint: train one, or name a file")
     return newest
+
+
+def _step(line: Line) -> int:
+    step = line.get("step")
+    return step if isinstance(step, int) else 0

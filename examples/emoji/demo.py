@@ -5,6 +5,7 @@
 Runs the real commands, each printed first. Finished stages are not repeated; an interrupted one continues.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -60,9 +61,7 @@ def prepare() -> None:
     (SITE / "page.webp").write_text("<!doctype html><title>Not found</title><p>This is no picture.")
     with (HERE / "captions.tsv").open(encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
-    free = socket.create_server(("127.0.0.1", 0))
-    base = f"http://127.0.0.1:{free.getsockname()[1]}"
-    free.close()
+    base = f"http://127.0.0.1:{free_port()}"
     lines = [f"{caption}\t{base}/{name}.webp" for name, caption in rows]
     lines += [f"{rows[0][1]}\t{base}/{rows[0][0]}.webp?again"]
     lines += [f"a page instead of a picture\t{base}/page.webp"]
@@ -79,6 +78,14 @@ def unpack(archive: Path, folder: Path) -> None:
         pictures.extractall(temporary)
     flush(temporary)
     temporary.rename(folder)
+
+
+def free_port() -> int:
+    """Return a free port below those that the system gives out, so that it stays free for another try."""
+    for number in range(18_765, 18_865):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", number)):
+            return number
+    sys.exit("demo: expected a free port from 18765 to 18864 on 127.0.0.1, found none")
 
 
 def port() -> int:
@@ -106,7 +113,12 @@ def served(folder: Path, number: int) -> Iterator[None]:
     if done("ingest").exists():
         yield
         return
-    server = Server(("127.0.0.1", number), partial(Quiet, directory=str(folder)))
+    try:
+        server = Server(("127.0.0.1", number), partial(Quiet, directory=str(folder)))
+    except OSError as error:
+        sys.exit(
+            f"demo: port {number} of {LIST} cannot be served on: {error.strerror}; free it, or `make clean`"
+        )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield

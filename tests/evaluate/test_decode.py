@@ -1,4 +1,8 @@
 import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from clipkit.errors import EvaluationError
+from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
 
@@ -80,3 +86,65 @@ def test_the_global_random_state_is_left_alone(pictures: list[Path]) -> None:
     before = torch.get_rng_state()
     list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def workers_import_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get a function of this file by its name, and this process's list of folders to look in."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+
+def killed(image: bytes) -> np.ndarray:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return np.frombuffer(image, np.uint8)
+
+
+def wrong(image: bytes) -> np.ndarray:
+    raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.usefixtures("workers_import_this")
+def test_a_killed_worker_is_one_line(pictures: list[Path]) -> None:
+    with pytest.raises(EvaluationError, match="a process that decodes pictures died: ") as caught:
+        list(decoded_batches(pictures, killed, batch_size=2, workers=1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("workers_import_this")
+def test_a_mistake_in_a_worker_is_not_taken_for_its_death(pictures: list[Path]) -> None:
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(decoded_batches(pictures, wrong, batch_size=2, workers=1))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU looks the same either way")
+def test_the_number_of_workers_is_that_of_the_cpus_allowed() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert [decode._default_workers(count) for count in (decode._IN_PROCESS_IMAGES, 10**6)] == [0, 1]
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+_SHOW_THE_PARENT = """
+import os
+from pathlib import Path
+import numpy as np
+from clipkit.evaluate.decode import decoded_batches
+
+def has_parent_with_torch(image: bytes) -> np.ndarray:
+    maps = Path(f"/proc/{os.getppid()}/maps").read_bytes()
+    return np.full((3, 1, 2), [b"libtorch" in maps, os.getppid() == int(image)], np.uint8)
+
+if __name__ == "__main__":
+    Path("pid").write_text(str(os.getpid()))
+    (batch,) = decoded_batches([Path("pid")], has_parent_with_torch, batch_size=1, workers=1)
+    print(*batch.images_BCHW[0, 0, 0].tolist())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_workers_are_forked_from_a_server_that_has_torch_not_from_this_process(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(_SHOW_THE_PARENT)
+    printed = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    assert printed.stdout.split() == [b"1", b"0"]

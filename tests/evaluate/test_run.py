@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from clipkit._version import VERSION
+from clipkit.atomic import write_link
 from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
+from clipkit.evaluate import run
 from clipkit.evaluate.classes import imagenet_classes
 from clipkit.evaluate.config import EvaluateConfig
-from clipkit.evaluate.results import read_lines
 from clipkit.evaluate.run import Evaluation, evaluate, evaluators, zero_shot_sets
 from clipkit.evaluate.sets import evaluate_sets, no_display
 from clipkit.evaluate.zero_shot import Report
-from clipkit.model.checkpoint import Checkpoint, load_model, save_checkpoint
-from clipkit.model.clip import build
+from clipkit.lines import JsonLines
+from clipkit.model.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
 
 MICRO = named_config("ViT-Micro/16@32px")
@@ -69,7 +72,7 @@ def test_a_folder_is_evaluated_and_recorded(checkpoint: Path, pets: EvaluateConf
     evaluated = evaluate(checkpoint, pets)
     results = checkpoint.parent.parent / "results.jsonl"
     assert evaluated.results_file == results
-    (line,) = read_lines(results)
+    (line,) = JsonLines(results).read()
     assert line == json.loads(json.dumps(evaluated.as_json()["results"][0]))
     expected = {
         "kind": "zero-shot",
@@ -101,7 +104,7 @@ def test_a_folder_is_evaluated_and_recorded(checkpoint: Path, pets: EvaluateConf
     )
     assert line["files_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
     evaluate(checkpoint, pets)
-    again = read_lines(results)
+    again = JsonLines(results).read()
     assert len(again) == 2
     assert {**again[1], "date": ""} == {**line, "date": ""}
 
@@ -207,10 +210,10 @@ def test_bad_input_gets_one_line_and_leaves_no_result(
 def test_what_was_asked_for_must_make_sense(checkpoint: Path, pets: EvaluateConfig, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="nothing to evaluate on: give --imagenet-val"):
         evaluate(checkpoint, EvaluateConfig())
-    with pytest.raises(EvaluationError, match="--folder needs --classes"):
-        evaluate(checkpoint, EvaluateConfig(folder=pets.folder))
-    with pytest.raises(EvaluationError, match="--classes needs --folder"):
-        evaluate(checkpoint, EvaluateConfig(classes=pets.classes))
+    with pytest.raises(ValidationError, match="--folder needs --classes: a CSV folder,names tells"):
+        EvaluateConfig(folder=pets.folder)
+    with pytest.raises(ValidationError, match="--classes needs --folder"):
+        EvaluateConfig(classes=pets.classes)
     with pytest.raises(CheckpointError, match=r"is a ViT-Micro/16@32px, not a ViT-B/32"):
         evaluate(checkpoint, pets, model="ViT-B/32")
     with pytest.raises(CheckpointError, match=r"none\.pt"):
@@ -221,9 +224,7 @@ def test_results_that_could_not_be_written_stop_before_the_work(
     checkpoint: Path, pets: EvaluateConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkpoint.parent.parent / "results.jsonl").mkdir()
-    with pytest.raises(
-        EvaluationError, match=r"results\.jsonl: the result could not be written: Is a directory"
-    ):
+    with pytest.raises(EvaluationError, match=r"results\.jsonl: cannot be written, Is a directory"):
         evaluate(checkpoint, pets)
     assert "images" not in capsys.readouterr().err
 
@@ -245,3 +246,52 @@ def test_a_file_outside_a_run_has_its_results_beside_it(tmp_path: Path, pets: Ev
     evaluated = evaluate(weights, pets, model="ViT-Micro/16@32px")
     assert evaluated.results_file == tmp_path / "results.jsonl"
     assert "step" not in evaluated.records[0]
+
+
+def after_loading(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen in the moment after the weights are read, as a trainer at work might do it."""
+
+    def load(path: Path, device: str, model: str | None) -> Clip:
+        clip = load_model(path, device, model)
+        happens()
+        return clip
+
+    monkeypatch.setattr(run, "load_model", load)
+
+
+def test_a_link_that_moves_meanwhile_changes_nothing(
+    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = checkpoint.with_name("epoch_3.pt")
+    save_checkpoint(newer, replace(load_checkpoint(checkpoint), epoch=3, step=45, position=2880))
+    latest = checkpoint.with_name("latest")
+    latest.symlink_to(checkpoint.name)
+    after_loading(monkeypatch, lambda: write_link(latest, newer.name))
+    (record,) = evaluate(latest, pets).records
+    assert latest.readlink().name == newer.name
+    assert (record["checkpoint"], record["step"], record["epoch"]) == (str(checkpoint), 30, 2)
+    assert record["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+def test_a_file_that_is_replaced_meanwhile_is_refused(
+    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(load_checkpoint(checkpoint), epoch=3, step=45)
+    after_loading(monkeypatch, lambda: save_checkpoint(checkpoint, newer))
+    with pytest.raises(CheckpointError, match=r"epoch_2\.pt was replaced while it was read"):
+        evaluate(checkpoint, pets)
+    assert not (checkpoint.parent.parent / "results.jsonl").exists()
+
+
+def test_a_file_that_vanishes_meanwhile_is_one_line(
+    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_loading(monkeypatch, checkpoint.unlink)
+    with pytest.raises(CheckpointError, match=r"epoch_2\.pt cannot be read: No such file"):
+        evaluate(checkpoint, pets)
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path, pets: EvaluateConfig) -> None:
+    (tmp_path / "latest").symlink_to("latest")
+    with pytest.raises(CheckpointError, match=r"latest cannot be read: "):
+        evaluate(tmp_path / "latest", pets)

@@ -69,6 +69,13 @@ def test_a_damaged_description_gets_one_line(tmp_path: Path, content: str, messa
     assert "\n" not in str(raised.value)
 
 
+def test_what_a_kill_left_of_the_description_is_no_other_content(tmp_path: Path) -> None:
+    (tmp_path / ".dataset.json.tmp").write_text("{")
+    with open_for_ingest(tmp_path, described()) as dataset:
+        assert not dataset.complete
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset.json"}
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path

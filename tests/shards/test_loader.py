@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -5,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from clipkit.errors import DatasetError
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.plan import ShardPlan
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.summary import summarize
 
 
 def transform(image: bytes, key: int) -> np.ndarray:
@@ -93,8 +97,6 @@ def damaged(small_dataset: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_cannot_be_decoded_is_named(damaged: Path, workers: int) -> None:
-    import pyarrow.parquet as pq
-
     row = pq.read_table(damaged / "000001.parquet").to_pylist()[7]
     with (damaged / "000001.tar").open("r+b") as tar:
         tar.seek(row["image_offset"])
@@ -110,6 +112,32 @@ def test_a_missing_or_cut_shard_is_an_error_before_the_first_batch(damaged: Path
         ShardSet(damaged)
     (damaged / "000002.tar").unlink()
     with pytest.raises(DatasetError, match=r"000002\.tar: .*missing"):
+        ShardSet(damaged)
+
+
+def test_an_ingest_that_has_not_finished_is_no_training_set(damaged: Path) -> None:
+    description = json.loads((damaged / "dataset.json").read_text())
+    (damaged / "dataset.json").write_text(json.dumps(description | {"totals": None}))
+    with pytest.raises(DatasetError, match="found one that was interrupted"):
+        ShardSet(damaged)
+    assert summarize(damaged).lines().startswith("INGEST HAS NOT FINISHED")
+    assert summarize(damaged).as_json()["finished"] is False
+
+
+def test_byte_ranges_beyond_the_shard_are_refused(damaged: Path) -> None:
+    manifest = pq.read_table(damaged / "000002.parquet")
+    huge = pa.array([2**31 - 1] * len(manifest), pa.int32())
+    place = manifest.column_names.index("caption_bytes")
+    pq.write_table(manifest.set_column(place, "caption_bytes", huge), damaged / "000002.parquet")
+    with pytest.raises(DatasetError, match="impossible ones"):
+        ShardSet(damaged).read(2, 0)
+
+
+def test_an_index_that_names_other_files_is_refused(damaged: Path) -> None:
+    index = pq.read_table(damaged / "index.parquet")
+    names = ["../../etc/passwd", *index["name"].to_pylist()[1:]]
+    pq.write_table(index.set_column(1, "name", pa.array(names)), damaged / "index.parquet")
+    with pytest.raises(DatasetError, match=r"expected names such as 000000.tar, found '../../etc/passwd'"):
         ShardSet(damaged)
 
 

@@ -169,7 +169,7 @@ packing.Packer(directory)._seal(1000)
     finished = subprocess.run([sys.executable, "-c", program], env=os.environ, check=False)
     assert finished.returncode == -9
     assert (tmp_path / "000000.tar").exists() and not (tmp_path / "index.parquet").exists()
-    (tmp_path / "parts" / "00000007.tar.tmp").write_bytes(b"cut off")
+    (tmp_path / "parts" / ".00000007.tar.tmp").write_bytes(b"cut off")
     assert not list(Packer(tmp_path)._directory.rglob("*.tmp"))
     index = Packer(tmp_path).finish(1)
     assert [shard.samples for shard in index.shards] == [1000, 1000, 500]

@@ -1,11 +1,14 @@
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clipkit.errors import CheckpointError, TrainError
+from clipkit.train.config import RunLength
 from clipkit.train.run_directory import RunDirectory, newest_checkpoint
 
 HOLD = """
@@ -17,7 +20,10 @@ input()
 """
 
 
-def checkpoint(run: RunDirectory, name: str, time_ns: int) -> Path:
+LENGTH = RunLength(samples=120, batch_size=1, epoch_samples=40)
+
+
+def checkpoint(run: RunDirectory, name: str, time_ns: int = 0) -> Path:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     path = run.checkpoints / name
     path.write_bytes(b"weights")
@@ -50,7 +56,7 @@ def test_a_run_may_hold_more_files(tmp_path: Path) -> None:
     run.write_config({})
     (tmp_path / "curves.png").write_bytes(b"")
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "step_9.pt.tmp").write_bytes(b"half of a checkpoint")
+    (tmp_path / "checkpoints" / ".step_9.pt.tmp").write_bytes(b"half of a checkpoint")
     with run.opened():
         assert (tmp_path / "curves.png").exists()
         assert list(run.checkpoints.iterdir()) == []
@@ -71,33 +77,89 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.lockf", raising(number))
+    run = RunDirectory(tmp_path / "run")
+    with run.opened():
+        run.write_config({"seed": 1})
+    assert run.read_config() == {"seed": 1}
+
+
+def test_an_error_of_the_disk_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.lockf", raising(errno.EIO))
+    with pytest.raises(TrainError, match="the run's folder cannot be written, Input/output error"):
+        RunDirectory(tmp_path / "run").opened().__enter__()
+
+
+def test_an_error_within_the_run_keeps_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, RunDirectory(tmp_path / "run").opened():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not isinstance(caught.value, TrainError)
+
+
+def raising(number: int) -> Callable[..., None]:
+    def lockf(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return lockf
+
+
 def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model": ')
     with pytest.raises(TrainError, match=r"config.json: expected a run's settings in JSON"):
         RunDirectory(tmp_path).read_config()
 
 
+def names(run: RunDirectory) -> set[str]:
+    return {path.name for path in run.checkpoints.iterdir()} - {"latest"}
+
+
 def test_the_last_step_files_and_all_epoch_files_stay(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    for number, name in enumerate(["step_9.pt", "epoch_1.pt", "step_100.pt", "step_20.pt", "epoch_2.pt"]):
-        run.set_latest(checkpoint(run, name, number), keep=None)
+    for name in ["step_9.pt", "epoch_1.pt", "step_50.pt", "step_100.pt", "epoch_3.pt"]:
+        run.set_latest(checkpoint(run, name), None, LENGTH)
         assert run.latest() == run.checkpoints / name
-    left = {path.name for path in run.checkpoints.iterdir()}
-    assert left == {"epoch_1.pt", "epoch_2.pt", "step_20.pt", "step_100.pt", "latest"}
+    assert names(run) == {"epoch_1.pt", "epoch_3.pt", "step_50.pt", "step_100.pt"}
 
 
-def test_with_keep_only_so_many_checkpoints_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", [1, 0, -1], ids=["forward", "standing", "backward"])
+def test_the_newest_by_training_stay_whatever_the_clock_says(tmp_path: Path, clock: int) -> None:
     run = RunDirectory(tmp_path)
-    for number, name in enumerate(["epoch_1.pt", "step_9.pt", "epoch_2.pt", "step_100.pt", "epoch_3.pt"]):
-        run.set_latest(checkpoint(run, name, number), keep=2)
-    left = {path.name for path in run.checkpoints.iterdir()}
-    assert left == {"step_100.pt", "epoch_3.pt", "latest"}
+    for number, name in enumerate(["step_9.pt", "epoch_1.pt", "epoch_2.pt", "step_100.pt", "epoch_3.pt"]):
+        run.set_latest(checkpoint(run, name, 1000 + clock * number), 2, LENGTH)
+        assert run.latest() == run.checkpoints / name
+    assert names(run) == {"step_100.pt", "epoch_3.pt"}
+
+
+@pytest.mark.parametrize("keep", [None, 1, 2])
+def test_what_was_just_written_stays_beside_files_that_claim_to_be_newer(
+    tmp_path: Path, keep: int | None
+) -> None:
+    run = RunDirectory(tmp_path)
+    for number in (100, 101, 102):
+        checkpoint(run, f"step_{number}.pt", 10**18)
+    run.set_latest(checkpoint(run, "step_9.pt"), keep, LENGTH)
+    assert run.latest() == run.checkpoints / "step_9.pt"
+    assert len(names(run)) == (keep or 2)
+
+
+def test_files_of_other_names_stay(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    mine = {"my_converted.pt", "step_1_best.pt", "step_best.pt", "epoch_1.pt.safetensors", "old_epoch_1.pt"}
+    for name in mine:
+        checkpoint(run, name)
+    for number in range(1, 5):
+        run.set_latest(checkpoint(run, f"step_{number}.pt", number), 1, LENGTH)
+    assert names(run) == mine | {"step_4.pt"}
 
 
 def test_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     path = checkpoint(run, "epoch_1.pt", 0)
-    run.set_latest(path, keep=1)
+    run.set_latest(path, 1, LENGTH)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"latest: names 'epoch_1.pt', which is not there"):
         run.latest()
@@ -117,7 +179,7 @@ def test_newest_checkpoint_is_of_the_run_that_wrote_last(tmp_path: Path) -> None
         newest_checkpoint(tmp_path / "nowhere")
     for number, name in enumerate(["b", "c", "a"]):
         run = RunDirectory(tmp_path / name)
-        run.set_latest(checkpoint(run, f"epoch_{number}.pt", 0), keep=1)
+        run.set_latest(checkpoint(run, f"epoch_{number}.pt"), 1, LENGTH)
         os.utime(run.checkpoints / "latest", ns=(number, number), follow_symlinks=False)
     (tmp_path / "d").mkdir()
     assert newest_checkpoint(tmp_path) == tmp_path / "a" / "checkpoints" / "epoch_2.pt"

@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit.locks import Held, exclusive
+
+COUNT = """
+import sys
+from pathlib import Path
+from clipkit.locks import exclusive
+folder = Path(sys.argv[1])
+for _ in range(200):
+    with exclusive(folder / ".lock", wait=True):
+        number = int((folder / "number").read_text())
+        (folder / "number").write_text(str(number + 1))
+"""
+
+
+def test_processes_take_turns_and_leave_no_file(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("0")
+    command = [sys.executable, "-c", COUNT, str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert (tmp_path / "number").read_text() == "600"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from clipkit.locks import Held, exclusive
+try:
+    with exclusive(Path({str(tmp_path / ".lock")!r})):
+        print("got it")
+except Held:
+    print("held")
+"""
+    command = [sys.executable, "-c", program]
+    with exclusive(tmp_path / ".lock") as locked:
+        assert locked
+        held = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert held.stdout == "held\n"
+    free = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert free.stdout == "got it\n"
+
+
+def test_other_errors_are_not_a_lock_held(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), exclusive(tmp_path / "nowhere" / ".lock"):
+        raise Held
