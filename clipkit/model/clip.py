@@ -62,7 +62,7 @@ class Clip(nn.Module):
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Features (B, D), not of unit length, of tokens (B, L), each row's largest being its end of text."""
         ends_B = tokens_BL.argmax(dim=-1)
-        tokens_BL = _without_padding(tokens_BL, ends_B)
+        tokens_BL = _trimmed_where_free(tokens_BL)
         x_BLD = self.token_embedding(tokens_BL)
         x_BLD = x_BLD + self.positional_embedding[: tokens_BL.shape[1]]
         x_BLD = self.ln_final(self.transformer(x_BLD))
@@ -121,11 +121,19 @@ def _initialize_resnet(visual: ModifiedResNet) -> None:
             nn.init.zeros_(weight)
 
 
-def _without_padding(tokens_BL: Tensor, ends_B: Tensor) -> Tensor:
-    # Attention is causal: what follows the end-of-text token cannot change its features. Tracing, compiling
-    # and counting need the full length.
-    whole = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    if whole or tokens_BL.is_meta or not len(tokens_BL):
+def without_padding(tokens_BL: Tensor) -> Tensor:
+    """Cut off the columns after the longest text, up to the next multiple of 8; the features stay the same.
+
+    Attention is causal: what follows the end-of-text token cannot change its features. This looks at the
+    tokens, so it belongs on the CPU: on a device it would wait for all that was queued there.
+    """
+    if not len(tokens_BL):
         return tokens_BL
-    longest = int(ends_B.max()) + 1
+    longest = int(tokens_BL.argmax(dim=-1).max()) + 1
     return tokens_BL[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
+
+
+def _trimmed_where_free(tokens_BL: Tensor) -> Tensor:
+    # Tracing, compiling and counting need the full length.
+    whole = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return tokens_BL if whole or tokens_BL.device.type != "cpu" else without_padding(tokens_BL)

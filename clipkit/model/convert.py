@@ -22,6 +22,7 @@ from clipkit.model.archive import SAFETENSORS_SUFFIX, read_safetensors
 from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig
+from clipkit.model.format_names import FORMAT_NAMES
 from clipkit.model.weights import CONFIG_KEY, Weights, assemble, read_weights, stored_config
 
 FEATURE_TOLERANCE = 1e-5
@@ -69,13 +70,16 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
 
     `model` names the model of a source that does not say its own. Raises CheckpointError for a source that
     cannot be read, for what the target cannot express, and when the reopened result's features differ by more
-    than 1e-5 (logits: 1e-4); then no file is left.
+    than 1e-5 (logits: 1e-4); then no file is left. Raises ConfigError for a target that does not fit the
+    format, or that is the source itself.
     """
     chosen = FORMATS.get(to)
     if chosen is None:
-        raise ConfigError(f"there is no format {to!r} to convert to; there are {', '.join(FORMATS)}")
+        raise ConfigError(f"there is no format {to!r} to convert to; there are {', '.join(FORMAT_NAMES)}")
     if (target.suffix == SAFETENSORS_SUFFIX) != (to == "safetensors"):
         raise ConfigError(f"{target}: safetensors files, and only those, are called NAME{SAFETENSORS_SUFFIX}")
+    if source.exists() and target.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is the file to convert itself: give the result a name of its own")
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}")
     weights = read_weights(source, model)

@@ -13,10 +13,10 @@ import simplejpeg
 from PIL import Image
 
 from clipkit.errors import DatasetError
+from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
 
 Pixels = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 36_000_000
 # Only formats whose decoders read pixels: no PostScript, no metafiles. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _JPEG_START = b"\xff\xd8\xff"
@@ -27,8 +27,9 @@ def opened(image: bytes) -> Iterator[Image.Image]:
     """Open a picture with Pillow, its pixels not decoded yet; what fails inside comes out as DatasetError.
 
     Pillow's warnings about odd metadata are silenced. A picture of more than 36 megapixels is refused by its
-    header.
+    header, a JPEG of too many scans by its markers.
     """
+    _check_scans(image)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,9 +56,13 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def jpeg_size(image: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that libjpeg-turbo can decode to RGB; None for anything else."""
+    """Width and height of a JPEG that libjpeg-turbo can decode to RGB; None for anything else.
+
+    Raises DatasetError for a JPEG of too many scans, which would take seconds to decode.
+    """
     if not image.startswith(_JPEG_START):
         return None
+    _check_scans(image)
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(image, strict=True)
     except ValueError:
@@ -73,6 +78,11 @@ def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels
     except ValueError:
         return None
     return pixels
+
+
+def _check_scans(image: bytes) -> None:
+    if image.startswith(_JPEG_START) and (scans := scan_count(image)) > MAX_SCANS:
+        raise DatasetError(f"a JPEG has {scans} scans, over {MAX_SCANS}: leave it out")
 
 
 @cache

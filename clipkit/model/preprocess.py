@@ -102,11 +102,6 @@ class OpenAITransform:
         return normalize(pixels[None])[0]
 
 
-def openai_transform(size: int) -> OpenAITransform:
-    """What `clip.load` returns for a model of `size` pixels: PIL picture → float32 (3, size, size)."""
-    return OpenAITransform(size)
-
-
 def normalize(images_BCHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 (B, 3, H, W) → `dtype`, same device, equal to torchvision's ToTensor and Normalize in float32."""
     mean, std = _statistics(images_BCHW.device)

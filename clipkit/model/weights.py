@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import READABLE, SAFETENSORS_SUFFIX, read_pytorch, read_safetensors
+from clipkit.model.archive import (
+    READABLE,
+    SAFETENSORS_SUFFIX,
+    is_out_of_memory,
+    read_pytorch,
+    read_safetensors,
+)
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, available_models, named_config
 
@@ -45,16 +51,26 @@ def read_weights(path: Path, model: str | None = None) -> Weights:
 
 
 def assemble(weights: Weights, path: Path) -> Clip:
-    """Build the model in float32 on the CPU, in evaluation mode, and give it these weights."""
+    """Build the model in float32 on the CPU, in evaluation mode, and give it these weights.
+
+    Raises CheckpointError for tensors that do not fit it, and where they do not fit into memory.
+    """
     with torch.device("meta"):
         clip = Clip(weights.config)
     expected = clip.state_dict()
     check_tensors(weights.state_dict, expected, path, weights.config.name)
-    # A copy of each: nothing shares memory with the file or with another tensor.
-    tensors = {
-        key: weights.state_dict[key].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
-        for key, value in expected.items()
-    }
+    try:
+        # A copy of each: nothing shares memory with the file or with another tensor.
+        tensors = {
+            key: weights.state_dict[key].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
+            for key, value in expected.items()
+        }
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{path} is a {weights.config.name}, which takes more memory than there is"
+        ) from error
     clip.load_state_dict(tensors, assign=True)
     return clip.eval()
 
@@ -69,11 +85,12 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path
         raise CheckpointError(f"{path} is not a {model}, which has no {_listed(unknown)}")
     for key, value in expected.items():
         tensor = found[key]
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_complex():
+        if not isinstance(tensor, Tensor) or not _is_dense(tensor):
             raise CheckpointError(f"{path}: {key} is not a dense tensor of real numbers")
         if tensor.shape != value.shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
             raise CheckpointError(f"{path} is not a {model}: {key} has shape {shapes}")
+    _check_own_memory([found[key] for key in expected], path)
 
 
 def stored_config(value: Any, path: Path) -> ClipConfig:
@@ -129,6 +146,20 @@ def _candidates(tensors: Mapping[str, Any]) -> list[str]:
         if expected == found:
             fitting += [f"{name} if it computes QuickGELU", f"{name}-gelu if GELU"]
     return fitting
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    real = not tensor.is_complex() and not tensor.is_quantized
+    return real and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _check_own_memory(tensors: list[Tensor], path: Path) -> None:
+    # Each is copied: tensors that share their bytes would let a small file ask for much memory.
+    stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    claimed, held = sum(t.numel() * t.element_size() for t in tensors), sum(stored.values())
+    if claimed > held:
+        sizes = f"{claimed:,} bytes, of which it stores {held:,}"
+        raise CheckpointError(f"{path} holds weights of {sizes}: refused")
 
 
 def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from clipkit.errors import ConfigError
-from clipkit.model.config import ClipConfig
+from clipkit.model.config import ClipConfig, named_config
 
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -72,6 +73,15 @@ class TrainConfig(BaseModel):
         None,
         description="newest checkpoints that stay; None is every epoch_N.pt and the newest two step_N.pt",
     )
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, name: str) -> str:
+        try:
+            named_config(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> Self:

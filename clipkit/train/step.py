@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipkit.model.clip import Clip, ClipOutput
+from clipkit.model.clip import Clip, ClipOutput, without_padding
 from clipkit.model.preprocess import normalize
 from clipkit.shards.loader import Batch
 from clipkit.train.distributed import World
@@ -59,7 +59,7 @@ class TrainStep:
         set_learning_rate(self.optimizer, self.schedule(step))
         device = self.world.device
         images_BCHW = normalize(batch.images_BCHW.to(device, non_blocking=True))
-        tokens_BL = batch.tokens_BL.to(device, non_blocking=True)
+        tokens_BL = without_padding(batch.tokens_BL).to(device, non_blocking=True)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output: ClipOutput = self.features(images_BCHW, tokens_BL)

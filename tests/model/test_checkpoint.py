@@ -1,3 +1,4 @@
+import copy
 import os
 import pickle
 import zipfile
@@ -93,6 +94,59 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
     one_line(lambda: load_model(tmp_path / "plain.pt"))
     assert not witness.exists()
+
+
+def test_a_tensor_larger_than_its_bytes_is_refused(saved: Path) -> None:
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    weights["positional_embedding"] = torch.zeros(1).expand_as(weights["positional_embedding"])
+    path = changed(saved, state_dict=weights)
+    for open_it in (load_model, load_checkpoint):
+        assert "holds a tensor of 19,712 bytes, of which it stores 4" in one_line(lambda: open_it(path))  # noqa: B023
+    deep = {"state": {0: [torch.zeros(1).expand(10**12)]}}
+    line = one_line(lambda: load_checkpoint(changed(saved, optimizer=deep)))
+    assert "holds a tensor of 4,000,000,000,000 bytes" in line
+
+
+def test_weights_that_share_their_bytes_are_refused(saved: Path) -> None:
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    weights["ln_final.bias"] = weights["ln_final.weight"]
+    line = one_line(lambda: load_model(changed(saved, state_dict=weights)))
+    assert "holds weights of" in line and "of which it stores" in line
+
+
+def test_weights_without_values_are_refused(saved: Path) -> None:
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    weights["ln_final.bias"] = weights["ln_final.bias"].to("meta")
+    line = one_line(lambda: load_model(changed(saved, state_dict=weights)))
+    assert "ln_final.bias is not a dense tensor" in line
+
+
+def test_a_pickle_that_holds_itself_is_read(saved: Path) -> None:
+    ring: list[object] = []
+    ring.append(ring)
+    assert load_checkpoint(changed(saved, ring=ring)).extra["ring"]
+
+
+def test_members_that_share_the_bytes_of_a_file_are_refused(saved: Path) -> None:
+    with zipfile.ZipFile(saved, "a") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for number in range(100):
+            twin = copy.copy(largest)
+            twin.filename = f"archive/data/{1000 + number}"
+            archive.filelist.append(twin)
+        archive.writestr("archive/last", b"")
+    for open_it in (load_model, load_checkpoint):
+        line = one_line(lambda: open_it(saved))  # noqa: B023
+        assert "claims to hold" in line and line.endswith("refused")
+
+
+def test_a_model_larger_than_the_memory_is_one_line(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def beyond_memory(*_: object, **__: object) -> torch.Tensor:
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(torch.Tensor, "to", beyond_memory)
+    line = one_line(lambda: load_model(saved))
+    assert "is a ViT-Micro/16@32px, which takes more memory than there is" in line
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipkit.model.clip import build
+from clipkit.model.clip import build, without_padding
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.open_clip_format import to_json
 from tests.model.conftest import SMALL, inputs, openai_peer, trained_looking
@@ -78,6 +78,34 @@ def test_what_follows_the_end_of_a_text_changes_nothing(small: ClipConfig) -> No
     dirty[2, 2:] = 17
     with torch.inference_mode():
         assert torch.equal(clip.encode_text(tokens), clip.encode_text(dirty))
+
+
+def test_trimmed_texts_have_the_very_same_features(small: ClipConfig) -> None:
+    clip = trained_looking(small)
+    tokens = inputs(small)[1][2:]  # their ends are at 1 and 9
+    trimmed = without_padding(tokens)
+    assert trimmed.shape == (2, 16) and torch.equal(trimmed, tokens[:, :16])
+    assert without_padding(trimmed).shape == (2, 16)
+    assert without_padding(inputs(small)[1]).shape == (4, 77)
+    with torch.inference_mode():
+        assert torch.equal(clip.encode_text(trimmed), clip.encode_text(tokens))
+
+
+def test_the_model_reads_no_tokens_that_are_on_a_device(small: ClipConfig) -> None:
+    # On the meta device there is nothing to read: whatever waits for values fails.
+    clip, (_, tokens) = build(small, 0).to("meta"), inputs(small)
+    assert clip.encode_text(tokens.to("meta")).shape == (4, small.embed_dim)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_texts_on_cuda_wait_for_nothing(small: ClipConfig) -> None:
+    clip, tokens = trained_looking(small).cuda(), inputs(small)[1].cuda()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        clip.encode_text(tokens)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone(small: ClipConfig) -> None:

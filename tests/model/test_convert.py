@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,30 @@ def test_safetensors_say_their_model(tmp_path: Path) -> None:
 def test_calls_that_cannot_work(tmp_path: Path, to: str, name: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         convert(tmp_path / "a.pt", tmp_path / name, to)
+
+
+@pytest.mark.parametrize("through", ["itself", "link", "hard link"])
+def test_the_source_is_never_the_target(tmp_path: Path, through: str) -> None:
+    source = written(trained_looking(MICRO), tmp_path / "a.pt")
+    before, target = source.read_bytes(), tmp_path / f"{through}.pt"
+    if through == "link":
+        target.symlink_to(source)
+    elif through == "hard link":
+        target.hardlink_to(source)
+    else:
+        target = source.parent / "." / "a.pt"
+    for one, other in ((source, target), (target, source)):
+        with pytest.raises(ConfigError, match="is the file to convert itself: give the result a name"):
+            convert(one, other, "clipkit")
+    assert source.read_bytes() == target.read_bytes() == before
+
+
+def test_the_names_of_the_formats_are_known_without_torch() -> None:
+    program = (
+        "import sys, clipkit.model.format_names as it; print(*it.FORMAT_NAMES, *{'torch'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == list(FORMATS)
 
 
 @pytest.mark.parametrize("to", FORMATS)

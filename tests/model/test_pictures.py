@@ -35,6 +35,23 @@ def test_a_jpeg_over_36_megapixels_is_refused_before_it_is_decoded() -> None:
             transform(bytes(data))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(mode: str) -> None:
+    whole = encoded(picture(64, 64, mode), "JPEG", progressive=True)
+    scan = whole.rindex(b"\xff\xda")
+    bomb = whole[:scan] + 1000 * whole[scan:-2] + whole[-2:]
+    for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
+        assert transform(whole).shape == (3, 32, 32)
+        with pytest.raises(DatasetError, match=r"a JPEG has \d+ scans, over \d+: leave it out"):
+            transform(bomb)
+
+
+def test_bytes_like_scans_count_in_jpegs_only() -> None:
+    noise = Image.frombytes("RGB", (64, 64), b"\xff\xda\x00" * 64 * 64)
+    for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
+        assert transform(encoded(noise, "BMP")).shape == (3, 32, 32)
+
+
 def test_a_thread_of_a_picture_cannot_grow_beyond_memory() -> None:
     data = encoded(Image.new("L", (1, 200_000)))
     with pytest.raises(DatasetError, match="would be resized"):

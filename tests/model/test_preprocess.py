@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipkit.model.augment import Draws, crop_box
 from clipkit.model.pictures import Pixels
-from clipkit.model.preprocess import EvalTransform, TrainTransform, normalize, openai_transform
+from clipkit.model.preprocess import EvalTransform, OpenAITransform, TrainTransform, normalize
 from tests.model.conftest import encoded, picture
 
 MODES = ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16"]
@@ -41,7 +41,7 @@ def test_evaluation_equals_openais_transform_bit_for_bit(openai_reference: Any, 
         pixels = EvalTransform(size)(data)
         assert_planes(pixels, size)
         assert torch.equal(normalize(torch.from_numpy(pixels)[None])[0], expected)
-        assert torch.equal(openai_transform(size)(Image.open(io.BytesIO(data))), expected)
+        assert torch.equal(OpenAITransform(size)(Image.open(io.BytesIO(data))), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "PPM"])

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +46,19 @@ def test_what_is_given_stays() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TrainConfig.model_validate(settings)
+
+
+def test_an_unknown_model_is_refused_and_the_names_are_listed() -> None:
+    with pytest.raises(ValidationError, match=r"'nonsense'; there are RN50, .*ViT-L/14@336px") as caught:
+        TrainConfig(model="nonsense")
+    assert caught.value.errors()[0]["loc"] == ("model",)
+    assert TrainConfig(model="vit-b-32").model == "vit-b-32"
+
+
+def test_settings_are_checked_without_torch() -> None:
+    program = "import sys, clipkit.train.config; print({'torch'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
 
 
 def test_json_gives_the_same_config() -> None:

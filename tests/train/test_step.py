@@ -95,6 +95,21 @@ def test_losses_equal_open_clips(config: ClipConfig, steps: int) -> None:
     )
 
 
+def test_texts_are_trimmed_before_they_go_to_the_device_and_train_the_same() -> None:
+    batch = make_batch(0)
+    batch.tokens_BL[:, 5], batch.tokens_BL[:, 6:] = 99, 0
+    steps, lengths = [make_step(build(VIT, seed=1)) for _ in range(2)], []
+    steps[0].features.register_forward_pre_hook(lambda _, given: lengths.append(given[1].shape[1]))
+    losses = [steps[0](batch, 5, with_norm=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipkit.train.step.without_padding", lambda tokens_BL: tokens_BL)
+        losses.append(steps[1](batch, 5, with_norm=True))
+    assert lengths == [8]
+    assert losses[0] == losses[1]
+    weights, others = (step.model.state_dict() for step in steps)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def test_a_repeated_batch_is_learned() -> None:
     step = make_step(build(VIT, seed=1), peak=3e-3)
     losses = [step(make_batch(0), 10, with_norm=False)[0].item() for _ in range(30)]
