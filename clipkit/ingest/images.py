@@ -19,12 +19,12 @@ CHROMA = "420"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture as stored (`jpeg`, `width` × `height`) and as served (`original_…`, its SHA-256 in hex).
+    """A picture as stored (`content`, `width` × `height`) and as served (`original_…`, its SHA-256 in hex).
 
     All sizes are in pixels of the upright picture. `dhash` is `difference_hash` of the stored pixels.
     """
 
-    jpeg: bytes
+    content: bytes
     width: int
     height: int
     original_width: int
@@ -56,7 +56,7 @@ def process(data: bytes, config: IngestConfig) -> Picture | Failed:
     if decoded.orientation >= 5:
         width, height = height, width
     return Picture(
-        jpeg=simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False),
+        content=simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False),
         width=rgb.shape[1],
         height=rgb.shape[0],
         original_width=width,

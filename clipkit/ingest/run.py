@@ -4,8 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,8 @@ from clipkit.ingest.engines import Crashed, Engine, local
 from clipkit.ingest.report import REPORT_FILE, write_report
 from clipkit.ingest.rows import ChunkOutcome
 from clipkit.ingest.sources import Source, chunks
-from clipkit.ingest.worker import make_crashed_part, make_part
+from clipkit.ingest.tally import Tally
+from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Totals, open_for_ingest
 from clipkit.shards.index import read_index
@@ -23,7 +22,7 @@ from clipkit.shards.packing import Packer
 from clipkit.shards.summary import failures_of
 from clipkit.tables import size, table
 
-WINDOW_PER_WORKER = 4
+WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
 
 
@@ -65,30 +64,6 @@ class IngestResult(NamedTuple):
         return f"{self.out}: {done}\n{table(counts)}"
 
 
-@dataclass
-class _Tally:
-    """What this run has done so far."""
-
-    successes: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.successes + self.failures.total()
-
-    def add(self, outcome: ChunkOutcome) -> None:
-        self.successes += outcome.successes
-        self.failures.update(outcome.failures)
-        self.bytes += outcome.bytes
-
-    def note(self, seconds: float) -> str:
-        causes = ", ".join(f"{reason} {count:,}" for reason, count in self.failures.most_common(3))
-        seconds = max(seconds, 1e-3)
-        rate = f"{self.rows / seconds:,.0f} URLs/s, {self.bytes / seconds / 1e6:,.1f} MB/s"
-        return f"{rate}, ok {self.successes / max(1, self.rows):.0%}" + (f"; {causes}" if causes else "")
-
-
 def ingest(
     source: Source,
     out: Path,
@@ -108,7 +83,7 @@ def ingest(
         sources=source.files, image=config.image_settings, limit=config.limit, chunk_rows=config.chunk_rows
     )
     begun = time.monotonic()
-    tally = _Tally()
+    tally = Tally()
     with open_for_ingest(out, description) as dataset:
         was_complete = dataset.complete
         if not was_complete:
@@ -129,7 +104,7 @@ def _fill(
     config: IngestConfig,
     engine: Engine,
     display: Progress,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     directory = dataset.directory
     packer = Packer(directory)
@@ -139,16 +114,22 @@ def _fill(
     if earlier:
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
-    work = partial(make_part, directory=directory, config=config)
+    make_part = PartMaker(directory, config)
     unfinished = (
         chunk for chunk in chunks(source, config.chunk_rows, config.limit) if not packer.is_done(chunk.number)
     )
     workers = min(config.workers, len(todo))
-    with closing(engine(work, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
+    with closing(engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
         for outcome in _survived(outcomes, directory, display):
-            packer.add(outcome.number)
-            tally.add(outcome)
-            display.update(earlier + tally.rows, tally.note(time.monotonic() - begun))
+            if isinstance(outcome, ChunkOutcome):
+                packer.add(outcome.number)
+                tally.finish(outcome)
+            else:
+                tally.note(outcome)
+            seconds = time.monotonic() - begun
+            display.update(
+                earlier + tally.rows, tally.words(seconds), tally.figures(records, earlier, seconds)
+            )
     index = packer.finish(number_of_chunks)
     samples = sum(shard.samples for shard in index.shards)
     totals = Totals(records=records, samples=samples, failures=records - samples, shards=len(index.shards))
@@ -157,12 +138,12 @@ def _fill(
 
 
 def _survived(
-    outcomes: Iterator[ChunkOutcome | Crashed], directory: Path, display: Progress
-) -> Iterator[ChunkOutcome]:
+    outcomes: Iterator[ChunkOutcome | Underway | Crashed], directory: Path, display: Progress
+) -> Iterator[ChunkOutcome | Underway]:
     crashes = 0
     for outcome in outcomes:
-        if isinstance(outcome, ChunkOutcome):
-            crashes = 0
+        if not isinstance(outcome, Crashed):
+            crashes = 0 if isinstance(outcome, ChunkOutcome) else crashes
             yield outcome
             continue
         crashes += 1
@@ -182,7 +163,7 @@ def _rows_in(numbers: list[int], records: int, chunk_rows: int) -> int:
     return sum(min(chunk_rows, records - number * chunk_rows) for number in numbers)
 
 
-def _result(dataset: Dataset, tally: _Tally, seconds: float, was_complete: bool) -> IngestResult:
+def _result(dataset: Dataset, tally: Tally, seconds: float, was_complete: bool) -> IngestResult:
     reasons: Counter[str] = Counter()
     for failures in failures_of(dataset.directory):
         reasons.update(failures["reason"].to_pylist())

@@ -24,7 +24,7 @@ def outcomes(
     urls: list[str], config: IngestConfig = CONFIG, resolve: Resolve = system_resolve
 ) -> list[Fetched | Failed]:
     rows = [UrlRow("list", number, url, "") for number, url in enumerate(urls)]
-    ended = dict(fetch(rows, config, resolve))
+    ended = dict(filter(None, fetch(enumerate(rows), config, resolve)))
     assert sorted(ended) == list(range(len(urls)))
     return [ended[number] for number in range(len(urls))]
 
@@ -117,7 +117,9 @@ def test_each_misdeed_has_its_reason(
 
 def test_urls_that_are_never_requested() -> None:
     rows = [UrlRow("list", 0, "", "text", "expected 2 columns, found 1")]
-    assert dict(fetch(rows, CONFIG)) == {0: Failed("bad_row", "expected 2 columns, found 1")}
+    assert dict(filter(None, fetch(enumerate(rows), CONFIG))) == {
+        0: Failed("bad_row", "expected 2 columns, found 1")
+    }
     reasons = [failed.reason for failed in outcomes(["ftp://a/b", "file:///etc/passwd", "http://", "x"])
                if isinstance(failed, Failed)]  # fmt: skip
     assert reasons == ["scheme", "scheme", "bad_url", "bad_url"]
@@ -288,6 +290,7 @@ def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:
 def test_leaving_early_stops_the_transfers(server: Server) -> None:
     url = server.add("/silent", server.silence)
     rows = [UrlRow("list", 0, url, ""), UrlRow("list", 1, "ftp://x/", "")]
-    stream = fetch(rows, CONFIG)
-    assert next(stream)[0] == 1
+    stream = fetch(enumerate(rows), CONFIG)
+    first = next(stream)
+    assert first and first[0] == 1
     stream.close()  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ def failed(data: bytes, config: IngestConfig = CONFIG) -> Failed:
 
 
 def pixels(picture: Picture) -> np.ndarray:
-    return np.asarray(simplejpeg.decode_jpeg(picture.jpeg), dtype=int)
+    return np.asarray(simplejpeg.decode_jpeg(picture.content), dtype=int)
 
 
 def difference(picture: Picture, expected: Image.Image) -> float:
