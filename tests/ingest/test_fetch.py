@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -185,6 +185,61 @@ def test_retry_after_is_obeyed_within_the_deadline(server: Server) -> None:
     assert times[1] - times[0] >= 1
     far = server.add("/far", answer(b"", 503, {"Retry-After": "3600"}))
     assert outcome(far) == Failed("http_5xx", "HTTP 503", 503, 1)
+
+
+def test_a_host_that_asks_to_wait_is_left_alone_by_all_its_urls(server: Server) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        asked.append((request.path, time.monotonic()))
+        limited = len(asked) == 1
+        answer(b"x", 429 if limited else 200, {"Retry-After": "1"} if limited else {})(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(6)]
+    elsewhere = server.add("/elsewhere", answer(b"y")).replace("127.0.0.1", "localhost")
+    config = CONFIG.model_copy(update={"connections": 2, "per_host": 1})
+    rows = [UrlRow("list", number, url, "") for number, url in enumerate([*urls, elsewhere])]
+    ended = list(filter(None, fetch(enumerate(rows), config)))
+    assert dict(ended) == {
+        0: Fetched(b"x", 200, 2),
+        **{number: Fetched(b"x", 200, 1) for number in range(1, 6)},
+        6: Fetched(b"y", 200, 1),
+    }
+    assert ended[0][0] == 6, "other hosts go on"
+    assert all(moment - asked[0][1] >= 1 for _, moment in asked[1:])
+
+
+def test_urls_of_a_host_that_asks_for_too_long_are_not_asked_for(server: Server) -> None:
+    server.add("/limited", answer(b"", 429, {"Retry-After": "3600"}))
+    urls = [server.url("/limited")] * 4
+    first, *others = outcomes(urls, CONFIG.model_copy(update={"per_host": 1}))
+    assert first == Failed("rate_limited", "HTTP 429", 429, 1)
+    assert all(isinstance(other, Failed) and (other.reason, other.attempts) == ("rate_limited", 0)
+               for other in others)  # fmt: skip
+    assert server.hits["/limited"] == 1
+
+
+def test_what_expires_behind_a_busy_host_lets_the_next_one_through(server: Server) -> None:
+    """A retry whose deadline passes while it waits for a connection must not keep the place of another."""
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(0.6)
+        answer(b"x")(request)
+
+    urls = [server.add("/broken", answer(b"", 500)), *(server.add(f"/{n}", slow) for n in range(4))]
+
+    def rows() -> Iterator[tuple[int, UrlRow] | None]:
+        begun = time.monotonic()
+        for number, url in enumerate(urls):
+            while number == 3 and time.monotonic() < begun + 0.5:  # by then the retry waits for its turn
+                yield None
+            yield number, UrlRow("list", number, url, "")
+
+    config = CONFIG.model_copy(update={"per_host": 1, "deadline": 0.9, "backoff": 0.3, "retries": 1})
+    ended = dict(filter(None, fetch(rows(), config)))
+    failed = ended.pop(0)
+    assert isinstance(failed, Failed) and (failed.reason, failed.attempts) == ("http_5xx", 1)
+    assert ended == dict.fromkeys(range(1, 5), Fetched(b"x", 200, 1))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]"])
