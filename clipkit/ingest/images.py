@@ -1,6 +1,7 @@
 """From bytes as served to the picture that the dataset keeps: upright, sRGB, small, JPEG."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -9,19 +10,21 @@ import simplejpeg
 
 from clipkit.ingest.colour import Pixels, to_srgb
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.decoding import UnreadableError, decode, sniff
+from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
 from clipkit.ingest.rows import Failed
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.
 CHROMA = "420"
+_EXTENSIONS = {"jpeg": "jpg"}
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A picture as stored (`content`, `width` × `height`) and as served (`original_…`, its SHA-256 in hex).
 
-    All sizes are in pixels of the upright picture. `dhash` is `difference_hash` of the stored pixels.
+    All sizes are in pixels of the upright picture. `dhash` is `difference_hash` of the upright picture,
+    resized as for storing.
     """
 
     content: bytes
@@ -33,18 +36,22 @@ class Picture:
     original_bytes: int
     sha256: str
     dhash: int
-    ext: str = "jpg"
+    ext: str
 
 
 def process(data: bytes, config: IngestConfig) -> Picture | Failed:
-    """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG."""
+    """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG.
+
+    With `keep_original` the bytes stay as served, once all of them have been decoded like any others.
+    """
     if not data:
         return Failed("empty", "no bytes")
     kind = sniff(data)
     if kind is None:
         return Failed("not_an_image", _likely(data))
+    limits = Limits(config.max_pixels, config.min_size, config.max_aspect or math.inf)
     try:
-        decoded = decode(data, kind, short_side=config.image_size, max_pixels=config.max_pixels)
+        decoded = decode(data, kind, short_side=config.image_size, limits=limits)
     except UnreadableError as error:
         return Failed(error.reason, error.detail)
     size = _stored_size(decoded.width, decoded.height, config.image_size)
@@ -55,16 +62,22 @@ def process(data: bytes, config: IngestConfig) -> Picture | Failed:
     width, height = decoded.width, decoded.height
     if decoded.orientation >= 5:
         width, height = height, width
+    if config.keep_original:
+        content, stored = data, (width, height)
+    else:
+        content = simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False)
+        stored = rgb.shape[1], rgb.shape[0]
     return Picture(
-        content=simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False),
-        width=rgb.shape[1],
-        height=rgb.shape[0],
+        content=content,
+        width=stored[0],
+        height=stored[1],
         original_width=width,
         original_height=height,
         original_format=kind,
         original_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         dhash=difference_hash(rgb),
+        ext=_EXTENSIONS.get(kind, kind) if config.keep_original else "jpg",
     )
 
 

@@ -257,6 +257,29 @@ def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.Monke
     assert outcome(server.add("/", answer(b"direct"))) == Fetched(b"direct", 200, 1)
 
 
+def test_a_proxy_is_asked_for_everything_and_judges_addresses_itself(server: Server) -> None:
+    proxy = server.url("")
+    server.add("http://nobody.invalid/picture", answer(b"of nobody"))
+    server.add("http://169.254.169.254/", answer(b"of the proxy's network"))
+    config = CONFIG.model_copy(update={"proxy": proxy, "allow_private_hosts": False, "retries": 0})
+    assert outcomes(["http://nobody.invalid/picture", "http://169.254.169.254/"], config) == [
+        Fetched(b"of nobody", 200, 1),
+        Fetched(b"of the proxy's network", 200, 1),
+    ]
+    refused = outcome("https://nobody.invalid/", config)  # this one knows no CONNECT
+    assert isinstance(refused, Failed)
+    assert (refused.reason, refused.http_status) == ("connect", None), refused
+
+
+def test_a_proxy_that_is_not_there_is_a_failed_connect(server: Server) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        failed = outcome(server.add("/", answer(b"x")), proxy=proxy, retries=0)
+    assert isinstance(failed, Failed) and failed.reason == "connect"
+    assert not server.hits
+
+
 def test_nobody_listening_is_a_failed_connect() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
