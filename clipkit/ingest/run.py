@@ -1,5 +1,6 @@
 """One ingest from a source to a finished dataset, or on from where the last one stopped."""
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 from clipkit.errors import DatasetError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import Crashed, Engine, local
+from clipkit.ingest.preflight import preflight
 from clipkit.ingest.report import REPORT_FILE, write_report
-from clipkit.ingest.rows import ChunkOutcome
+from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.sources import Source, chunks
 from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
@@ -75,8 +77,8 @@ def ingest(
     """Download `source` into the dataset at `out`; continue there if an earlier run was stopped.
 
     Raises DatasetError if `out` holds something else or workers died again and again, SourceError if the
-    source cannot be read, OSError as the file system does. Stopped at any moment, the same call goes on
-    where it was.
+    source cannot be read, NetworkError if no request could get anywhere, OSError as the file system does.
+    Stopped at any moment, the same call goes on where it was.
     """
     records = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
@@ -115,9 +117,11 @@ def _fill(
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
     make_part = PartMaker(directory, config)
-    unfinished = (
+    unfinished: Iterator[Chunk] = (
         chunk for chunk in chunks(source, config.chunk_rows, config.limit) if not packer.is_done(chunk.number)
     )
+    if engine is local:  # the others' network is another one
+        unfinished = _after_preflight(unfinished, config)
     workers = min(config.workers, len(todo))
     with closing(engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
         for outcome in _survived(outcomes, directory, display):
@@ -135,6 +139,13 @@ def _fill(
     totals = Totals(records=records, samples=samples, failures=records - samples, shards=len(index.shards))
     write_report(directory)
     dataset.finish(totals)
+
+
+def _after_preflight(chunks: Iterator[Chunk], config: IngestConfig) -> Iterator[Chunk]:
+    first = list(itertools.islice(chunks, 1))
+    for chunk in first:
+        preflight(chunk.rows, config)
+    return itertools.chain(first, chunks)
 
 
 def _survived(
