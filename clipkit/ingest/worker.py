@@ -18,6 +18,7 @@ from clipkit.ingest.unfinished import UnfinishedPart
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _NEWS_SECONDS = 0.3
+_SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
 RowKey = tuple[UnfinishedPart, int]
 """Where a row's outcome belongs: its part, and its place there."""
@@ -136,7 +137,8 @@ class _Parts:
         while self._writing and self._writing[0].done():
             yield self._writing.pop(0).result()
         now = time.monotonic()
-        if self._changed and now - self._told >= _NEWS_SECONDS:
+        patience = _NEWS_SECONDS if self._changed else _SILENT_SECONDS
+        if self._unfinished and now - self._told >= patience:
             yield Underway(tuple(self._unfinished[number].so_far() for number in sorted(self._changed)))
             self._changed.clear()
             self._told = now

@@ -85,6 +85,25 @@ def test_a_chunk_that_kills_every_worker_is_given_up(
     assert part["retryable"].to_pylist() == [True] * 2
 
 
+def test_a_chunk_at_work_beside_a_deadly_one_survives(server: Server, function: PartMaker) -> None:
+    waiting = threading.Event()
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        if not waiting.is_set():  # only at first, until its worker dies
+            waiting.set()
+            server.silence(request)
+        answer(encoded(photo()))(request)
+
+    def deadly(request: BaseHTTPRequestHandler) -> None:
+        assert waiting.wait(60)
+        kill_workers()
+
+    chunks = [chunk(0, server.add("/slow", slow)), chunk(1, server.add("/deadly", deadly))]
+    outcomes = list(ended(local(function, iter(chunks), 1, 4)))
+    assert outcomes == [ChunkOutcome(0, 1, {}, len(encoded(photo()))), Crashed(chunks[1], "signal SIGKILL")]
+    assert server.hits == {"/slow": 2, "/deadly": 2}
+
+
 def test_what_the_function_raises_is_raised_here(tmp_path: Path) -> None:
     function = PartMaker(tmp_path / "missing" / "folder", CONFIG)
     with pytest.raises(FileNotFoundError) as raised:
