@@ -79,6 +79,13 @@ def ingest_cc(
     ] = None,
     image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
     quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,
+    keep_original: Annotated[
+        bool, typer.Option("--keep-original", help="Store the bytes as served, neither resized nor upright.")
+    ] = False,
+    min_size: Annotated[int, typer.Option(help="Short side as served, in pixels; smaller ones fail.")] = 1,
+    max_aspect: Annotated[
+        float | None, typer.Option(help="Long side / short side as served; longer ones fail.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
     connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
     per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
@@ -87,6 +94,9 @@ def ingest_cc(
     timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
     deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
     contact: Annotated[str | None, typer.Option(help="A URL or address to put into the User-Agent.")] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="http://HOST:PORT or socks5h://…; the check of addresses is its then.")
+    ] = None,
     allow_private_hosts: Annotated[
         bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
     ] = False,

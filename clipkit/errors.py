@@ -11,6 +11,10 @@ class SourceError(ClipkitError):
     """A list of URLs or a table of captions that cannot be read as one."""
 
 
+class NetworkError(ClipkitError):
+    """A name resolver, a network or a proxy that does not work."""
+
+
 class DatasetError(ClipkitError):
     """A dataset directory or shard that is missing, damaged, in use, or of another kind."""
 

@@ -1,9 +1,11 @@
 """The progress display, on standard error: a live bar on a terminal, else a plain line now and then."""
 
+import json
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -14,8 +16,8 @@ PLAIN_SECONDS = 5.0
 class Progress:
     """Shows how far a piece of work is: `with Progress("ingest", total=1000, unit="URLs") as progress: …`.
 
-    `total` may be None while it is not known. On a terminal it is a Rich bar; elsewhere a line of plain text
-    at most every five seconds, and one at the end.
+    `total` may be None while it is not known. On a terminal it is a Rich bar; elsewhere a line at most every
+    five seconds, and one at the end: of JSON if there are figures, else of plain text.
     """
 
     def __init__(self, title: str, total: int | None, unit: str):
@@ -24,6 +26,7 @@ class Progress:
         self._unit = unit
         self._done = 0
         self._note = ""
+        self._figures: Mapping[str, Any] | None = None
         self._shown = -1
         self._printed = self._started = time.monotonic()
         self._bar: RichProgress | None = None
@@ -47,9 +50,12 @@ class Progress:
             self._bar.start()
         return self
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show that `done` units are done in all, with a short note beside them."""
-        self._done, self._note = done, note
+    def update(self, done: int, note: str = "", figures: Mapping[str, Any] | None = None) -> None:
+        """Show that `done` units are done in all, with a short note beside them.
+
+        `figures` say the same as the note for a machine to read: plain JSON values, by name.
+        """
+        self._done, self._note, self._figures = done, note, figures
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, note=note)
         elif time.monotonic() - self._printed >= PLAIN_SECONDS:
@@ -73,7 +79,11 @@ class Progress:
     def _print(self) -> None:
         self._printed = time.monotonic()
         self._shown = self._done
-        total = "" if self._total is None else f" of {self._total:,}"
         seconds = self._printed - self._started
+        if self._figures is not None and self._bar is None:
+            counts = {"done": self._done, "total": self._total, "seconds": round(seconds, 1)}
+            self.say(json.dumps({"stage": self._title} | counts | dict(self._figures)))
+            return
+        total = "" if self._total is None else f" of {self._total:,}"
         note = f"  {self._note}" if self._note else ""
         self.say(f"{self._title}: {self._done:,}{total} {self._unit} in {seconds:,.0f} s{note}")

@@ -20,7 +20,9 @@ class IngestConfig(BaseModel):
     `image_size` is the short side in pixels of larger pictures, `quality` that of the JPEG made;
     `connections` are per worker process, `per_host` for all of them together; `timeout` (seconds) bounds
     a connect and a stall, `deadline` (seconds) one URL over all its attempts and waits, `backoff` is the
-    wait in seconds before the first retry, doubled for each further one.
+    wait in seconds before the first retry, doubled for each further one. `min_size` (pixels of the short
+    side) and `max_aspect` (long side / short side) say which pictures are wanted, `keep_original` that
+    their bytes stay as served. With a `proxy`, which addresses are connected to is up to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +39,12 @@ class IngestConfig(BaseModel):
     deadline: float = Field(60.0, gt=0)
     max_bytes: int = Field(20_000_000, ge=1, le=1_000_000_000)
     max_pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_DECODED_PIXELS)
+    min_size: int = Field(1, ge=1, le=65_535)
+    max_aspect: float | None = Field(None, ge=1, allow_inf_nan=False)
+    keep_original: bool = False
+    proxy: str | None = Field(
+        None, pattern=r"^(https?|socks4a?|socks5h?)://([!-~]+@)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}/?$"
+    )
     contact: str | None = Field(None, pattern=r"^[\x20-\x7e]{1,200}$")
     allow_private_hosts: bool = False
     chunk_rows: int = Field(1000, ge=1, le=100_000)
@@ -59,5 +67,7 @@ class IngestConfig(BaseModel):
     @property
     def image_settings(self) -> dict[str, int | float | bool | str | None]:
         """The settings that the samples' bytes, or whether there is a sample, depend on."""
-        names = ("image_size", "quality", "max_bytes", "max_pixels")
+        names = (
+            "image_size", "quality", "max_bytes", "max_pixels", "min_size", "max_aspect", "keep_original"
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}

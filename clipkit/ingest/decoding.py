@@ -36,6 +36,16 @@ class Decoded(NamedTuple):
     icc: bytes | None
 
 
+class Limits(NamedTuple):
+    """Which pictures are taken, by their size as served: `min_size` is of the short side, in pixels,
+    `max_aspect` of long side / short side.
+    """
+
+    max_pixels: int
+    min_size: int = 1
+    max_aspect: float = math.inf
+
+
 class UnreadableError(Exception):
     """Bytes that give no picture: a reason of `REASONS` and a detail."""
 
@@ -59,15 +69,16 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, kind: str, *, short_side: int, max_pixels: int) -> Decoded:
+def decode(data: bytes, kind: str, *, short_side: int, limits: Limits) -> Decoded:
     """Decode a picture of the sniffed `kind`; a JPEG perhaps at 1/2, 1/4 or 1/8, not below `short_side`.
 
-    Raises UnreadableError (too_many_pixels, broken_image). A picture that decodes only in part is broken.
+    Raises UnreadableError (too_many_pixels, too_small, aspect, broken_image). A picture that decodes only
+    in part is broken.
     """
     try:
         if kind == "jpeg":
-            return _decode_jpeg(data, short_side, max_pixels)
-        return _decode_other(data, kind, short_side, max_pixels)
+            return _decode_jpeg(data, short_side, limits)
+        return _decode_other(data, kind, short_side, limits)
     except UnreadableError:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything
@@ -75,17 +86,17 @@ def decode(data: bytes, kind: str, *, short_side: int, max_pixels: int) -> Decod
         raise UnreadableError("broken_image", detail[:200]) from None
 
 
-def _decode_jpeg(data: bytes, short_side: int, max_pixels: int) -> Decoded:
+def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
     if scan_count(data) > MAX_SCANS:
         raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
-        return _decode_other(data, "jpeg", short_side, max_pixels)
-    _check_size(width, height, max_pixels)
+        return _decode_other(data, "jpeg", short_side, limits)
+    _check_size(width, height, limits)
     metadata = jpeg_metadata(data)
     if colorspace in ("CMYK", "YCCK"):
-        return _decode_other(data, "jpeg", short_side, max_pixels)
+        return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
     reduced = [factor for factor in (2, 4, 8) if math.ceil(min(width, height) / factor) >= short_side]
     factor = max(reduced, default=1)
@@ -99,10 +110,10 @@ def _decode_jpeg(data: bytes, short_side: int, max_pixels: int) -> Decoded:
     return Decoded(pixels[:, :, 0] if grey else pixels, width, height, metadata.orientation, metadata.icc)
 
 
-def _decode_other(data: bytes, kind: str, short_side: int, max_pixels: int) -> Decoded:
+def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> Decoded:
     with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
         width, height = image.size
-        _check_size(width, height, max_pixels)
+        _check_size(width, height, limits)
         orientation = exif_orientation(image.info.get("exif", b""))
         image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
         image.load()
@@ -117,8 +128,16 @@ def _opened(data: bytes, kind: str) -> Image.Image:
         raise UnreadableError("too_many_pixels", str(error)[:100]) from None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise UnreadableError("too_many_pixels", f"{width} x {height}")
-    if not width or not height:
-        raise UnreadableError("broken_image", f"{width} x {height}")
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    short, long = sorted((width, height))
+    reason = None
+    if short * long > limits.max_pixels:
+        reason = "too_many_pixels"
+    elif not short:
+        reason = "broken_image"
+    elif short < limits.min_size:
+        reason = "too_small"
+    elif long > short * limits.max_aspect:
+        reason = "aspect"
+    if reason:
+        raise UnreadableError(reason, f"{width} x {height}")

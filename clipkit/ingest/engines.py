@@ -1,7 +1,8 @@
-"""Engines map a function over chunks, somewhere. This one: a pool of processes on this machine."""
+"""Engines map the making of parts over chunks, somewhere. This one: a pool of processes on this machine."""
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import traceback
@@ -13,10 +14,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.processes import deaf_to_interrupts
-
-MakePart = Callable[[Chunk], ChunkOutcome]
-"""What an engine maps; picklable."""
 
 _TRIES = 2
 
@@ -29,34 +28,35 @@ class Crashed:
     cause: str
 
 
-Outcomes = Generator[ChunkOutcome | Crashed, None, None]
+Outcomes = Generator[ChunkOutcome | Underway | Crashed, None, None]
 
-Engine = Callable[[MakePart, Iterator[Chunk], int, int], Outcomes]
-"""(make_part, chunks, workers, window) → outcomes in any order. A chunk is started only while its number is
-less than `window` above that of the oldest unfinished one. Closing the outcomes stops the work."""
+Engine = Callable[[PartMaker, Iterator[Chunk], int, int], Outcomes]
+"""(make_part, chunks, workers, window) → outcomes in any order, and perhaps counts of what is underway. A
+chunk is started only while its number is less than `window` above that of the oldest unfinished one. Closing
+the outcomes stops the work. An engine that knows nothing of overlapping calls `make_part(chunk)`."""
 
 
-def local(make_part: MakePart, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
-    """Run in `workers` processes of this machine (an Engine).
+def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+    """Run in `workers` processes of this machine, each overlapping several chunks (an Engine).
 
     They ignore Ctrl-C, are stopped when the outcomes are closed, and end when this process dies in
-    whatever way. A chunk whose worker died is tried once more. Raises what `make_part` raises.
+    whatever way. The chunks of a worker that died are tried once more, each alone, so that one which kills
+    its worker takes no other along. Raises what `make_part` raises.
     """
     pool = [_Worker(make_part) for _ in range(workers)]
-    jobs = _Jobs(chunks, window)
+    jobs = _Jobs(chunks, window, pool)
     try:
         while True:
-            for worker in pool:
-                if worker.job is None and (job := jobs.next(pool)):
-                    worker.give(job)
-            busy = {worker.connection: worker for worker in pool if worker.job}
+            jobs.give_out()
+            busy = {worker.connection: worker for worker in pool if worker.jobs}
             if not busy:
                 return
             for connection in wait(list(busy)):
-                taken = busy[connection].take()  # type: ignore[index]
-                outcome = jobs.again(taken) if isinstance(taken, _Died) else taken
-                if outcome:
-                    yield outcome
+                news = busy[connection].take()  # type: ignore[index]
+                if isinstance(news, _Died):
+                    yield from jobs.again(news)
+                elif news is not None:
+                    yield news
     finally:
         for worker in pool:
             worker.stop()
@@ -68,70 +68,96 @@ class _Job(NamedTuple):
 
 
 class _Died(NamedTuple):
-    job: _Job
+    jobs: list[_Job]
     cause: str
+
+
+class _Wanted(NamedTuple):
+    """A worker's word that it could do with another chunk."""
 
 
 class _Jobs:
     """What is still to be given out: chunks whose worker died, then new ones as far as the window goes."""
 
-    def __init__(self, chunks: Iterator[Chunk], window: int):
+    def __init__(self, chunks: Iterator[Chunk], window: int, pool: "list[_Worker]"):
         self._chunks = chunks
         self._window = window
-        self._again: deque[_Job] = deque()
+        self._pool = pool
+        self._suspects: deque[_Job] = deque()
         self._following = next(chunks, None)
 
-    def next(self, pool: "list[_Worker]") -> _Job | None:
-        if self._again:
-            return self._again.popleft()
-        following = self._following
-        unfinished = [worker.job.chunk.number for worker in pool if worker.job]
-        if following is None or following.number - min(unfinished, default=following.number) >= self._window:
-            return None
-        self._following = next(self._chunks, None)
-        return _Job(following, 1)
+    def give_out(self) -> None:
+        for worker in self._pool:
+            if self._suspects and not worker.jobs:
+                worker.give(self._suspects.popleft(), alone=True)
+            elif worker.wants_more(self._window // len(self._pool)) and self._is_in_window():
+                assert self._following is not None
+                worker.give(_Job(self._following, 1))
+                self._following = next(self._chunks, None)
 
-    def again(self, died: _Died) -> Crashed | None:
-        if died.job.tries == _TRIES:
-            return Crashed(died.job.chunk, died.cause)
-        self._again.append(_Job(died.job.chunk, died.job.tries + 1))
-        return None
+    def again(self, died: _Died) -> Iterator[Crashed]:
+        for job in died.jobs:
+            if job.tries == _TRIES:
+                yield Crashed(job.chunk, died.cause)
+            else:
+                self._suspects.append(_Job(job.chunk, job.tries + 1))
+
+    def _is_in_window(self) -> bool:
+        if self._following is None:
+            return False
+        unfinished = [number for worker in self._pool for number in worker.jobs]
+        unfinished += [job.chunk.number for job in self._suspects]
+        number = self._following.number
+        return number - min(unfinished, default=number) < self._window
 
 
 class _Worker:
-    """A process that makes parts, one after the other, and the connection to it."""
+    """A process that makes parts, several at once, and the connection to it."""
 
-    def __init__(self, make_part: MakePart):
+    def __init__(self, make_part: PartMaker):
         self._make_part = make_part
         self._start()
 
     def _start(self) -> None:
         # Spawned, not forked: a fork would inherit locks and threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
-        self.job: _Job | None = None
+        self.jobs: dict[int, _Job] = {}
+        self._wanting = True
+        self._alone = False
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
         with deaf_to_interrupts():
             self._process.start()
         theirs.close()
 
-    def give(self, job: _Job) -> None:
-        self.job = job
+    def wants_more(self, most: int) -> bool:
+        return not self.jobs or (self._wanting and not self._alone and len(self.jobs) < most)
+
+    def give(self, job: _Job, *, alone: bool = False) -> None:
+        self.jobs[job.chunk.number] = job
+        self._wanting, self._alone = False, alone
         with suppress(BrokenPipeError):  # it died idle: noticed when its answer is read
             self.connection.send(job.chunk)
 
-    def take(self) -> ChunkOutcome | _Died:
-        """Return the outcome, or how the process died (a new one is there). Raises its exceptions."""
-        job, self.job = self.job, None
-        assert job is not None
+    def take(self) -> ChunkOutcome | Underway | _Died | None:
+        """Return what it tells, if that is for others, or how it died (a new one is there).
+
+        Raises its exceptions.
+        """
         try:
-            outcome = self.connection.recv()
+            news = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return _Died(job, self._restart())
-        if isinstance(outcome, Exception):
-            raise outcome
-        assert isinstance(outcome, ChunkOutcome)
-        return outcome
+            return _Died(list(self.jobs.values()), self._restart())
+        if isinstance(news, Exception):
+            raise news
+        if isinstance(news, _Wanted):
+            self._wanting = True
+            return None
+        if isinstance(news, ChunkOutcome):
+            del self.jobs[news.number]
+            return news
+        assert isinstance(news, Underway)
+        return news
 
     def _restart(self) -> str:
         self._process.join()
@@ -146,18 +172,43 @@ class _Worker:
         self.connection.close()
 
 
-def _work(connection: "Connection[Any, Any]", make_part: MakePart) -> None:
+def _work(connection: "Connection[Any, Any]", make_part: PartMaker) -> None:
+    chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_receive, args=(connection, chunks), daemon=True).start()
+    try:
+        for news in make_part.stream(_given(connection, chunks)):
+            connection.send(news)
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))  # the way there does not travel along
+        connection.send(error)
+
+
+def _receive(connection: "Connection[Any, Any]", chunks: "queue.SimpleQueue[Chunk | None]") -> None:
+    # Always read on: were both ends to wait until the other reads, neither would.
+    with suppress(EOFError, OSError):
+        while True:
+            chunks.put(connection.recv())
+    chunks.put(None)
+
+
+def _given(
+    connection: "Connection[Any, Any]", chunks: "queue.SimpleQueue[Chunk | None]"
+) -> Iterator[Chunk | None]:
+    wanted = True  # the first one comes without a word
     while True:
         try:
-            chunk = connection.recv()
-        except EOFError:
+            chunk = chunks.get_nowait()
+        except queue.Empty:
+            if not wanted:
+                connection.send(_Wanted())
+                wanted = True
+            yield None
+            continue
+        if chunk is None:
             return
-        try:
-            connection.send(make_part(chunk))
-        except Exception as error:
-            error.add_note("".join(traceback.format_exception(error)))  # the way there does not travel along
-            connection.send(error)
+        yield chunk
+        wanted = False
 
 
 def _die_with_parent() -> None:

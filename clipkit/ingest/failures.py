@@ -2,11 +2,15 @@
 
 import pycurl
 
+_E_PROXY = 97  # libcurl's number; pycurl has no name for it
+
 _CURL_REASONS = {
     pycurl.E_UNSUPPORTED_PROTOCOL: "scheme",
     pycurl.E_URL_MALFORMAT: "bad_url",
     pycurl.E_COULDNT_RESOLVE_HOST: "dns_failed",
+    pycurl.E_COULDNT_RESOLVE_PROXY: "connect",
     pycurl.E_COULDNT_CONNECT: "connect",
+    _E_PROXY: "connect",
     pycurl.E_INTERFACE_FAILED: "connect",
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_SSL_CONNECT_ERROR: "tls",
@@ -28,6 +32,8 @@ _CURL_REASONS = {
 
 def curl_reason(code: int, message: str, *, received: bool) -> str:
     """Return the reason for libcurl's error `code`; `received` says whether some of the body had come."""
+    if "CONNECT tunnel failed" in message:
+        return "connect"
     if "HTTP/0.9" in message:
         return "protocol"
     if code == pycurl.E_OPERATION_TIMEDOUT and received and "too slow" in message:

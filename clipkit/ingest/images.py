@@ -1,6 +1,7 @@
 """From bytes as served to the picture that the dataset keeps: upright, sRGB, small, JPEG."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -9,23 +10,25 @@ import simplejpeg
 
 from clipkit.ingest.colour import Pixels, to_srgb
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.decoding import UnreadableError, decode, sniff
+from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
 from clipkit.ingest.rows import Failed
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.
 CHROMA = "420"
 LARGEST_SIDE = 16_384  # of the stored picture, in pixels; a JPEG ends at 65,500
+_EXTENSIONS = {"jpeg": "jpg"}
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture as stored (`jpeg`, `width` × `height`) and as served (`original_…`, its SHA-256 in hex).
+    """A picture as stored (`content`, `width` × `height`) and as served (`original_…`, its SHA-256 in hex).
 
-    All sizes are in pixels of the upright picture. `dhash` is `difference_hash` of the stored pixels.
+    All sizes are in pixels of the upright picture. `dhash` is `difference_hash` of the upright picture,
+    resized as for storing.
     """
 
-    jpeg: bytes
+    content: bytes
     width: int
     height: int
     original_width: int
@@ -34,12 +37,13 @@ class Picture:
     original_bytes: int
     sha256: str
     dhash: int
-    ext: str = "jpg"
+    ext: str
 
 
 def process(data: bytes, config: IngestConfig) -> Picture | Failed:
     """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG.
 
+    With `keep_original` the bytes stay as served, once all of them have been decoded like any others.
     Whatever is wrong with the bytes comes back as a value: one picture never ends a run.
     """
     if not data:
@@ -47,16 +51,17 @@ def process(data: bytes, config: IngestConfig) -> Picture | Failed:
     kind = sniff(data)
     if kind is None:
         return Failed("not_an_image", _likely(data))
+    limits = Limits(config.max_pixels, config.min_size, config.max_aspect or math.inf)
     try:
-        return _stored(data, kind, config)
+        return _stored(data, kind, config, limits)
     except UnreadableError as error:
         return Failed(error.reason, error.detail)
     except Exception as error:  # resizing, colour and encoding meet what decoding let through
         return Failed("broken_image", f"{type(error).__name__}: {error}".partition("\n")[0][:200])
 
 
-def _stored(data: bytes, kind: str, config: IngestConfig) -> Picture:
-    decoded = decode(data, kind, short_side=config.image_size, max_pixels=config.max_pixels)
+def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits) -> Picture:
+    decoded = decode(data, kind, short_side=config.image_size, limits=limits)
     size = _stored_size(decoded.width, decoded.height, config.image_size)
     if max(size) > LARGEST_SIDE:
         raise UnreadableError("aspect", f"{decoded.width} x {decoded.height}")
@@ -67,16 +72,22 @@ def _stored(data: bytes, kind: str, config: IngestConfig) -> Picture:
     width, height = decoded.width, decoded.height
     if decoded.orientation >= 5:
         width, height = height, width
+    if config.keep_original:
+        content, stored = data, (width, height)
+    else:
+        content = simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False)
+        stored = rgb.shape[1], rgb.shape[0]
     return Picture(
-        jpeg=simplejpeg.encode_jpeg(rgb, config.quality, "RGB", CHROMA, fastdct=False),
-        width=rgb.shape[1],
-        height=rgb.shape[0],
+        content=content,
+        width=stored[0],
+        height=stored[1],
         original_width=width,
         original_height=height,
         original_format=kind,
         original_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         dhash=difference_hash(rgb),
+        ext=_EXTENSIONS.get(kind, kind) if config.keep_original else "jpg",
     )
 
 

@@ -127,7 +127,7 @@ def _pictures(shard_set: ShardSet) -> Iterable[Shown]:
         sample = shard_set.read(shard, place - int(ends[shard] - shard_set.sizes[shard]))
         thumbnail = process(sample.image, _THUMBNAIL)
         if isinstance(thumbnail, Picture):
-            yield Shown(thumbnail.jpeg, sample.caption, sample.key)
+            yield Shown(thumbnail.content, sample.caption, sample.key)
     shard_set.close()
 
 

@@ -1,21 +1,22 @@
 """One ingest from a source to a finished dataset, or on from where the last one stopped."""
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import Crashed, Engine, local
+from clipkit.ingest.preflight import preflight
 from clipkit.ingest.report import REPORT_FILE, write_report
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.sources import Source, chunks
-from clipkit.ingest.worker import make_crashed_part, make_part
+from clipkit.ingest.tally import Tally
+from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Totals, open_for_ingest
 from clipkit.shards.index import read_index
@@ -23,7 +24,7 @@ from clipkit.shards.packing import Packer
 from clipkit.shards.summary import failures_of
 from clipkit.tables import size, table
 
-WINDOW_PER_WORKER = 4
+WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
 
 
@@ -65,30 +66,6 @@ class IngestResult(NamedTuple):
         return f"{self.out}: {done}\n{table(counts)}"
 
 
-@dataclass
-class _Tally:
-    """What this run has done so far."""
-
-    successes: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.successes + self.failures.total()
-
-    def add(self, outcome: ChunkOutcome) -> None:
-        self.successes += outcome.successes
-        self.failures.update(outcome.failures)
-        self.bytes += outcome.bytes
-
-    def note(self, seconds: float) -> str:
-        causes = ", ".join(f"{reason} {count:,}" for reason, count in self.failures.most_common(3))
-        seconds = max(seconds, 1e-3)
-        rate = f"{self.rows / seconds:,.0f} URLs/s, {self.bytes / seconds / 1e6:,.1f} MB/s"
-        return f"{rate}, ok {self.successes / max(1, self.rows):.0%}" + (f"; {causes}" if causes else "")
-
-
 def ingest(
     source: Source,
     out: Path,
@@ -100,15 +77,15 @@ def ingest(
     """Download `source` into the dataset at `out`; continue there if an earlier run was stopped.
 
     Raises DatasetError if `out` holds something else or workers died again and again, SourceError if the
-    source cannot be read, OSError as the file system does. Stopped at any moment, the same call goes on
-    where it was.
+    source cannot be read, NetworkError if no request could get anywhere, OSError as the file system does.
+    Stopped at any moment, the same call goes on where it was.
     """
     records = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
         sources=source.files, image=config.image_settings, limit=config.limit, chunk_rows=config.chunk_rows
     )
     begun = time.monotonic()
-    tally = _Tally()
+    tally = Tally()
     with open_for_ingest(out, description) as dataset:
         was_complete = dataset.complete
         if not was_complete:
@@ -130,7 +107,7 @@ def _fill(
     config: IngestConfig,
     engine: Engine,
     display: Progress,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     directory = dataset.directory
     packer = Packer(directory)
@@ -140,15 +117,23 @@ def _fill(
     if earlier:
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
-    work = partial(make_part, directory=directory, config=config)
+    make_part = PartMaker(directory, config)
     every = _all_of(chunks(source, config.chunk_rows, config.limit), records)
-    unfinished = (chunk for chunk in every if not packer.is_done(chunk.number))
+    unfinished: Iterator[Chunk] = (chunk for chunk in every if not packer.is_done(chunk.number))
+    if engine is local:  # the others' network is another one
+        unfinished = _after_preflight(unfinished, config)
     workers = min(config.processes, len(todo))
-    with closing(engine(work, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
+    with closing(engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
         for outcome in _survived(outcomes, directory, display):
-            packer.add(outcome.number)
-            tally.add(outcome)
-            display.update(earlier + tally.rows, tally.note(time.monotonic() - begun))
+            if isinstance(outcome, ChunkOutcome):
+                packer.add(outcome.number)
+                tally.finish(outcome)
+            else:
+                tally.note(outcome)
+            seconds = time.monotonic() - begun
+            display.update(
+                earlier + tally.rows, tally.words(seconds), tally.figures(records, earlier, seconds)
+            )
     index = packer.finish(number_of_chunks)
     samples = sum(shard.samples for shard in index.shards)
     totals = Totals(records=records, samples=samples, failures=records - samples, shards=len(index.shards))
@@ -168,13 +153,20 @@ def _all_of(cut: Iterator[Chunk], records: int) -> Iterator[Chunk]:
         )
 
 
+def _after_preflight(chunks: Iterator[Chunk], config: IngestConfig) -> Iterator[Chunk]:
+    first = list(itertools.islice(chunks, 1))
+    for chunk in first:
+        preflight(chunk.rows, config)
+    return itertools.chain(first, chunks)
+
+
 def _survived(
-    outcomes: Iterator[ChunkOutcome | Crashed], directory: Path, display: Progress
-) -> Iterator[ChunkOutcome]:
+    outcomes: Iterator[ChunkOutcome | Underway | Crashed], directory: Path, display: Progress
+) -> Iterator[ChunkOutcome | Underway]:
     crashes = 0
     for outcome in outcomes:
-        if isinstance(outcome, ChunkOutcome):
-            crashes = 0
+        if not isinstance(outcome, Crashed):
+            crashes = 0 if isinstance(outcome, ChunkOutcome) else crashes
             yield outcome
             continue
         crashes += 1
@@ -194,7 +186,7 @@ def _rows_in(numbers: list[int], records: int, chunk_rows: int) -> int:
     return sum(min(chunk_rows, records - number * chunk_rows) for number in numbers)
 
 
-def _result(dataset: Dataset, tally: _Tally, seconds: float, was_complete: bool) -> IngestResult:
+def _result(dataset: Dataset, tally: Tally, seconds: float, was_complete: bool) -> IngestResult:
     reasons: Counter[str] = Counter()
     for failures in failures_of(dataset.directory):
         reasons.update(failures["reason"].to_pylist())

@@ -22,14 +22,15 @@ MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_SUPPRESS_CONNECT_HEADERS = 265  # libcurl's number; pycurl has no name for it
 _VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
 
 
 class Transfer:
     """A reusable libcurl handle with the state of its current attempt.
 
-    Only http and https, no proxy, no cookies, no other than allowed addresses: each socket's address is
-    judged when it is opened, after DNS and after every redirect.
+    Only http and https, no cookies, no proxy but the one of the settings, and without one no other than
+    allowed addresses: each socket's address is judged when it is opened, after DNS and every redirect.
     """
 
     def __init__(self, config: IngestConfig, budget: Budget):
@@ -84,8 +85,9 @@ class Transfer:
         self, purpose: int, address: tuple[int, int, int, tuple[str, int]]
     ) -> socket.socket | int:
         family, kind, protocol, where = address
-        if family not in (socket.AF_INET, socket.AF_INET6) or not is_allowed(
-            where[0], allow_private=self._config.allow_private_hosts
+        known = family in (socket.AF_INET, socket.AF_INET6)
+        if not known or not (
+            self._config.proxy or is_allowed(where[0], allow_private=self._config.allow_private_hosts)
         ):
             self._refused_address = str(where[0])[:100]
             return int(pycurl.SOCKET_BAD)
@@ -143,8 +145,9 @@ def _options(config: IngestConfig) -> dict[int, object]:
         pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
         pycurl.FOLLOWLOCATION: 1,
         pycurl.MAXREDIRS: MAX_REDIRECTS,
-        pycurl.PROXY: "",
-        pycurl.NOPROXY: "*",
+        pycurl.PROXY: config.proxy or "",  # not even an empty one would leave it to the environment
+        pycurl.NOPROXY: "" if config.proxy else "*",
+        _SUPPRESS_CONNECT_HEADERS: 1,  # those are the proxy's, not the server's
         pycurl.USERAGENT: config.user_agent,
         pycurl.HTTPHEADER: ["Accept: image/*, */*;q=0.8"],
         pycurl.ACCEPT_ENCODING: "identity",  # asks for none; one that comes anyway is undone, and counted

@@ -1,9 +1,12 @@
-"""A chunk in, a part out: what engines map over the source. A pure function of the servers' answers."""
+"""Chunks in, parts out: what engines map over the source. A pure function of the servers' answers."""
 
-from collections import Counter
-from dataclasses import fields
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import cv2
 
@@ -11,48 +14,138 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
-from clipkit.shards.parts import PartWriter
+from clipkit.ingest.unfinished import UnfinishedPart
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
+_NEWS_SECONDS = 0.3
+_SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
-_FAILURE = ("reason", "detail", "http_status", "attempts", "retryable")
-_PICTURE = tuple(field.name for field in fields(Picture) if field.name != "jpeg")
+RowKey = tuple[UnfinishedPart, int]
+"""Where a row's outcome belongs: its part, and its place there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """Counts so far of unfinished chunks, each replacing the chunk's earlier ones."""
+
+    chunks: tuple[ChunkOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartMaker:
+    """What an engine is given: call it on one chunk, or let it overlap many; picklable."""
+
+    directory: Path
+    config: IngestConfig
+
+    def __call__(self, chunk: Chunk) -> ChunkOutcome:
+        """Make one part, as `make_part`."""
+        return make_part(chunk, self.directory, self.config)
+
+    def stream(self, chunks: Iterable[Chunk | None]) -> Iterator[ChunkOutcome | Underway]:
+        """Make a part of each chunk, as `make_parts`."""
+        return make_parts(chunks, self.directory, self.config)
 
 
 def make_part(chunk: Chunk, directory: Path, config: IngestConfig) -> ChunkOutcome:
     """Fetch a chunk's URLs, make the pictures, and write its part into the dataset at `directory`.
 
-    Rows are written in source order, whatever order they end in. Raises OSError as the file system does.
+    Raises OSError as the file system does.
+    """
+    (outcome,) = [news for news in make_parts([chunk], directory, config) if isinstance(news, ChunkOutcome)]
+    return outcome
+
+
+def make_parts(
+    chunks: Iterable[Chunk | None], directory: Path, config: IngestConfig
+) -> Iterator[ChunkOutcome | Underway]:
+    """Make the same part of each chunk as `make_part`, without waiting for the slowest URL of each.
+
+    While some URLs of earlier chunks are on their way, those of later ones are asked for; outcomes come in
+    the order the chunks end, and several times a second counts of those at work. A None among `chunks`
+    says that the next chunk is not there yet. How many are at work is up to who gives them.
     """
     cv2.setNumThreads(1)
-    received = 0
-    counts = _Counts()
-    ended: dict[int, Picture | Failed] = {}
-    with PartWriter(directory, chunk.number) as part:
-        written = 0
-        for index, outcome in fetch(chunk.rows, config):
-            if isinstance(outcome, Fetched):
-                received += len(outcome.data)
-            ended[index] = _picture(outcome, config)
-            while written in ended:
-                _write(part, chunk.rows[written], ended.pop(written), counts)
-                written += 1
-    return ChunkOutcome(chunk.number, counts.successes, dict(counts.failures), received)
+    with _Parts(directory, early=2 * config.connections) as parts:
+        for ended in fetch(parts.rows(iter(chunks)), config):
+            if ended:
+                (part, place), outcome = ended
+                received = len(outcome.data) if isinstance(outcome, Fetched) else 0
+                parts.add(part, place, _picture(outcome, config), received)
+                del outcome, ended
+            yield from parts.news()
+        yield from parts.rest()
 
 
 def make_crashed_part(chunk: Chunk, directory: Path) -> ChunkOutcome:
     """Write the part of a chunk that no worker survives: every row a failure that may be tried again."""
-    counts = _Counts()
-    with PartWriter(directory, chunk.number) as part:
-        for row in chunk.rows:
-            _write(part, row, CRASHED, counts)
-    return ChunkOutcome(chunk.number, 0, dict(counts.failures), 0)
+    part = UnfinishedPart(chunk, directory)
+    for place in range(len(chunk.rows)):
+        part.add(place, CRASHED)
+    return part.write()
 
 
-class _Counts:
-    def __init__(self) -> None:
-        self.successes = 0
-        self.failures: Counter[str] = Counter()
+class _Parts:
+    """The parts at work. Whole ones are written by a thread, so that transfers do not wait for the disk."""
+
+    def __init__(self, directory: Path, early: int):
+        self._directory = directory
+        self._early = early
+        self._unfinished: dict[int, UnfinishedPart] = {}
+        self._changed: set[int] = set()
+        self._writing: list[Future[ChunkOutcome]] = []
+        self._told = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        for part in self._unfinished.values():
+            part.close()
+
+    def rows(self, chunks: Iterator[Chunk | None]) -> Iterator[tuple[RowKey, UrlRow] | None]:
+        """Yield the chunks' rows; the next chunk is asked for some rows before it is needed."""
+        following: Chunk | None = None
+        while True:
+            try:
+                chunk, following = following or next(chunks), None
+            except StopIteration:
+                return
+            if chunk is None:
+                yield None
+                continue
+            part = self._unfinished[chunk.number] = UnfinishedPart(chunk, self._directory)
+            for place, row in enumerate(chunk.rows):
+                if following is None and place + self._early >= len(chunk.rows):
+                    following = next(chunks, None)
+                yield (part, place), row
+
+    def add(self, part: UnfinishedPart, place: int, made: Picture | Failed, received: int) -> None:
+        number = part.chunk.number
+        part.add(place, made, received)
+        self._changed.add(number)
+        if part.is_whole:
+            self._changed.discard(number)
+            del self._unfinished[number]
+            self._writing.append(self._thread.submit(part.write))
+
+    def news(self) -> Iterator[ChunkOutcome | Underway]:
+        while self._writing and self._writing[0].done():
+            yield self._writing.pop(0).result()
+        now = time.monotonic()
+        patience = _NEWS_SECONDS if self._changed else _SILENT_SECONDS
+        if self._unfinished and now - self._told >= patience:
+            yield Underway(tuple(self._unfinished[number].so_far() for number in sorted(self._changed)))
+            self._changed.clear()
+            self._told = now
+
+    def rest(self) -> Iterator[ChunkOutcome]:
+        for written in self._writing:
+            yield written.result()
 
 
 def _picture(outcome: Fetched | Failed, config: IngestConfig) -> Picture | Failed:
@@ -62,18 +155,3 @@ def _picture(outcome: Fetched | Failed, config: IngestConfig) -> Picture | Faile
     if isinstance(made, Failed):
         return Failed(made.reason, made.detail, outcome.http_status, outcome.attempts)
     return made
-
-
-def _write(part: PartWriter, row: UrlRow, made: Picture | Failed, counts: _Counts) -> None:
-    columns: dict[str, Any] = {
-        "source": row.source,
-        "source_row": row.source_row,
-        "url": row.url,
-        "caption": row.caption,
-    }
-    if isinstance(made, Failed):
-        counts.failures[made.reason] += 1
-        part.failure(columns | {name: getattr(made, name) for name in _FAILURE})
-    else:
-        counts.successes += 1
-        part.success(columns | {name: getattr(made, name) for name in _PICTURE}, made.jpeg)

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -24,7 +24,7 @@ def outcomes(
     urls: list[str], config: IngestConfig = CONFIG, resolve: Resolve = system_resolve
 ) -> list[Fetched | Failed]:
     rows = [UrlRow("list", number, url, "") for number, url in enumerate(urls)]
-    ended = dict(fetch(rows, config, resolve))
+    ended = dict(filter(None, fetch(enumerate(rows), config, resolve)))
     assert sorted(ended) == list(range(len(urls)))
     return [ended[number] for number in range(len(urls))]
 
@@ -118,7 +118,9 @@ def test_each_misdeed_has_its_reason(
 
 def test_urls_that_are_never_requested() -> None:
     rows = [UrlRow("list", 0, "", "text", "expected 2 columns, found 1")]
-    assert dict(fetch(rows, CONFIG)) == {0: Failed("bad_row", "expected 2 columns, found 1")}
+    assert dict(filter(None, fetch(enumerate(rows), CONFIG))) == {
+        0: Failed("bad_row", "expected 2 columns, found 1")
+    }
     reasons = [failed.reason for failed in outcomes(["ftp://a/b", "file:///etc/passwd", "http://", "x"])
                if isinstance(failed, Failed)]  # fmt: skip
     assert reasons == ["scheme", "scheme", "bad_url", "bad_url"]
@@ -186,6 +188,61 @@ def test_retry_after_is_obeyed_within_the_deadline(server: Server) -> None:
     assert outcome(far) == Failed("http_5xx", "HTTP 503", 503, 1)
 
 
+def test_a_host_that_asks_to_wait_is_left_alone_by_all_its_urls(server: Server) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        asked.append((request.path, time.monotonic()))
+        limited = len(asked) == 1
+        answer(b"x", 429 if limited else 200, {"Retry-After": "1"} if limited else {})(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(6)]
+    elsewhere = server.add("/elsewhere", answer(b"y")).replace("127.0.0.1", "localhost")
+    config = CONFIG.model_copy(update={"connections": 2, "per_host": 1})
+    rows = [UrlRow("list", number, url, "") for number, url in enumerate([*urls, elsewhere])]
+    ended = list(filter(None, fetch(enumerate(rows), config)))
+    assert dict(ended) == {
+        0: Fetched(b"x", 200, 2),
+        **{number: Fetched(b"x", 200, 1) for number in range(1, 6)},
+        6: Fetched(b"y", 200, 1),
+    }
+    assert ended[0][0] == 6, "other hosts go on"
+    assert all(moment - asked[0][1] >= 1 for _, moment in asked[1:])
+
+
+def test_urls_of_a_host_that_asks_for_too_long_are_not_asked_for(server: Server) -> None:
+    server.add("/limited", answer(b"", 429, {"Retry-After": "3600"}))
+    urls = [server.url("/limited")] * 4
+    first, *others = outcomes(urls, CONFIG.model_copy(update={"per_host": 1}))
+    assert first == Failed("rate_limited", "HTTP 429", 429, 1)
+    assert all(isinstance(other, Failed) and (other.reason, other.attempts) == ("rate_limited", 0)
+               for other in others)  # fmt: skip
+    assert server.hits["/limited"] == 1
+
+
+def test_what_expires_behind_a_busy_host_lets_the_next_one_through(server: Server) -> None:
+    """A retry whose deadline passes while it waits for a connection must not keep the place of another."""
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(0.6)
+        answer(b"x")(request)
+
+    urls = [server.add("/broken", answer(b"", 500)), *(server.add(f"/{n}", slow) for n in range(4))]
+
+    def rows() -> Iterator[tuple[int, UrlRow] | None]:
+        begun = time.monotonic()
+        for number, url in enumerate(urls):
+            while number == 3 and time.monotonic() < begun + 0.5:  # by then the retry waits for its turn
+                yield None
+            yield number, UrlRow("list", number, url, "")
+
+    config = CONFIG.model_copy(update={"per_host": 1, "deadline": 0.9, "backoff": 0.3, "retries": 1})
+    ended = dict(filter(None, fetch(rows(), config)))
+    failed = ended.pop(0)
+    assert isinstance(failed, Failed) and (failed.reason, failed.attempts) == ("http_5xx", 1)
+    assert ended == dict.fromkeys(range(1, 5), Fetched(b"x", 200, 1))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]"])
 def test_private_addresses_are_refused_by_default(server: Server, host: str) -> None:
     url = server.add("/", answer(b"secret")).replace("127.0.0.1", host)
@@ -199,6 +256,29 @@ def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.Monke
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
     assert outcome(server.add("/", answer(b"direct"))) == Fetched(b"direct", 200, 1)
+
+
+def test_a_proxy_is_asked_for_everything_and_judges_addresses_itself(server: Server) -> None:
+    proxy = server.url("")
+    server.add("http://nobody.invalid/picture", answer(b"of nobody"))
+    server.add("http://169.254.169.254/", answer(b"of the proxy's network"))
+    config = CONFIG.model_copy(update={"proxy": proxy, "allow_private_hosts": False, "retries": 0})
+    assert outcomes(["http://nobody.invalid/picture", "http://169.254.169.254/"], config) == [
+        Fetched(b"of nobody", 200, 1),
+        Fetched(b"of the proxy's network", 200, 1),
+    ]
+    refused = outcome("https://nobody.invalid/", config)  # this one knows no CONNECT
+    assert isinstance(refused, Failed)
+    assert (refused.reason, refused.http_status) == ("connect", None), refused
+
+
+def test_a_proxy_that_is_not_there_is_a_failed_connect(server: Server) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        failed = outcome(server.add("/", answer(b"x")), proxy=proxy, retries=0)
+    assert isinstance(failed, Failed) and failed.reason == "connect"
+    assert not server.hits
 
 
 def test_nobody_listening_is_a_failed_connect() -> None:
@@ -289,6 +369,7 @@ def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:
 def test_leaving_early_stops_the_transfers(server: Server) -> None:
     url = server.add("/silent", server.silence)
     rows = [UrlRow("list", 0, url, ""), UrlRow("list", 1, "ftp://x/", "")]
-    stream = fetch(rows, CONFIG)
-    assert next(stream)[0] == 1
+    stream = fetch(enumerate(rows), CONFIG)
+    first = next(stream)
+    assert first and first[0] == 1
     stream.close()  # type: ignore[attr-defined]

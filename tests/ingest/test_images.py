@@ -34,7 +34,7 @@ def failed(data: bytes, config: IngestConfig = CONFIG) -> Failed:
 
 
 def pixels(picture: Picture) -> np.ndarray:
-    return np.asarray(simplejpeg.decode_jpeg(picture.jpeg), dtype=int)
+    return np.asarray(simplejpeg.decode_jpeg(picture.content), dtype=int)
 
 
 def difference(picture: Picture, expected: Image.Image) -> float:
@@ -223,6 +223,30 @@ def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
         failed(encoded(photo(20, 20)), CONFIG.model_copy(update={"max_pixels": 399})).reason
         == "too_many_pixels"
     )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_of_unwanted_sizes_are_refused_before_they_are_decoded(kind: str) -> None:
+    data = encoded(photo(40, 120), kind)[:-30]  # cut short: whoever decodes it says broken_image
+    wanted = CONFIG.model_copy(update={"min_size": 40, "max_aspect": 3.0})
+    assert failed(data, wanted).reason == "broken_image"
+    small, long = wanted.model_copy(update={"min_size": 41}), wanted.model_copy(update={"max_aspect": 2.99})
+    assert failed(data, small) == Failed("too_small", "40 x 120")
+    assert failed(data, long) == Failed("aspect", "40 x 120")
+
+
+def test_the_bytes_as_served_can_be_kept() -> None:
+    keeping = CONFIG.model_copy(update={"keep_original": True})
+    sideways = Image.Exif()
+    sideways[ORIENTATION] = 6
+    for kind, ext, options in (("JPEG", "jpg", {"exif": sideways}), ("PNG", "png", {}), ("WEBP", "webp", {})):
+        data = encoded(photo(300, 200), kind, **options)
+        kept, stored = made(data, keeping), made(data)
+        assert (kept.content, kept.ext, stored.ext) == (data, ext, "jpg")
+        size = (200, 300) if options else (300, 200)
+        assert (kept.width, kept.height) == (kept.original_width, kept.original_height) == size
+        assert (kept.dhash, kept.sha256) == (stored.dhash, stored.sha256)
+    assert failed(encoded(photo(300, 200))[:-500], keeping).reason == "broken_image"
 
 
 def endless_scans(jpeg: bytes) -> bytes:

@@ -7,7 +7,7 @@ of a file), `evaluator` (in the midst of an evaluation), `none`.
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class FusedProgress(Progress):
     def __init__(self, samples: int):
         super().__init__("train", samples, "samples")
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "", figures: Mapping[str, Any] | None = None) -> None:
         FUSE.at("line")
 
 

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Watched(Progress):
         super().__init__("train", samples, "samples")
         self._at, self._act = at, act
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "", figures: Mapping[str, Any] | None = None) -> None:
         if done == self._at:
             self._act()
 

@@ -1,0 +1,51 @@
+"""Which hosts are busy and which asked us to wait, and the rows that are held back for them."""
+
+from collections import defaultdict, deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Hosts(Generic[T]):
+    """At most `share` connections to one host, and none while it is paused."""
+
+    def __init__(self, share: int):
+        self._share = share
+        self._busy: defaultdict[str, int] = defaultdict(int)
+        self._behind: defaultdict[str, deque[T]] = defaultdict(deque)
+        self._paused: dict[str, float] = {}
+
+    def enter(self, host: str, item: T) -> bool:
+        """Take a connection to the host; if it has its share, keep `item` until `leave` returns it."""
+        if self._busy[host] < self._share:
+            self._busy[host] += 1
+            return True
+        self._behind[host].append(item)
+        return False
+
+    def leave(self, host: str) -> T | None:
+        """Give a connection back; returns what may now try to enter."""
+        self._busy[host] -= 1
+        return self.following(host)
+
+    def following(self, host: str) -> T | None:
+        """Return what may try to enter instead of one that was returned earlier and no longer wants to."""
+        if self._behind[host]:
+            return self._behind[host].popleft()
+        del self._behind[host]
+        if not self._busy[host]:
+            del self._busy[host]
+        return None
+
+    def pause(self, host: str, until: float) -> list[T]:
+        """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
+        self._paused[host] = max(until, self._paused.get(host, 0.0))
+        return list(self._behind.pop(host, ()))
+
+    def paused_until(self, host: str, now: float) -> float | None:
+        """Return when the host's pause ends, None if it is not paused."""
+        until = self._paused.get(host)
+        if until is not None and until <= now:
+            del self._paused[host]
+            return None
+        return until

@@ -1,0 +1,136 @@
+"""Before the first request: do the resolver, the network and the proxy work at all?
+
+If they do not, every URL would fail, most of them for reasons that are never tried again.
+"""
+
+import errno
+import itertools
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from urllib.parse import urlsplit
+
+from clipkit.errors import NetworkError
+from clipkit.ingest.addresses import is_allowed
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.urls import Target, request_target
+
+HOSTS = 10
+HOSTS_THAT_TELL = 5  # fewer may well be down by themselves
+CONTROL = "example.com"  # a name that is always there (RFC 2606)
+_NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
+
+Resolve = Callable[[str], list[str]]
+"""Return a host's addresses; raises OSError (socket.gaierror)."""
+
+Connect = Callable[[str, int, float], None]
+"""Open a connection to (address, port) within so many seconds, and close it; raises OSError."""
+
+
+def preflight(
+    rows: Iterable[UrlRow],
+    config: IngestConfig,
+    resolve: Resolve | None = None,
+    connect: Connect | None = None,
+) -> None:
+    """Try the first few hosts of `rows`, or the proxy; one that works is enough.
+
+    Raises NetworkError if none of the names, nor one that is always there, can be resolved, if there is no
+    network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached.
+    """
+    resolve, connect = resolve or _resolve, connect or _connect
+    if config.proxy:
+        _try_proxy(config.proxy, config.timeout, connect)
+        return
+    hosts = dict(itertools.islice(_hosts(rows), HOSTS))
+    found: Counter[str] = Counter()
+    threads = ThreadPoolExecutor(HOSTS, thread_name_prefix="preflight")
+    try:
+        tries = [threads.submit(_try_host, *host, config, resolve, connect) for host in hosts.items()]
+        for tried in as_completed(tries):
+            found[tried.result()] += 1
+            if found["reached"]:
+                return
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    _judge(found, list(hosts), resolve)
+
+
+def _judge(found: Counter[str], hosts: list[str], resolve: Resolve) -> None:
+    which = f"the first {len(hosts)} hosts ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''})"
+    again = "nothing was marked as failed: mend it and run the same command again"
+    if hosts and found["unresolved"] == len(hosts) and _is_unknown(CONTROL, resolve):
+        raise NetworkError(
+            f"expected a working name resolver, found that neither {which} nor {CONTROL} resolve; {again}"
+        )
+    if found["no network"] and found["no network"] + found["unresolved"] == len(hosts):
+        raise NetworkError(f"expected a network, found that {which} are unreachable from here; {again}")
+    if found["silent"] >= HOSTS_THAT_TELL:
+        raise NetworkError(
+            f"expected answers, found that none of {which} takes a connection; "
+            f"does a firewall want --proxy? {again}"
+        )
+
+
+def _hosts(rows: Iterable[UrlRow]) -> Iterator[tuple[str, int]]:
+    seen: set[str] = set()
+    for row in rows:
+        target = None if row.problem else request_target(row.url)
+        if isinstance(target, Target) and target.host not in seen:
+            seen.add(target.host)
+            parts = urlsplit(target.url)
+            yield target.host.strip("[]"), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _try_host(host: str, port: int, config: IngestConfig, resolve: Resolve, connect: Connect) -> str:
+    try:
+        addresses = resolve(host)
+    except (OSError, UnicodeError):
+        return "unresolved"
+    one_a_family = {
+        ":" in address: address
+        for address in reversed(addresses)
+        if is_allowed(address, allow_private=config.allow_private_hosts)
+    }
+    outcome = "not tried"
+    for address in one_a_family.values():
+        try:
+            connect(address, port, config.timeout)
+        except TimeoutError:
+            outcome = "silent"
+        except OSError as error:
+            if error.errno not in _NO_NETWORK:
+                return "reached"  # by a refusal, say: the network works
+            outcome = "no network" if outcome == "not tried" else outcome
+        else:
+            return "reached"
+    return outcome
+
+
+def _try_proxy(proxy: str, timeout: float, connect: Connect) -> None:
+    parts = urlsplit(proxy)
+    assert parts.hostname and parts.port is not None  # as the settings have it
+    try:
+        connect(parts.hostname, parts.port, timeout)
+    except OSError as error:
+        raise NetworkError(
+            f"expected a proxy at {parts.hostname}:{parts.port}, found that it cannot be reached "
+            f"({error.strerror or error}); nothing was marked as failed: check --proxy and run the same again"
+        ) from None
+
+
+def _is_unknown(host: str, resolve: Resolve) -> bool:
+    try:
+        return not resolve(host)
+    except OSError:
+        return True
+
+
+def _resolve(host: str) -> list[str]:
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+def _connect(address: str, port: int, seconds: float) -> None:
+    socket.create_connection((address, port), timeout=seconds).close()

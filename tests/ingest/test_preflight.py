@@ -1,0 +1,118 @@
+"""What stops an ingest before its first request, and what does not."""
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import NetworkError
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.preflight import CONTROL, HOSTS, preflight
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.run import ingest
+from clipkit.ingest.sources import conceptual_captions
+from tests.serving import Server, answer
+
+CONFIG = IngestConfig()
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+DOWN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+PUBLIC = "93.184.215.14"
+
+
+def rows(*urls: str) -> list[UrlRow]:
+    return [UrlRow("list", number, url, "") for number, url in enumerate(urls)]
+
+
+NAMED = rows(*(f"http://host{number}.test/{number}" for number in range(50)))
+
+
+def resolver(answers: dict[str, str | OSError], default: str | OSError) -> Callable[[str], list[str]]:
+    def resolve(host: str) -> list[str]:
+        found = answers.get(host, default)
+        if isinstance(found, OSError):
+            raise found
+        return [found]
+
+    return resolve
+
+
+def connector(outcome: OSError | None, asked: list[tuple[str, int]]) -> Callable[[str, int, float], None]:
+    def connect(address: str, port: int, seconds: float) -> None:
+        asked.append((address, port))
+        if outcome:
+            raise outcome
+
+    return connect
+
+
+@pytest.mark.parametrize("error", [UNKNOWN, DOWN], ids=["says unknown to all", "does not answer"])
+def test_a_broken_resolver_stops_it(error: OSError) -> None:
+    with pytest.raises(NetworkError, match=r"10 hosts \(host0.test, host1.test, host2.test, …\)"):
+        preflight(NAMED, CONFIG, resolver({}, error), connector(None, []))
+
+
+def test_a_list_that_begins_with_dead_names_does_not() -> None:
+    preflight(NAMED, CONFIG, resolver({CONTROL: PUBLIC}, UNKNOWN), connector(None, []))
+    preflight(NAMED, CONFIG, resolver({"host7.test": PUBLIC}, DOWN), connector(None, []))
+
+
+def test_no_network_stops_it() -> None:
+    unreachable = OSError(errno.ENETUNREACH, "Network is unreachable")
+    for some in (NAMED, NAMED[:1]):
+        with pytest.raises(NetworkError, match="expected a network"):
+            preflight(some, CONFIG, resolver({}, PUBLIC), connector(unreachable, []))
+
+
+def test_one_family_of_addresses_is_enough() -> None:
+    def connect(address: str, port: int, seconds: float) -> None:
+        if ":" in address:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    preflight(NAMED, CONFIG, lambda host: [*(f"2600::{n}" for n in range(1, 9)), PUBLIC], connect)
+
+
+def test_silence_of_many_hosts_stops_it_and_of_a_few_does_not() -> None:
+    asked: list[tuple[str, int]] = []
+    with pytest.raises(NetworkError, match="--proxy"):
+        preflight(NAMED, CONFIG, resolver({}, PUBLIC), connector(TimeoutError(), asked))
+    assert asked == [(PUBLIC, 80)] * HOSTS
+    preflight(NAMED[:4], CONFIG, resolver({}, PUBLIC), connector(TimeoutError(), []))
+
+
+def test_a_refusal_shows_that_the_network_works() -> None:
+    refusal = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    preflight(NAMED, CONFIG, resolver({}, PUBLIC), connector(refusal, []))
+
+
+def test_private_addresses_are_not_connected_to() -> None:
+    asked: list[tuple[str, int]] = []
+    preflight(NAMED, CONFIG, resolver({}, "10.0.0.1"), connector(TimeoutError(), asked))
+    assert asked == []
+
+
+def test_rows_without_a_host_are_passed_over() -> None:
+    asked: list[tuple[str, int]] = []
+    some = [
+        UrlRow("list", 0, "", "", "no URL"),
+        *rows("ftp://x/", "https://[2600::1]:8443/", "https://a.test/"),
+    ]
+    preflight(some, CONFIG, resolver({}, PUBLIC), connector(TimeoutError(), asked))
+    assert sorted(asked) == [(PUBLIC, 443), (PUBLIC, 8443)]
+    preflight(rows("x"), CONFIG, resolver({}, DOWN), connector(None, []))
+
+
+def test_an_ingest_through_a_proxy_that_is_not_there_marks_nothing(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(f"gone\t{server.add('/', answer(b'x'))}\n")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        config = CONFIG.model_copy(update={"proxy": f"http://user:secret@127.0.0.1:{port}", "workers": 1})
+        with pytest.raises(NetworkError, match=f"expected a proxy at 127.0.0.1:{port}") as raised:
+            ingest(conceptual_captions([path]), tmp_path / "dataset", config)
+    assert "secret" not in str(raised.value)
+    direct = config.model_copy(update={"proxy": None, "allow_private_hosts": True})
+    result = ingest(conceptual_captions([path]), tmp_path / "dataset", direct)
+    assert (result.records, result.failures) == (1, {"not_an_image": 1})
