@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.serving import Server, answer, encoded, photo
@@ -78,6 +80,26 @@ def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     assert summary["records"] == 63 and summary["reasons"] == {"http_4xx": 3} and shown.stderr == ""
     read = clipkit("shards", "info", tmp_path / "dataset").stdout
     assert "records             63" in read and "http_4xx" in read
+
+
+def test_ingest_of_a_table_keeps_columns(server: Server, tmp_path: Path) -> None:
+    url = server.add("/0.jpg", answer(encoded(photo())))
+    table = pa.table({"URL": [url, None, url], "TEXT": ["a", "b", "c"], "similarity": [0.25, 0.5, 0.75]})
+    pq.write_table(table, tmp_path / "laion.parquet")
+    words = ["ingest", "table", "laion.parquet", "--allow-private-hosts", "--json"]
+    finished = clipkit(*words, "--keep-col", "similarity", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("laion", 2, {"bad_row": 1})
+    manifest = pq.read_table(tmp_path / "laion" / "000000.parquet")
+    assert manifest.column_names[-1] == "similarity"
+    assert manifest["similarity"].to_pylist() == [0.25, 0.75] and manifest["caption"].to_pylist() == [
+        "a",
+        "c",
+    ]
+    again = clipkit(*words, "--keep-col", "similarity", cwd=tmp_path)
+    assert json.loads(again.stdout)["was_complete"]
+    assert_one_line(clipkit(*words, cwd=tmp_path), "keep_col was '[\"similarity\"]', now '[]'")
 
 
 def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> None:

@@ -105,7 +105,11 @@ def ingest(
     """
     records = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
-        sources=source.files, image=config.image_settings, limit=config.limit, chunk_rows=config.chunk_rows
+        sources=source.files,
+        image=config.image_settings,
+        limit=config.limit,
+        chunk_rows=config.chunk_rows,
+        reading=dict(source.reading),
     )
     begun = time.monotonic()
     tally = _Tally()
@@ -139,7 +143,7 @@ def _fill(
     if earlier:
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
-    work = partial(make_part, directory=directory, config=config)
+    work = partial(make_part, directory=directory, config=config, kept=source.kept)
     unfinished = (
         chunk for chunk in chunks(source, config.chunk_rows, config.limit) if not packer.is_done(chunk.number)
     )

@@ -1,11 +1,13 @@
 """A chunk in, a part out: what engines map over the source. A pure function of the servers' answers."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import cv2
+import pyarrow as pa
 
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
@@ -19,16 +21,19 @@ _FAILURE = ("reason", "detail", "http_status", "attempts", "retryable")
 _PICTURE = tuple(field.name for field in fields(Picture) if field.name != "jpeg")
 
 
-def make_part(chunk: Chunk, directory: Path, config: IngestConfig) -> ChunkOutcome:
+def make_part(
+    chunk: Chunk, directory: Path, config: IngestConfig, kept: Iterable[pa.Field] = ()
+) -> ChunkOutcome:
     """Fetch a chunk's URLs, make the pictures, and write its part into the dataset at `directory`.
 
-    Rows are written in source order, whatever order they end in. Raises OSError as the file system does.
+    `kept` are the columns that the rows bring along for the manifest. Rows are written in source order,
+    whatever order they end in. Raises OSError as the file system does.
     """
     cv2.setNumThreads(1)
     received = 0
     counts = _Counts()
     ended: dict[int, Picture | Failed] = {}
-    with PartWriter(directory, chunk.number) as part:
+    with PartWriter(directory, chunk.number, kept) as part:
         written = 0
         for index, outcome in fetch(chunk.rows, config):
             if isinstance(outcome, Fetched):
@@ -76,4 +81,6 @@ def _write(part: PartWriter, row: UrlRow, made: Picture | Failed, counts: _Count
         part.failure(columns | {name: getattr(made, name) for name in _FAILURE})
     else:
         counts.successes += 1
-        part.success(columns | {name: getattr(made, name) for name in _PICTURE}, made.jpeg)
+        part.success(
+            columns | dict(row.kept or {}) | {name: getattr(made, name) for name in _PICTURE}, made.jpeg
+        )

@@ -19,9 +19,9 @@ import pytest
 import webdataset as wds
 
 from clipkit.errors import DatasetError
+from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import IngestResult, ingest
-from clipkit.ingest.sources import conceptual_captions
 from clipkit.shards.shard_set import ShardSet
 from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
 
@@ -173,7 +173,7 @@ import sys
 from pathlib import Path
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
-from clipkit.ingest.sources import conceptual_captions
+from clipkit.ingest.conceptual_captions import conceptual_captions
 config = IngestConfig.model_validate_json(sys.argv[3])
 ingest(conceptual_captions([Path(sys.argv[1])]), Path(sys.argv[2]), config)
 """

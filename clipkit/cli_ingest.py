@@ -1,0 +1,97 @@
+"""`clipkit ingest …`: each command says how its list is opened; all else is the same for all of them."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipkit.commands import Json, config_of, show
+
+if TYPE_CHECKING:
+    from clipkit.ingest.sources import Source
+
+ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
+
+
+def _run(
+    source: "Source",
+    out: Annotated[
+        Path | None, typer.Option(help="The dataset directory. Default: the first file's stem.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
+    quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
+    connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
+    per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
+    retries: Annotated[int, typer.Option(help="Further attempts after failures that can pass.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
+    deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
+    contact: Annotated[str | None, typer.Option(help="A URL or address to put into the User-Agent.")] = None,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    from clipkit.ingest.config import IngestConfig
+    from clipkit.ingest.run import ingest
+
+    config = config_of(IngestConfig, locals())
+    show(ingest(source, out or Path(source.stem), config), as_json)
+
+
+_SHARED = list(inspect.signature(_run).parameters.values())[1:]
+
+
+def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "Source"]]:
+    """Make a command of a function that opens a source: its options, then those that all share."""
+
+    def register(opening: Callable[..., "Source"]) -> Callable[..., "Source"]:
+        own = inspect.signature(opening).parameters.values()
+
+        def command(**options: Any) -> None:
+            opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
+            _run(opened, **options)
+
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__doc__ = opening.__doc__
+        ingest_app.command(name)(command)
+        return opening
+
+    return register
+
+
+@_command("cc")
+def ingest_cc(
+    files: Annotated[
+        list[Path], typer.Argument(help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).")
+    ],
+) -> "Source":
+    """Download a Conceptual Captions list into a dataset of exact shards; run it again to continue."""
+    from clipkit.ingest.conceptual_captions import conceptual_captions
+
+    return conceptual_captions(files)
+
+
+@_command("table")
+def ingest_table(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="csv, tsv, jsonl or parquet, text also as .gz, .bz2 or .zst; or a folder of them."
+        ),
+    ],
+    url_col: Annotated[str | None, typer.Option(help="Default: found by its usual names.")] = None,
+    caption_col: Annotated[str | None, typer.Option(help="Default: found by its usual names.")] = None,
+    keep_col: Annotated[
+        list[str] | None, typer.Option(help="A further column for the manifest; may be given several times.")
+    ] = None,
+) -> "Source":
+    """Download the pictures of tables (LAION, DataComp, COYO, your own); run it again to continue."""
+    from clipkit.ingest.table_files import table_files
+
+    return table_files(files, url_col, caption_col, keep_col or [])
