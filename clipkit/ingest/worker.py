@@ -10,8 +10,8 @@ import cv2
 import pyarrow as pa
 
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
+from clipkit.ingest.obtain import obtain
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.shards.parts import PartWriter
 
@@ -35,7 +35,7 @@ def make_part(
     ended: dict[int, Picture | Failed] = {}
     with PartWriter(directory, chunk.number, kept) as part:
         written = 0
-        for index, outcome in fetch(chunk.rows, config):
+        for index, outcome in obtain(chunk.rows, config):
             if isinstance(outcome, Fetched):
                 received += len(outcome.data)
             ended[index] = _picture(outcome, config)
