@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,15 @@ from clipkit.commands import Json, config_of, show
 
 if TYPE_CHECKING:
     from clipkit.ingest.sources import Source
+
+
+class CaptionOf(StrEnum):
+    """Where a caption of YFCC100M is taken from."""
+
+    TITLE = "title"
+    DESCRIPTION = "description"
+    BOTH = "both"
+
 
 ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
 
@@ -95,3 +105,36 @@ def ingest_table(
     from clipkit.ingest.table_files import table_files
 
     return table_files(files, url_col, caption_col, keep_col or [])
+
+
+@_command("yfcc")
+def ingest_yfcc(
+    subset: Annotated[
+        Path, typer.Argument(help="OpenAI's yfcc100m_subset_data.tsv: line number, photo id, hash.")
+    ],
+    metadata: Annotated[
+        Path, typer.Option(help="yfcc100m_dataset as text, plain or .bz2, or yfcc100m_dataset.sql (SQLite).")
+    ],
+    caption: Annotated[CaptionOf, typer.Option(help="What the caption is made of.")] = CaptionOf.BOTH,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Fetch from the Multimedia Commons mirror, not from Flickr.")
+    ] = False,
+) -> "Source":
+    """Download a subset of YFCC100M; run it again to continue."""
+    from clipkit.ingest.yfcc import yfcc
+
+    return yfcc(subset, metadata, caption.value, mirror=mirror)
+
+
+@_command("files")
+def ingest_files(
+    file: Annotated[Path, typer.Argument(help="A table of pictures on this machine; any usual delimiter.")],
+    image_col: Annotated[
+        str, typer.Option(help="The column of paths, from the table's folder.")
+    ] = "filepath",
+    caption_col: Annotated[str, typer.Option(help="The column of captions.")] = "title",
+) -> "Source":
+    """Make a dataset of pictures on this machine, as OpenCLIP's CSV lists them; nothing is requested."""
+    from clipkit.ingest.local_files import local_files
+
+    return local_files(file, image_col, caption_col)

@@ -102,6 +102,42 @@ def test_ingest_of_a_table_keeps_columns(server: Server, tmp_path: Path) -> None
     assert_one_line(clipkit(*words, cwd=tmp_path), "keep_col was '[\"similarity\"]', now '[]'")
 
 
+def test_ingest_of_yfcc(server: Server, tmp_path: Path) -> None:
+    url = server.add("/0.jpg", answer(encoded(photo())))
+    (tmp_path / "subset.tsv").write_text("".join(f"{line}\t{line + 10}\t{line:032x}\n" for line in (3, 5, 8)))
+    lines = [[str(line), str(line + 10), *["x"] * 23] for line in (3, 8)]
+    for line, title, marker in zip(lines, ("A+%26amp%3B+B", "video"), "01", strict=True):
+        line[8], line[9], line[16], line[24] = title, "", url, marker
+    (tmp_path / "yfcc100m_dataset").write_text("".join("\t".join(line) + "\n" for line in lines))
+    words = [
+        "ingest",
+        "yfcc",
+        "subset.tsv",
+        "--metadata",
+        "yfcc100m_dataset",
+        "--allow-private-hosts",
+        "--json",
+    ]
+    finished = clipkit(*words, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("subset", 1, {"bad_row": 2})
+    assert pq.read_table(tmp_path / "subset" / "000000.parquet")["caption"].to_pylist() == ["A & B"]
+    assert_one_line(clipkit(*words, "--caption", "title", cwd=tmp_path), "caption was 'both', now 'title'")
+    assert clipkit(*words, "--caption", "tags", cwd=tmp_path).returncode == 2
+
+
+def test_ingest_of_files(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(encoded(photo()))
+    (tmp_path / "train.csv").write_text("filepath\ttitle\ncat.jpg\ta cat\ndog.jpg\ta dog\n")
+    finished = clipkit("ingest", "files", "train.csv", "--json", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("train", 1, {"bad_url": 1})
+    refused = clipkit("ingest", "files", "train.csv", "--image-col", "image", cwd=tmp_path)
+    assert_one_line(refused, "'image', found none among filepath, title")
+
+
 def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> None:
     words = ["ingest", "cc", listed, "--allow-private-hosts", "--image-size", "400"]
     blocker = tiny_disk / "blocker"
