@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import UrlRow
@@ -197,6 +199,25 @@ def test_what_is_no_subset_is_refused(tmp_path: Path) -> None:
             yfcc(write_subset(tmp_path / "subset.tsv", content), metadata)
     with pytest.raises(SourceError, match="No such file"):
         yfcc(tmp_path / "missing.tsv", metadata)
+
+
+PIECES = st.sampled_from([b"0", b"7", b"999999999", b"\t", b"\n", b"\xff", b"a" * 32, text_line(3).encode()])
+
+
+@given(st.lists(PIECES, max_size=30), st.lists(PIECES, max_size=30))
+def test_the_count_is_that_of_the_rows_for_any_bytes(
+    tmp_path_factory: pytest.TempPathFactory, subset: list[bytes], metadata: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "subset.tsv").write_bytes(subset_line(3).encode() + b"\n" + b"".join(subset))
+    (folder / "yfcc100m_dataset").write_bytes(b"".join(metadata))
+    source = yfcc(folder / "subset.tsv", folder / "yfcc100m_dataset")
+    try:
+        rows = [row.source_row for row in source]
+    except SourceError as error:
+        assert "in order of their numbers" in str(error)
+    else:
+        assert sorted(rows) == list(range(source.records))
 
 
 @pytest.mark.parametrize(
