@@ -157,7 +157,11 @@ class Parquet:
                     read += len(batch)
                     if read <= self._rows:
                         yield from zip(*(_column(batch.column(name)) for name in names), strict=True)
-        except (pa.ArrowException, OSError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: bad UTF-8 deep in nested values
             raise self._damaged(str(error).partition("\n")[0]) from None
         if read != self._rows:
             raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
@@ -185,7 +189,8 @@ def _json_object(line: str) -> dict[str, Any] | Malformed:
 def _as_text(value: Any) -> str | None:
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    is_json = isinstance(value, dict | list | bool | int | float)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return _SURROGATES.sub("\ufffd", text)
 
 
@@ -193,7 +198,7 @@ def _column(column: pa.Array) -> list[Any]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if str(kind) in ("string", "large_string", "string_view"):
         column = column.cast(pa.large_binary())
     values: list[Any] = column.to_pylist()
     if _is_plain(kind) and not pa.types.is_string(kind):

@@ -6,6 +6,8 @@ import io
 import json
 import tracemalloc
 from collections.abc import Callable, Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,23 @@ def test_parquet_values_of_any_kind(tmp_path: Path) -> None:
     assert rows[0].kept == {"similarity": pytest.approx(0.1), "id": 1, "tags": '["x", "y"]'}
     assert (rows[1].problem, rows[1].caption) == ("the URL is null", "b")
     assert "longer than" in (rows[2].problem or "")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary"])
+def test_text_of_every_parquet_type(tmp_path: Path, kind: str) -> None:
+    wide = getattr(pa, kind)()
+    table = pa.table(
+        {
+            "url": pa.array(["http://h/1"]).cast(wide),
+            "text": pa.array(["ü"]).cast(wide),
+            "day": pa.array([date(2024, 2, 3)]),
+            "price": pa.array([Decimal("1.50")]),
+            "note": pa.array(["«»"]).cast(wide),
+        }
+    )
+    (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["day", "price", "note"])
+    assert (row.url, row.caption) == ("http://h/1", "ü")
+    assert row.kept == {"day": "2024-02-03", "price": "1.50", "note": "«»"}
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
