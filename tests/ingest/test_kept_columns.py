@@ -80,13 +80,12 @@ def test_manifests_have_them_and_failures_do_not(table: Path, tmp_path: Path) ->
 
 def test_any_interruption_gives_the_same_bytes(table: Path, tmp_path: Path) -> None:
     run(table, tmp_path / "unbroken")
-    for stops in ([1], [5, 3], [8, 1]):
-        out = tmp_path / f"stopped {stops}"
-        for count in stops:
-            with pytest.raises(KeyboardInterrupt):
-                run(table, out, stopping_after(count))
-        run(table, out)
-        assert contents(out) == contents(tmp_path / "unbroken")
+    out = tmp_path / "stopped"
+    for count in (5, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(table, out, stopping_after(count))
+    run(table, out)
+    assert contents(out) == contents(tmp_path / "unbroken")
 
 
 CHANGES: dict[str, Callable[[Path, Path], object]] = {
