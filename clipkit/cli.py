@@ -6,24 +6,21 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 """
 
 import io
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from clipkit._version import VERSION
+from clipkit.cli_ingest import ingest_app
+from clipkit.commands import Json, config_of, show
 from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from pydantic import BaseModel
-
-    Config = TypeVar("Config", bound=BaseModel)
 
 app = typer.Typer(
     name="clipkit",
@@ -33,25 +30,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
 shards_app = typer.Typer(no_args_is_help=True, help="Look at a dataset directory.")
 plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(shards_app, name="shards")
 app.add_typer(plot_app, name="plot")
-
-
-class Result(Protocol):
-    """What every stage's result can do."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as plain JSON values."""
-
-    def lines(self) -> str:
-        """Return the result as text to read."""
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, nothing else.")]
 
 
 def _version(wanted: bool) -> None:
@@ -69,48 +52,6 @@ def clipkit(
     """From a list of image URLs to a trained, evaluated CLIP model."""
 
 
-@ingest_app.command("cc")
-def ingest_cc(
-    files: Annotated[
-        list[Path], typer.Argument(help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).")
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="The dataset directory. Default: the first file's stem.")
-    ] = None,
-    image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
-    quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,
-    keep_original: Annotated[
-        bool, typer.Option("--keep-original", help="Store the bytes as served, neither resized nor upright.")
-    ] = False,
-    min_size: Annotated[int, typer.Option(help="Short side as served, in pixels; smaller ones fail.")] = 1,
-    max_aspect: Annotated[
-        float | None, typer.Option(help="Long side / short side as served; longer ones fail.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
-    connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
-    per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
-    retries: Annotated[int, typer.Option(help="Further attempts after failures that can pass.")] = 2,
-    timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
-    deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
-    contact: Annotated[str | None, typer.Option(help="A URL or address to put into the User-Agent.")] = None,
-    proxy: Annotated[
-        str | None, typer.Option(help="http://HOST:PORT or socks5h://…; the check of addresses is its then.")
-    ] = None,
-    allow_private_hosts: Annotated[
-        bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Download a Conceptual Captions list into a dataset of exact shards; run it again to continue."""
-    from clipkit.ingest.config import IngestConfig
-    from clipkit.ingest.run import ingest
-    from clipkit.ingest.sources import conceptual_captions
-
-    config = _config(IngestConfig, locals())
-    _show(ingest(conceptual_captions(files), out or Path(files[0].stem), config), as_json)
-
-
 @shards_app.command("info")
 def shards_info(
     directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
@@ -119,7 +60,7 @@ def shards_info(
     """Count samples, bytes, sizes, captions, and failures by cause."""
     from clipkit.shards.summary import summarize
 
-    _show(summarize(directory), as_json)
+    show(summarize(directory), as_json)
 
 
 @app.command()
@@ -175,10 +116,10 @@ def train(
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
 
-    config = _config(TrainConfig, locals())
+    config = config_of(TrainConfig, locals())
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
     run = RunDirectory(runs / (name or f"{shards.resolve().name}-{model.replace('/', '-')}"))
-    _show(train(config, ShardSet(shards), run, watched), as_json)
+    show(train(config, ShardSet(shards), run, watched), as_json)
 
 
 @app.command()
@@ -213,11 +154,11 @@ def evaluate(
     from clipkit.evaluate.run import evaluate
     from clipkit.train.run_directory import newest_checkpoint
 
-    config = _config(EvaluateConfig, locals())
+    config = config_of(EvaluateConfig, locals())
     chosen = checkpoint or newest_checkpoint(runs)
     if checkpoint is None:
         print(f"checkpoint: {chosen}", file=sys.stderr)
-    _show(evaluate(chosen, config, model=model), as_json)
+    show(evaluate(chosen, config, model=model), as_json)
 
 
 @app.command()
@@ -237,7 +178,7 @@ def convert(
         raise typer.BadParameter(f"--to: expected one of {', '.join(FORMAT_NAMES)}, found {to!r}")
     from clipkit.model.convert import convert
 
-    _show(convert(source, target, to, model), as_json)
+    show(convert(source, target, to, model), as_json)
 
 
 @plot_app.command("curves")
@@ -249,7 +190,7 @@ def plot_curves(
     """Draw loss and accuracy against the samples seen, for one or several runs."""
     from clipkit.evaluate.plots import plot_curves
 
-    _show(plot_curves(runs, out), as_json)
+    show(plot_curves(runs, out), as_json)
 
 
 @app.command()
@@ -257,23 +198,7 @@ def models(as_json: Json = False) -> None:
     """List the named configurations with parameters and GFLOPs of one picture and one caption."""
     from clipkit.model.profile import model_table
 
-    _show(model_table(), as_json)
-
-
-def _config(kind: "type[Config]", options: dict[str, Any]) -> "Config":
-    from pydantic import ValidationError
-
-    given = {name: options[name] for name in kind.model_fields if options.get(name) is not None}
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{str(name).replace('_', '-')}: " for name in first["loc"][:1])
-        raise typer.BadParameter(option + first["msg"].removeprefix("Value error, ")) from None
-
-
-def _show(result: Result, as_json: bool) -> None:
-    print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())
+    show(model_table(), as_json)
 
 
 def _terminated(number: int, frame: "FrameType | None") -> NoReturn:

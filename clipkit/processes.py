@@ -9,7 +9,8 @@ from multiprocessing import resource_tracker
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes started inside never get SIGINT: they inherit it blocked. The parent gets it on leaving."""
-    resource_tracker.ensure_running()  # else the first start starts it, which unblocks the signal again
+    # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

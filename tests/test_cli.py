@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipkit.model.config import available_models
@@ -85,6 +87,62 @@ def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     assert summary["records"] == 63 and summary["reasons"] == {"http_4xx": 3} and shown.stderr == ""
     read = clipkit("shards", "info", tmp_path / "dataset").stdout
     assert "records             63" in read and "http_4xx" in read
+
+
+def test_ingest_of_a_table_keeps_columns(server: Server, tmp_path: Path) -> None:
+    url = server.add("/0.jpg", answer(encoded(photo())))
+    table = pa.table({"URL": [url, None, url], "TEXT": ["a", "b", "c"], "similarity": [0.25, 0.5, 0.75]})
+    pq.write_table(table, tmp_path / "laion.parquet")
+    words = ["ingest", "table", "laion.parquet", "--allow-private-hosts", "--json"]
+    finished = clipkit(*words, "--keep-col", "similarity", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("laion", 2, {"bad_row": 1})
+    manifest = pq.read_table(tmp_path / "laion" / "000000.parquet")
+    assert manifest.column_names[-1] == "similarity"
+    assert manifest["similarity"].to_pylist() == [0.25, 0.75] and manifest["caption"].to_pylist() == [
+        "a",
+        "c",
+    ]
+    again = clipkit(*words, "--keep-col", "similarity", cwd=tmp_path)
+    assert json.loads(again.stdout)["was_complete"]
+    assert_one_line(clipkit(*words, cwd=tmp_path), "keep_col was '[\"similarity\"]', now '[]'")
+
+
+def test_ingest_of_yfcc(server: Server, tmp_path: Path) -> None:
+    url = server.add("/0.jpg", answer(encoded(photo())))
+    (tmp_path / "subset.tsv").write_text("".join(f"{line}\t{line + 10}\t{line:032x}\n" for line in (3, 5, 8)))
+    lines = [[str(line), str(line + 10), *["x"] * 23] for line in (3, 8)]
+    for line, title, marker in zip(lines, ("A+%26amp%3B+B", "video"), "01", strict=True):
+        line[8], line[9], line[16], line[24] = title, "", url, marker
+    (tmp_path / "yfcc100m_dataset").write_text("".join("\t".join(line) + "\n" for line in lines))
+    words = [
+        "ingest",
+        "yfcc",
+        "subset.tsv",
+        "--metadata",
+        "yfcc100m_dataset",
+        "--allow-private-hosts",
+        "--json",
+    ]
+    finished = clipkit(*words, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("subset", 1, {"bad_row": 2})
+    assert pq.read_table(tmp_path / "subset" / "000000.parquet")["caption"].to_pylist() == ["A & B"]
+    assert_one_line(clipkit(*words, "--caption", "title", cwd=tmp_path), "caption was 'both', now 'title'")
+    assert clipkit(*words, "--caption", "tags", cwd=tmp_path).returncode == 2
+
+
+def test_ingest_of_files(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(encoded(photo()))
+    (tmp_path / "train.csv").write_text("filepath\ttitle\ncat.jpg\ta cat\ndog.jpg\ta dog\n")
+    finished = clipkit("ingest", "files", "train.csv", "--json", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["samples"], result["failures"]) == ("train", 1, {"bad_url": 1})
+    refused = clipkit("ingest", "files", "train.csv", "--image-col", "image", cwd=tmp_path)
+    assert_one_line(refused, "'image', found none among filepath, title")
 
 
 def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> None:

@@ -25,7 +25,7 @@ class IngestConfig(BaseModel):
     their bytes stay as served. With a `proxy`, which addresses are connected to is up to it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: int = Field(256, ge=1, le=8192)
     quality: int = Field(95, ge=1, le=100)

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
+from clipkit.ingest.local_files import read_file
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.resolve import Diagnosis, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
@@ -43,7 +44,7 @@ class _Job(Generic[Key]):
 def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None], config: IngestConfig, resolve: Resolve = system_resolve
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
-    """Request the rows' URLs and yield (the row's key, outcome) for each, in the order they end.
+    """Request the rows' URLs, or read their files, and yield (the row's key, outcome) in the order they end.
 
     A None among `rows` says that the next row is not there yet; it is asked for again soon. A None among
     the values says that nothing has ended for a while. Transfers go on between two values, not while the
@@ -126,6 +127,9 @@ class _Fetcher(Generic[Key]):
             self._starved = True
             return False
         key, row = following
+        if row.file is not None and not row.problem:
+            self._done.append((key, read_file(row.url, row.file, self._config.max_bytes), None))
+            return False  # its bytes are taken before more are read
         target = Failed("bad_row", row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):
             self._start(_Job(key, target), now)

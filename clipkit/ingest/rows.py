@@ -1,6 +1,8 @@
 """What flows through ingest: rows of a list, what a request gave, and chunks of rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from clipkit.shards.schemas import REASONS
 
@@ -9,7 +11,9 @@ from clipkit.shards.schemas import REASONS
 class UrlRow:
     """One record of a source file; `source_row` is its 0-based number there.
 
-    `problem` says why the record is no URL and caption; `caption` then holds the record's text.
+    `problem` says why the record is no URL and caption; `caption` then holds the record's text. `kept` are
+    the further columns that go into the manifest. `file` is the path of a picture on this machine, which is
+    read instead of requesting `url`.
     """
 
     source: str
@@ -17,14 +21,16 @@ class UrlRow:
     url: str
     caption: str
     problem: str | None = None
+    kept: Mapping[str, Any] | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A URL's body as served, any content encoding undone."""
+    """A URL's body as served, any content encoding undone; a file's content has no HTTP status."""
 
     data: bytes
-    http_status: int
+    http_status: int | None
     attempts: int
 
 

@@ -16,7 +16,7 @@ from clipkit.ingest.report import REPORT_FILE, write_report
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.sources import Source, chunks
 from clipkit.ingest.tally import Tally
-from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
+from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Totals, open_for_ingest
 from clipkit.shards.index import read_index
@@ -82,7 +82,11 @@ def ingest(
     """
     records = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
-        sources=source.files, image=config.image_settings, limit=config.limit, chunk_rows=config.chunk_rows
+        sources=source.files,
+        image=config.image_settings,
+        limit=config.limit,
+        chunk_rows=config.chunk_rows,
+        reading=dict(source.reading),
     )
     begun = time.monotonic()
     tally = Tally()
@@ -97,7 +101,18 @@ def ingest(
                 f"{out}: complete but for {crashed:,} URLs whose workers died twice, kept as worker_crashed "
                 "failures; was there memory enough, or is there a picture that kills its reader?"
             )
+        if result.records and not result.samples:
+            raise DatasetError(_nothing(result))
         return result
+
+
+def _nothing(result: IngestResult) -> str:
+    reason, count = next(iter(result.failures.items()))
+    hint = "; if the hosts are yours, start anew with --allow-private-hosts" if reason == "address" else ""
+    return (
+        f"{result.out}: none of {result.records:,} URLs gave a sample, {count:,} of them ended as {reason}"
+        f"{hint}; {result.report} tells more"
+    )
 
 
 def _fill(
@@ -117,14 +132,14 @@ def _fill(
     if earlier:
         display.say(f"ingest: going on in {directory} after {earlier:,} of {records:,} URLs")
     begun = time.monotonic()
-    make_part = PartMaker(directory, config)
+    make_part = PartMaker(directory, config, tuple(source.kept))
     every = _all_of(chunks(source, config.chunk_rows, config.limit), records)
     unfinished: Iterator[Chunk] = (chunk for chunk in every if not packer.is_done(chunk.number))
     if engine is local:  # the others' network is another one
         unfinished = _after_preflight(unfinished, config)
     workers = min(config.processes, len(todo))
     with closing(engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
-        for outcome in _survived(outcomes, directory, display):
+        for outcome in _survived(outcomes, make_part, display):
             if isinstance(outcome, ChunkOutcome):
                 packer.add(outcome.number)
                 tally.finish(outcome)
@@ -156,12 +171,12 @@ def _all_of(cut: Iterator[Chunk], records: int) -> Iterator[Chunk]:
 def _after_preflight(chunks: Iterator[Chunk], config: IngestConfig) -> Iterator[Chunk]:
     first = list(itertools.islice(chunks, 1))
     for chunk in first:
-        preflight(chunk.rows, config)
+        preflight([row for row in chunk.rows if row.file is None], config)
     return itertools.chain(first, chunks)
 
 
 def _survived(
-    outcomes: Iterator[ChunkOutcome | Underway | Crashed], directory: Path, display: Progress
+    outcomes: Iterator[ChunkOutcome | Underway | Crashed], make_part: PartMaker, display: Progress
 ) -> Iterator[ChunkOutcome | Underway]:
     crashes = 0
     for outcome in outcomes:
@@ -172,14 +187,15 @@ def _survived(
         crashes += 1
         if crashes == _CRASHES_IN_A_ROW:
             raise DatasetError(
-                f"{directory}: workers died on {crashes} chunks one after the other ({outcome.cause}); "
-                "is there memory enough? Run the same command again, perhaps with fewer --workers"
+                f"{make_part.directory}: workers died on {crashes} chunks one after the other "
+                f"({outcome.cause}); is there memory enough? Run the same command again, perhaps with "
+                "fewer --workers"
             )
         display.say(
             f"ingest: chunk {outcome.chunk.number} killed its worker twice ({outcome.cause}); "
             f"its {len(outcome.chunk.rows)} URLs are kept as worker_crashed"
         )
-        yield make_crashed_part(outcome.chunk, directory)
+        yield make_part.crashed(outcome.chunk)
 
 
 def _rows_in(numbers: list[int], records: int, chunk_rows: int) -> int:

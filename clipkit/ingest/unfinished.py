@@ -3,9 +3,12 @@
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
@@ -27,9 +30,10 @@ class UnfinishedPart:
     Raises OSError as the file system does.
     """
 
-    def __init__(self, chunk: Chunk, directory: Path):
+    def __init__(self, chunk: Chunk, directory: Path, kept: Iterable[pa.Field] = ()):
         self.chunk = chunk
         self._directory = directory
+        self._kept = kept
         self._made: list[_Kept | Failed | None] = [None] * len(chunk.rows)
         self._left = len(chunk.rows)
         self._size = 0
@@ -65,12 +69,13 @@ class UnfinishedPart:
     def write(self) -> ChunkOutcome:
         """Write the part, every row having ended."""
         self._contents.flush()
-        with self._contents, PartWriter(self._directory, self.chunk.number) as part:
+        with self._contents, PartWriter(self._directory, self.chunk.number, self._kept) as part:
             for row, made in zip(self.chunk.rows, self._made, strict=True):
                 columns = _columns(row)
                 if isinstance(made, _Kept):
                     content = os.pread(self._contents.fileno(), made.size, made.offset)
-                    part.success(columns | {name: getattr(made.picture, name) for name in _PICTURE}, content)
+                    columns |= {name: getattr(made.picture, name) for name in _PICTURE}
+                    part.success(columns | dict(row.kept or {}), content)
                 else:
                     part.failure(columns | {name: getattr(made, name) for name in _FAILURE})
         return self.so_far()

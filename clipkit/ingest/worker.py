@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import cv2
+import pyarrow as pa
 
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
@@ -19,6 +20,9 @@ from clipkit.ingest.unfinished import UnfinishedPart
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _NEWS_SECONDS = 0.3
 _SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
+
+Kept = tuple[pa.Field, ...]
+"""Further columns of the manifest, which the rows bring along."""
 
 RowKey = tuple[UnfinishedPart, int]
 """Where a row's outcome belongs: its part, and its place there."""
@@ -37,27 +41,33 @@ class PartMaker:
 
     directory: Path
     config: IngestConfig
+    kept: Kept = ()
 
     def __call__(self, chunk: Chunk) -> ChunkOutcome:
         """Make one part, as `make_part`."""
-        return make_part(chunk, self.directory, self.config)
+        return make_part(chunk, self.directory, self.config, self.kept)
+
+    def crashed(self, chunk: Chunk) -> ChunkOutcome:
+        """Make the part of a chunk that no worker survives, as `make_crashed_part`."""
+        return make_crashed_part(chunk, self.directory, self.kept)
 
     def stream(self, chunks: Iterable[Chunk | None]) -> Iterator[ChunkOutcome | Underway]:
         """Make a part of each chunk, as `make_parts`."""
-        return make_parts(chunks, self.directory, self.config)
+        return make_parts(chunks, self.directory, self.config, self.kept)
 
 
-def make_part(chunk: Chunk, directory: Path, config: IngestConfig) -> ChunkOutcome:
+def make_part(chunk: Chunk, directory: Path, config: IngestConfig, kept: Kept = ()) -> ChunkOutcome:
     """Fetch a chunk's URLs, make the pictures, and write its part into the dataset at `directory`.
 
-    Raises OSError as the file system does.
+    `kept` are the columns that the rows bring along for the manifest. Raises OSError as the file system does.
     """
-    (outcome,) = [news for news in make_parts([chunk], directory, config) if isinstance(news, ChunkOutcome)]
+    news = make_parts([chunk], directory, config, kept)
+    (outcome,) = [each for each in news if isinstance(each, ChunkOutcome)]
     return outcome
 
 
 def make_parts(
-    chunks: Iterable[Chunk | None], directory: Path, config: IngestConfig
+    chunks: Iterable[Chunk | None], directory: Path, config: IngestConfig, kept: Kept = ()
 ) -> Iterator[ChunkOutcome | Underway]:
     """Make the same part of each chunk as `make_part`, without waiting for the slowest URL of each.
 
@@ -66,7 +76,7 @@ def make_parts(
     says that the next chunk is not there yet. How many are at work is up to who gives them.
     """
     cv2.setNumThreads(1)
-    with _Parts(directory, early=2 * config.connections) as parts:
+    with _Parts(directory, kept, early=2 * config.connections) as parts:
         for ended in fetch(parts.rows(iter(chunks)), config):
             if ended:
                 (part, place), outcome = ended
@@ -77,9 +87,9 @@ def make_parts(
         yield from parts.rest()
 
 
-def make_crashed_part(chunk: Chunk, directory: Path) -> ChunkOutcome:
+def make_crashed_part(chunk: Chunk, directory: Path, kept: Kept = ()) -> ChunkOutcome:
     """Write the part of a chunk that no worker survives: every row a failure that may be tried again."""
-    part = UnfinishedPart(chunk, directory)
+    part = UnfinishedPart(chunk, directory, kept)
     for place in range(len(chunk.rows)):
         part.add(place, CRASHED)
     return part.write()
@@ -88,8 +98,9 @@ def make_crashed_part(chunk: Chunk, directory: Path) -> ChunkOutcome:
 class _Parts:
     """The parts at work. Whole ones are written by a thread, so that transfers do not wait for the disk."""
 
-    def __init__(self, directory: Path, early: int):
+    def __init__(self, directory: Path, kept: Kept, early: int):
         self._directory = directory
+        self._kept = kept
         self._early = early
         self._unfinished: dict[int, UnfinishedPart] = {}
         self._changed: set[int] = set()
@@ -118,7 +129,7 @@ class _Parts:
             if chunk is None:
                 yield None
                 continue
-            part = self._unfinished[chunk.number] = UnfinishedPart(chunk, self._directory)
+            part = self._unfinished[chunk.number] = UnfinishedPart(chunk, self._directory, self._kept)
             for place, row in enumerate(chunk.rows):
                 if following is None and place + self._early >= len(chunk.rows):
                     following = next(chunks, None)

@@ -35,7 +35,8 @@ class DatasetDescription(BaseModel):
     """What a dataset is made from; another description is another dataset.
 
     `image` holds the settings that the pictures' bytes depend on, `limit` the greatest number of
-    source records to use, `chunk_rows` how many records make a chunk.
+    source records to use, `chunk_rows` how many records make a chunk, `reading` how the files were read
+    (which columns, say).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class DatasetDescription(BaseModel):
     image: dict[str, int | float | bool | str | None]
     limit: int | None = None
     chunk_rows: int = 1000
+    reading: dict[str, str | bool] = {}
 
 
 class Totals(BaseModel):
@@ -171,6 +173,7 @@ def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescriptio
 
 def _flat(description: DatasetDescription) -> dict[str, Any]:
     flat: dict[str, Any] = {f"image.{name}": value for name, value in description.image.items()}
+    flat |= {f"reading.{name}": value for name, value in description.reading.items()}
     flat |= {"limit": description.limit, "chunk_rows": description.chunk_rows}
     flat["sources"] = [source.name for source in description.sources]
     flat |= {f"sha256 of {source.name}": source.sha256 for source in description.sources}

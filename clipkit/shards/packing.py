@@ -29,7 +29,7 @@ from clipkit.shards.format import (
 )
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress, read_index
 from clipkit.shards.parts import PARTS, complete_parts, is_complete, part_paths, read_part
-from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
+from clipkit.shards.schemas import FAILURE_SCHEMA, manifest_schema
 
 FAILURES = "failures"
 FAILURE_FILE_CHUNKS = 100
@@ -214,7 +214,8 @@ def _manifest(samples: pa.Table, keys: list[str], content_offsets: list[tuple[in
     image_offsets, caption_offsets = zip(*content_offsets, strict=True)
     columns = {name: samples[name] for name in samples.column_names}
     columns |= {"key": keys, "image_offset": image_offsets, "caption_offset": caption_offsets}
-    return pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
+    schema = manifest_schema(samples.schema)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _write_failures(directory: Path, chunks: range) -> IndexEntry | None:

@@ -1,6 +1,6 @@
 """Parts: work in progress. A part is what became of one chunk of the source: a tar and a Parquet file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -10,7 +10,7 @@ import pyarrow as pa
 from clipkit.atomic import flush, temporary_path, write_table
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
 from clipkit.shards.parquet import read_parquet
-from clipkit.shards.schemas import FAILURE_SCHEMA, PART_SCHEMA
+from clipkit.shards.schemas import FAILURE_SCHEMA, part_schema
 
 PARTS = "parts"
 
@@ -34,12 +34,13 @@ def complete_parts(directory: Path) -> Iterator[int]:
 class PartWriter:
     """Writes one part; call `success` and `failure` in source order.
 
-    A row is a dictionary of PART_SCHEMA's columns; absent ones are null, offsets and byte counts are
-    filled in here. Leaving the `with` block renames the tar, then the Parquet file, into place; an
-    exception leaves nothing. Raises OSError as the file system does.
+    A row is a dictionary of PART_SCHEMA's columns, a sample's also of the `kept` ones; absent ones are null,
+    offsets and byte counts are filled in here. Leaving the `with` block renames the tar, then the Parquet
+    file, into place; an exception leaves nothing. Raises OSError as the file system does.
     """
 
-    def __init__(self, directory: Path, chunk: int):
+    def __init__(self, directory: Path, chunk: int, kept: Iterable[pa.Field] = ()):
+        self._schema = part_schema(kept)
         self._tar_path, self._table_path = part_paths(directory, chunk)
         self._temporary = temporary_path(self._tar_path)
         self._rows: list[dict[str, Any]] = []
@@ -82,7 +83,7 @@ class PartWriter:
             if kind is None:
                 flush(self._temporary)
                 self._temporary.replace(self._tar_path)
-                write_table(self._table_path, pa.Table.from_pylist(self._rows, schema=PART_SCHEMA))
+                write_table(self._table_path, pa.Table.from_pylist(self._rows, schema=self._schema))
         finally:
             self._temporary.unlink(missing_ok=True)
 

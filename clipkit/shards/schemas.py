@@ -1,5 +1,7 @@
 """The columns of manifests, failure files, parts and the index, and the closed set of failure reasons."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 REASONS = {
@@ -72,6 +74,28 @@ _FAILURE_ONLY = [field for field in FAILURE_SCHEMA if field.name not in dict(_SA
 
 PART_SCHEMA = pa.schema([*_SAMPLE_FIELDS, *_FAILURE_ONLY])
 """One row a URL in source order: a sample if `reason` is null, else a failure."""
+
+FIXED_COLUMNS = frozenset(MANIFEST_SCHEMA.names) | frozenset(PART_SCHEMA.names)
+"""The names that no column kept from a source can have."""
+
+
+def part_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Return PART_SCHEMA with the columns kept from the source behind it.
+
+    Raises ValueError if a kept column has one of FIXED_COLUMNS' names, or two have the same.
+    """
+    extra = [pa.field(column.name, column.type) for column in kept]
+    names = [column.name for column in extra]
+    if FIXED_COLUMNS & set(names) or len(set(names)) < len(names):
+        raise ValueError(f"the kept columns {names} need names of their own, none of {sorted(FIXED_COLUMNS)}")
+    return pa.schema([*PART_SCHEMA, *extra])
+
+
+def manifest_schema(part: pa.Schema) -> pa.Schema:
+    """Return the manifest's columns for samples of parts with this schema: fixed ones, then those kept."""
+    kept = [pa.field(column.name, column.type) for column in part if column.name not in FIXED_COLUMNS]
+    return pa.schema([*MANIFEST_SCHEMA, *kept])
+
 
 INDEX_SCHEMA = pa.schema(
     [

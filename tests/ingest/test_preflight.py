@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import NetworkError
+from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.preflight import CONTROL, HOSTS, preflight
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.run import ingest
-from clipkit.ingest.sources import conceptual_captions
-from tests.serving import Server, answer
+from tests.serving import Server, answer, encoded, photo
 
 CONFIG = IngestConfig()
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -105,7 +105,7 @@ def test_rows_without_a_host_are_passed_over() -> None:
 
 def test_an_ingest_through_a_proxy_that_is_not_there_marks_nothing(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "list.tsv"
-    path.write_text(f"gone\t{server.add('/', answer(b'x'))}\n")
+    path.write_text(f"gone\t{server.add('/', answer(encoded(photo())))}\n")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -115,4 +115,4 @@ def test_an_ingest_through_a_proxy_that_is_not_there_marks_nothing(server: Serve
     assert "secret" not in str(raised.value)
     direct = config.model_copy(update={"proxy": None, "allow_private_hosts": True})
     result = ingest(conceptual_captions([path]), tmp_path / "dataset", direct)
-    assert (result.records, result.failures) == (1, {"not_an_image": 1})
+    assert (result.records, result.samples, result.failures) == (1, 1, {})

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.report import gather
 from clipkit.ingest.run import ingest
-from clipkit.ingest.sources import conceptual_captions
 from tests.serving import Server, answer, encoded, photo
 
 HOSTILE = [

@@ -19,9 +19,9 @@ import pytest
 import webdataset as wds
 
 from clipkit.errors import DatasetError, SourceError
+from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import IngestResult, ingest
-from clipkit.ingest.sources import conceptual_captions
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -155,9 +155,11 @@ def test_other_settings_are_refused(listed: Path, tmp_path: Path) -> None:
 def test_a_list_without_one_good_url_ends_well(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "list.tsv"
     path.write_text(f"gone\t{server.url('/missing')}\n" * 3)
-    result = run(path, tmp_path / "dataset")
-    assert (result.records, result.samples, result.shards) == (3, 0, 0)
-    assert result.failures == {"http_4xx": 3}
+    with pytest.raises(DatasetError, match="none of 3 URLs gave a sample, 3 of them ended as http_4xx"):
+        run(path, tmp_path / "dataset")
+    summary = summarize(tmp_path / "dataset")
+    assert (summary.records, summary.samples, summary.shards) == (3, 0, 0)
+    assert summary.reasons == {"http_4xx": 3} and summary.finished
 
 
 def test_urls_that_kill_their_workers_are_kept_and_told(server: Server, tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ import sys
 from pathlib import Path
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
-from clipkit.ingest.sources import conceptual_captions
+from clipkit.ingest.conceptual_captions import conceptual_captions
 config = IngestConfig.model_validate_json(sys.argv[3])
 ingest(conceptual_captions([Path(sys.argv[1])]), Path(sys.argv[2]), config)
 """

@@ -9,6 +9,7 @@ import tarfile
 import warnings
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -21,7 +22,7 @@ from clipkit.shards.format import sample_key, shard_name, tar_end, tar_header, t
 from clipkit.shards.index import read_index
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
-from clipkit.shards.schemas import MANIFEST_SCHEMA
+from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA, part_schema
 
 
 def files_of(directory: Path) -> dict[str, str]:
@@ -111,17 +112,33 @@ def test_webdataset_reads_the_shards(small_dataset: Path) -> None:
     assert {sample["jpg"].size for sample in samples} == {(48, 40)}
 
 
+KEPT = [pa.field("score", pa.float32()), pa.field("tag", pa.string())]
+
+
+def kept_values(row: int) -> dict[str, object]:
+    return {"score": None if row % 5 == 0 else row / 2, "tag": f"tag «{row}»"}
+
+
 @settings(max_examples=15, deadline=None)
 @given(
-    order=st.permutations(range(6)), restart_after=st.integers(0, 6), commit_seconds=st.sampled_from([0, 9])
+    order=st.permutations(range(6)),
+    restart_after=st.integers(0, 6),
+    commit_seconds=st.sampled_from([0, 9]),
+    kept=st.sampled_from([[], KEPT]),
 )
 def test_any_order_and_any_interruption_gives_the_same_bytes(
-    tmp_path_factory: pytest.TempPathFactory, order: list[int], restart_after: int, commit_seconds: float
+    tmp_path_factory: pytest.TempPathFactory,
+    order: list[int],
+    restart_after: int,
+    commit_seconds: float,
+    kept: list[pa.Field],
 ) -> None:
     def part(directory: Path, chunk: int) -> None:
-        with PartWriter(directory, chunk) as writer:
+        with PartWriter(directory, chunk, kept) as writer:
             for row in range(chunk * 450, chunk * 450 + 450):
                 known = {"source": "s", "source_row": row, "url": "u", "caption": f"c{row}", "ext": "jpg"}
+                if kept:
+                    known |= kept_values(row)
                 if row % 7 == chunk % 7:
                     writer.failure(known | {"reason": "empty", "retryable": False})
                 else:
@@ -143,6 +160,33 @@ def test_any_order_and_any_interruption_gives_the_same_bytes(
         straight.add(chunk)
     straight.finish(6)
     assert files_of(directory) == files_of(reference)
+
+
+def test_kept_columns_come_last_in_manifests_and_in_no_failure_file(tmp_path: Path) -> None:
+    packer = Packer(tmp_path)
+    for chunk in range(3):
+        with PartWriter(tmp_path, chunk, KEPT) as writer:
+            for row in range(chunk * 500, chunk * 500 + 500):
+                known = {"source": "s", "source_row": row, "url": "u", "caption": "c", "ext": "jpg"}
+                if chunk == 1:
+                    writer.failure(known | kept_values(row) | {"reason": "empty", "retryable": False})
+                else:
+                    writer.success(known | kept_values(row), b"image")
+        packer.add(chunk)
+    packer.finish(3)
+    manifest = pq.read_table(tmp_path / "000000.parquet")
+    assert manifest.schema == pa.schema([*MANIFEST_SCHEMA, *KEPT])
+    rows = [*range(500), *range(1000, 1500)]
+    assert manifest.select(["source_row", "score", "tag"]).to_pylist() == [
+        {"source_row": row, **kept_values(row)} for row in rows
+    ]
+    assert pq.read_table(tmp_path / "failures" / "000000.parquet").schema == FAILURE_SCHEMA
+
+
+@pytest.mark.parametrize("names", [["width"], ["reason"], ["key"], ["score", "score"]])
+def test_kept_columns_with_names_that_are_taken_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="names of their own"):
+        part_schema([pa.field(name, pa.string()) for name in names])
 
 
 def test_parts_survive_only_whole(tmp_path: Path) -> None:

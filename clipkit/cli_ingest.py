@@ -1,0 +1,150 @@
+"""`clipkit ingest …`: each command says how its list is opened; all else is the same for all of them."""
+
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipkit.commands import Json, config_of, show
+
+if TYPE_CHECKING:
+    from clipkit.ingest.sources import Source
+
+
+class CaptionOf(StrEnum):
+    """Where a caption of YFCC100M is taken from."""
+
+    TITLE = "title"
+    DESCRIPTION = "description"
+    BOTH = "both"
+
+
+ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
+
+
+def _run(
+    source: "Source",
+    out: Annotated[
+        Path | None, typer.Option(help="The dataset directory. Default: the first file's stem.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
+    quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,
+    keep_original: Annotated[
+        bool, typer.Option("--keep-original", help="Store the bytes as served, neither resized nor upright.")
+    ] = False,
+    min_size: Annotated[int, typer.Option(help="Short side as served, in pixels; smaller ones fail.")] = 1,
+    max_aspect: Annotated[
+        float | None, typer.Option(help="Long side / short side as served; longer ones fail.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
+    connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
+    per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
+    retries: Annotated[int, typer.Option(help="Further attempts after failures that can pass.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
+    deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
+    contact: Annotated[str | None, typer.Option(help="A URL or address to put into the User-Agent.")] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="http://HOST:PORT or socks5h://…; the check of addresses is its then.")
+    ] = None,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    from clipkit.ingest.config import IngestConfig
+    from clipkit.ingest.run import ingest
+
+    config = config_of(IngestConfig, locals())
+    show(ingest(source, out or Path(source.stem), config), as_json)
+
+
+_SHARED = list(inspect.signature(_run).parameters.values())[1:]
+
+
+def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "Source"]]:
+    """Make a command of a function that opens a source: its options, then those that all share."""
+
+    def register(opening: Callable[..., "Source"]) -> Callable[..., "Source"]:
+        own = inspect.signature(opening).parameters.values()
+
+        def command(**options: Any) -> None:
+            opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
+            _run(opened, **options)
+
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__doc__ = opening.__doc__
+        ingest_app.command(name)(command)
+        return opening
+
+    return register
+
+
+@_command("cc")
+def ingest_cc(
+    files: Annotated[
+        list[Path], typer.Argument(help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).")
+    ],
+) -> "Source":
+    """Download a Conceptual Captions list into a dataset of exact shards; run it again to continue."""
+    from clipkit.ingest.conceptual_captions import conceptual_captions
+
+    return conceptual_captions(files)
+
+
+@_command("table")
+def ingest_table(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="csv, tsv, jsonl or parquet, text also as .gz, .bz2 or .zst; or a folder of them."
+        ),
+    ],
+    url_col: Annotated[str | None, typer.Option(help="Default: found by its usual names.")] = None,
+    caption_col: Annotated[str | None, typer.Option(help="Default: found by its usual names.")] = None,
+    keep_col: Annotated[
+        list[str] | None, typer.Option(help="A further column for the manifest; may be given several times.")
+    ] = None,
+) -> "Source":
+    """Download the pictures of tables (LAION, DataComp, COYO, your own); run it again to continue."""
+    from clipkit.ingest.table_files import table_files
+
+    return table_files(files, url_col, caption_col, keep_col or [])
+
+
+@_command("yfcc")
+def ingest_yfcc(
+    subset: Annotated[
+        Path, typer.Argument(help="OpenAI's yfcc100m_subset_data.tsv: line number, photo id, hash.")
+    ],
+    metadata: Annotated[
+        Path, typer.Option(help="yfcc100m_dataset as text, plain or .bz2, or yfcc100m_dataset.sql (SQLite).")
+    ],
+    caption: Annotated[CaptionOf, typer.Option(help="What the caption is made of.")] = CaptionOf.BOTH,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Fetch from the Multimedia Commons mirror, not from Flickr.")
+    ] = False,
+) -> "Source":
+    """Download a subset of YFCC100M; run it again to continue."""
+    from clipkit.ingest.yfcc import yfcc
+
+    return yfcc(subset, metadata, caption.value, mirror=mirror)
+
+
+@_command("files")
+def ingest_files(
+    file: Annotated[Path, typer.Argument(help="A table of pictures on this machine; any usual delimiter.")],
+    image_col: Annotated[
+        str, typer.Option(help="The column of paths, from the table's folder.")
+    ] = "filepath",
+    caption_col: Annotated[str, typer.Option(help="The column of captions.")] = "title",
+) -> "Source":
+    """Make a dataset of pictures on this machine, as OpenCLIP's CSV lists them; nothing is requested."""
+    from clipkit.ingest.local_files import local_files
+
+    return local_files(file, image_col, caption_col)

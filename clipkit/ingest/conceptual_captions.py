@@ -1,0 +1,57 @@
+"""Conceptual Captions 3M (caption⇥URL) and 12M (URL⇥caption): no header, and quotes mean nothing."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clipkit.errors import SourceError
+from clipkit.ingest.records import count_lines, opened, read_records, shortened
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+
+_RECORDS_LOOKED_AT = 100
+_URL = re.compile(r"\s*https?://", re.IGNORECASE)
+
+
+def conceptual_captions(paths: Sequence[Path]) -> Source:
+    """Open lists in the form of Conceptual Captions 3M (caption⇥URL) or 12M (URL⇥caption).
+
+    Which column holds the URL is decided once per file from its first records. Invalid UTF-8 becomes
+    U+FFFD. Raises SourceError for a missing or empty file, one without a URL column, files that are given
+    twice, and a mixture of training and validation files.
+    """
+    names = unique_names(paths)
+    refuse_mixed_splits(paths, "cc")
+    url_columns = [_url_column(path) for path in paths]
+
+    def read() -> Iterator[UrlRow]:
+        for path, name, url_column in zip(paths, names, url_columns, strict=True):
+            with opened(path) as stream:
+                for number, record in enumerate(read_records(stream)):
+                    yield _row(name, number, record, url_column)
+
+    files = tuple(identify(path, name) for path, name in zip(paths, names, strict=True))
+    return Source(files, sum(map(count_lines, paths)), read)
+
+
+def _row(source: str, number: int, record: str, url_column: int) -> UrlRow:
+    columns = record.split("\t")
+    if len(columns) == 2:
+        return UrlRow(source, number, columns[url_column].strip(), columns[1 - url_column])
+    return UrlRow(source, number, "", record, f"expected 2 columns, found {len(columns)}")
+
+
+def _url_column(path: Path) -> int:
+    with opened(path) as stream:
+        looked_at = list(itertools.islice(read_records(stream), _RECORDS_LOOKED_AT))
+    if not looked_at:
+        raise SourceError(f"{path}: expected a list of captions and URLs, found an empty file")
+    rows = [columns for record in looked_at if len(columns := record.split("\t")) == 2]
+    votes = [sum(bool(_URL.match(columns[side])) for columns in rows) for side in (0, 1)]
+    if not any(votes):
+        raise SourceError(
+            f"{path}: expected lines of caption<TAB>URL or URL<TAB>caption without a header, "
+            f"found no URL column in the first {len(looked_at)}; the first is {shortened(looked_at[0])!r}"
+        )
+    return 0 if votes[0] > votes[1] else 1

@@ -1,0 +1,111 @@
+"""Files of lists as streams of bytes, lines and records, in memory that does not grow with them."""
+
+import bz2
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+
+from clipkit.errors import SourceError
+
+MAX_RECORD_BYTES = 1 << 20
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Malformed(NamedTuple):
+    """A record that cannot be read as one: its text, perhaps cut off, and why."""
+
+    text: str
+    problem: str
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, decompressed if its name ends in one of COMPRESSIONS.
+
+    What goes wrong while it is open, cut off or damaged compression included, is raised as SourceError.
+    """
+    try:
+        with path.open("rb") as stored:
+            check_regular(stored, path)
+            with _decompressed(stored, path.suffix.lower()) as stream:
+                yield stream
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"{path}: expected a list of URLs, found that it cannot be read ({why})") from None
+
+
+def check_regular(stream: BinaryIO, path: Path) -> None:
+    """Raise SourceError for a pipe or a device: lists are read more than once."""
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        raise SourceError(
+            f"{path}: expected a regular file, which is read more than once, found a pipe or device"
+        )
+
+
+def name_without_compression(path: Path) -> Path:
+    """Return the path without a last suffix that is one of COMPRESSIONS."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+
+
+def read_lines(stream: BinaryIO) -> Iterator[bytes]:
+    r"""Yield the lines of a text file, with their `\n`, without a byte order mark at the beginning.
+
+    Of a line longer than MAX_RECORD_BYTES only that many are kept.
+    """
+    first = True
+    while line := stream.readline(MAX_RECORD_BYTES):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_RECORD_BYTES)
+        if first:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            first = False
+        yield line
+
+
+def read_records(stream: BinaryIO) -> Iterator[str]:
+    r"""Yield the records of a text file: split at `\n`, a trailing `\r` removed, decoded as UTF-8.
+
+    An empty last line is no record. Invalid UTF-8 becomes U+FFFD.
+    """
+    for line in read_lines(stream):
+        yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file; the last one need not end in a newline. Raises SourceError."""
+    newlines, last = 0, b"\n"
+    with opened(path) as stream:
+        while block := stream.read(1 << 20):
+            newlines += block.count(b"\n")
+            last = block[-1:]
+    return newlines + (last != b"\n")
+
+
+def shortened(text: str, characters: int = 80) -> str:
+    """Return the text, or its beginning with an ellipsis."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+@contextmanager
+def _decompressed(stored: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
+    if suffix == ".gz":
+        with gzip.open(stored) as stream:
+            yield cast(BinaryIO, stream)
+    elif suffix == ".bz2":
+        with bz2.open(stored) as stream:
+            yield cast(BinaryIO, stream)
+    elif suffix == ".zst":
+        with pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd") as compressed:
+            yield cast(BinaryIO, io.BufferedReader(compressed, 1 << 16))
+    else:
+        yield stored

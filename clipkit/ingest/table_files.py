@@ -1,0 +1,165 @@
+"""Tables of URLs and captions, one file or many, with the columns found by the names that such tables use."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from clipkit.errors import SourceError
+from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, name_without_compression, shortened
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+from clipkit.ingest.table_formats import Delimited, JsonLines, Parquet, Table, Values
+from clipkit.shards.schemas import FIXED_COLUMNS
+
+URL_COLUMNS = frozenset({"url", "image_url", "img_url", "imageurl"})
+CAPTION_COLUMNS = frozenset({"caption", "text", "alt_text", "alttext", "alt"})
+"""Lower-case names in LAION (URL, TEXT), DataComp, COYO (url, text), and lists made for img2dataset."""
+
+FORMATS: dict[str, Callable[[Path], Table]] = {
+    ".csv": lambda path: Delimited(path, ",", quoted_newlines=True),
+    ".tsv": lambda path: Delimited(path, "\t", quoted_newlines=False),
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".parquet": Parquet,
+}
+
+
+class _Opened(NamedTuple):
+    name: str
+    table: Table
+    url: str
+    caption: str
+
+
+def table_files(
+    paths: Sequence[Path],
+    url_column: str | None = None,
+    caption_column: str | None = None,
+    keep: Sequence[str] = (),
+) -> Source:
+    """Open tables: csv, tsv, jsonl or parquet by the name's ending; text also as .gz, .bz2 or .zst.
+
+    A directory stands for its tables in order of name. Columns that are not given are found by
+    URL_COLUMNS and CAPTION_COLUMNS; those of `keep` go into the manifest. Raises SourceError for a file that
+    cannot be read as a table, a column that is missing or ambiguous, columns to keep that clash with
+    others, and a mixture of training and validation files.
+    """
+    files = expanded(paths)
+    names = unique_names(files)
+    refuse_mixed_splits(files, "table")
+    tables = []
+    for path, name in zip(files, names, strict=True):
+        table = table_of(path)
+        url = find_column(path, table, url_column, URL_COLUMNS, "URLs", "--url-col")
+        caption = find_column(path, table, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
+        tables.append(_Opened(name, table, url, caption))
+    kept = _kept_fields(files, tables, keep)
+
+    def read() -> Iterator[UrlRow]:
+        for opened in tables:
+            for number, record in enumerate(opened.table.read([opened.url, opened.caption, *keep])):
+                yield row(opened.name, number, record, keep)
+
+    return Source(
+        files=tuple(identify(path, name) for path, name in zip(files, names, strict=True)),
+        records=sum(opened.table.count() for opened in tables),
+        read=read,
+        reading={
+            "kind": "table",
+            "url_col": _distinct(opened.url for opened in tables),
+            "caption_col": _distinct(opened.caption for opened in tables),
+            "keep_col": json.dumps(list(keep)),
+        },
+        kept=tuple(kept),
+    )
+
+
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, each directory replaced by the tables in it. Raises SourceError if it holds none."""
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(
+            file for file in path.iterdir() if _ending(file) in FORMATS and file.name[0] not in "._"
+        )
+        if not inside:
+            raise SourceError(f"{path}: expected files ending in {', '.join(FORMATS)}, found none in it")
+        files += inside
+    return files
+
+
+def table_of(path: Path) -> Table:
+    """Open a table by its name's ending. Raises SourceError for any other ending."""
+    ending = _ending(path)
+    if ending not in FORMATS:
+        raise SourceError(
+            f"{path}: expected a name ending in {', '.join(FORMATS)} (text also with .gz, .bz2 or .zst), "
+            f"found {ending or 'none'}; rename the file, or use another `clipkit ingest` command"
+        )
+    if ending == ".parquet" and path.suffix.lower() != ".parquet":
+        raise SourceError(f"{path}: expected a Parquet file as it is, found a compressed one; unpack it")
+    return FORMATS[ending](path)
+
+
+def find_column(
+    path: Path, table: Table, given: str | None, known: frozenset[str], content: str, option: str
+) -> str:
+    """Return the one column of that name, or of a `known` one in any case. Raises SourceError otherwise."""
+    names = table.names
+    matches = [name for name in names if (name == given if given is not None else name.lower() in known)]
+    if len(matches) == 1:
+        return matches[0]
+    found = f"{len(matches)} ({', '.join(matches)})" if matches else "none"
+    wanted = f"named {given!r}" if given is not None else f"of {content}"
+    raise SourceError(
+        f"{path}: expected one column {wanted}, found {found} among {shortened(', '.join(names), 500)}; "
+        f"name it with {option}"
+    )
+
+
+def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str] = ()) -> UrlRow:
+    """Make the row of a record: its URL, its caption, and the values to keep."""
+    if isinstance(record, Malformed):
+        return UrlRow(source, number, "", record.text[:MAX_RECORD_BYTES], record.problem)
+    if any(isinstance(value, str) and len(value) > MAX_RECORD_BYTES for value in record):
+        beginning = str(record[1] or "")[:MAX_RECORD_BYTES]
+        return UrlRow(source, number, "", beginning, f"longer than {MAX_RECORD_BYTES:,} characters")
+    url, caption = ("" if value is None else str(value) for value in record[:2])
+    if record[0] is None:
+        return UrlRow(source, number, "", caption, "the URL is null")
+    kept = dict(zip(keep, record[2:], strict=True)) if keep else None
+    return UrlRow(source, number, url.strip(), caption, kept=kept)
+
+
+def _kept_fields(files: Sequence[Path], tables: Sequence[_Opened], keep: Sequence[str]) -> list[pa.Field]:
+    clashing = [name for name in keep if name in FIXED_COLUMNS or list(keep).count(name) > 1]
+    if clashing:
+        raise SourceError(
+            f"--keep-col {clashing[0]}: expected a name of its own, found one that the manifest has already; "
+            "its own columns are always there, others can be kept once"
+        )
+    schemas = []
+    for path, opened in zip(files, tables, strict=True):
+        for name in keep:
+            find_column(path, opened.table, name, frozenset(), name, "--keep-col")
+        schemas.append(opened.table.fields(keep))
+        for field, first in zip(schemas[-1], schemas[0], strict=True):
+            if field.type != first.type:
+                raise SourceError(
+                    f"{path}: expected {field.name} as {first.type} as in {files[0]}, found {field.type}; "
+                    "make two calls, or convert one of the files"
+                )
+    return schemas[0]
+
+
+def _ending(path: Path) -> str:
+    return name_without_compression(path).suffix.lower()
+
+
+def _distinct(names: Any) -> str:
+    return json.dumps(list(dict.fromkeys(names)))

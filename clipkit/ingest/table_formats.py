@@ -1,0 +1,213 @@
+"""Tables that lists of URLs come as: CSV (RFC 4180, leniently), TSV, JSON Lines, Parquet.
+
+Each reader names the columns it found, counts its records, and streams the values of chosen columns. What is
+no proper record is Malformed; it is counted, and reading goes on behind it.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.errors import SourceError
+from clipkit.ingest.csv_records import csv_records, split_line
+from clipkit.ingest.records import (
+    Malformed,
+    count_lines,
+    opened,
+    read_records,
+)
+
+Values = tuple[Any, ...]
+_RECORDS_LOOKED_AT = 100
+_BATCH = 1000
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Table(Protocol):
+    """A table file. `names` are the columns found; every method raises SourceError if it cannot be read."""
+
+    names: list[str]
+
+    def count(self) -> int:
+        """Return the number of records, malformed ones included."""
+
+    def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
+        """Yield each record's values of these columns: text or None, or as `fields` says."""
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """Return the columns as a manifest keeps them: plain types as they are, all else as text."""
+
+
+class _Text:
+    """Tables whose values are text."""
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """See Table."""
+        return [pa.field(name, pa.string()) for name in names]
+
+
+class Delimited(_Text):
+    """A text table with a header.
+
+    With `quoted_newlines` a quoted value may go on over several lines, as CSV's may; otherwise a line is a
+    record whatever it holds, and quotes that do not fit are text.
+    """
+
+    def __init__(self, path: Path, delimiter: str, *, quoted_newlines: bool):
+        self._path, self._delimiter, self._quoted_newlines = path, delimiter, quoted_newlines
+        with opened(path) as stream:
+            header = next(self._records(stream), None)
+        if header is None:
+            raise SourceError(f"{path}: expected a header and records, found an empty file")
+        if isinstance(header, Malformed):
+            raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")
+        self.names = [name.strip() for name in header]
+
+    def count(self) -> int:
+        """See Table."""
+        if not self._quoted_newlines:
+            return count_lines(self._path) - 1
+        with opened(self._path) as stream:
+            return sum(1 for _ in self._records(stream)) - 1
+
+    def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
+        """See Table."""
+        places = [self.names.index(name) for name in names]
+        expected = len(self.names)
+        with opened(self._path) as stream:
+            for record in itertools.islice(self._records(stream), 1, None):
+                if isinstance(record, Malformed):
+                    yield record
+                elif len(record) != expected:
+                    problem = f"expected {expected} columns, found {len(record)}"
+                    yield Malformed(self._delimiter.join(record), problem)
+                else:
+                    yield tuple([record[place] for place in places])
+
+    def _records(self, stream: BinaryIO) -> Iterator[list[str] | Malformed]:
+        if self._quoted_newlines:
+            return csv_records(stream, self._delimiter)
+        return (split_line(record, self._delimiter) for record in read_records(stream))
+
+
+class JsonLines(_Text):
+    """One JSON object a line; the columns are the keys of the first hundred."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with opened(path) as stream:
+            records = [
+                _json_object(line) for line in itertools.islice(read_records(stream), _RECORDS_LOOKED_AT)
+            ]
+        objects = [record for record in records if not isinstance(record, Malformed)]
+        if not objects:
+            found = f"{records[0].problem} in the first record" if records else "an empty file"  # type: ignore[union-attr]
+            raise SourceError(f"{path}: expected a JSON object on each line, found {found}")
+        self.names = list(dict.fromkeys(name for record in objects for name in record))
+
+    def count(self) -> int:
+        """See Table."""
+        return count_lines(self._path)
+
+    def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
+        """See Table."""
+        with opened(self._path) as stream:
+            for line in read_records(stream):
+                record = _json_object(line)
+                if isinstance(record, Malformed):
+                    yield record
+                else:
+                    yield tuple([_as_text(record.get(name)) for name in names])
+
+
+class Parquet:
+    """A Parquet file; read in batches of records."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with self._file() as file:
+            self._schema = file.schema_arrow
+            self._rows: int = file.metadata.num_rows
+        self.names = list(self._schema.names)
+
+    def count(self) -> int:
+        """See Table."""
+        return self._rows
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """See Table."""
+        types = [self._schema.field(name).type for name in names]
+        return [
+            pa.field(name, kind if _is_plain(kind) else pa.string())
+            for name, kind in zip(names, types, strict=True)
+        ]
+
+    def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
+        """See Table."""
+        read = 0
+        try:
+            with self._file() as file:
+                for batch in file.iter_batches(_BATCH, columns=list(dict.fromkeys(names)), use_threads=False):
+                    read += len(batch)
+                    if read <= self._rows:
+                        yield from zip(*(_column(batch.column(name)) for name in names), strict=True)
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: bad UTF-8 deep in nested values
+            raise self._damaged(str(error).partition("\n")[0]) from None
+        if read != self._rows:
+            raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
+
+    def _file(self) -> pq.ParquetFile:
+        with opened(self._path):
+            pass
+        try:
+            return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(str(error).partition("\n")[0]) from None
+
+    def _damaged(self, found: str) -> SourceError:
+        return SourceError(f"{self._path}: expected a Parquet file, found {found}")
+
+
+def _json_object(line: str) -> dict[str, Any] | Malformed:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Malformed(line, f"not JSON: {str(error)[:100]}")
+    return record if isinstance(record, dict) else Malformed(line, "JSON, but no object")
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    is_json = isinstance(value, dict | list | bool | int | float)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _column(column: pa.Array) -> list[Any]:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if str(kind) in ("string", "large_string", "string_view"):
+        column = column.cast(pa.large_binary())
+    values: list[Any] = column.to_pylist()
+    if _is_plain(kind) and not pa.types.is_string(kind):
+        return values
+    return [
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else _as_text(value) for value in values
+    ]
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    is_number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    return bool(is_number or pa.types.is_boolean(kind) or pa.types.is_string(kind))

@@ -1,0 +1,226 @@
+"""OpenAI's subset of YFCC100M (Thomee et al., 2016): a list of photos, and the metadata that describes them.
+
+The subset names photos by line number, photo id and hash; title, description and download URL stand in the
+metadata: the text file `yfcc100m_dataset` of 25 columns, or the SQLite file `yfcc100m_dataset.sql`.
+"""
+
+import html
+import re
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_plus
+
+import numpy as np
+
+from clipkit.errors import SourceError
+from clipkit.ingest.records import count_lines, opened, read_lines, read_records, shortened
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.sources import Source, identify, unique_names
+
+CAPTIONS = ("title", "description", "both")
+MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"
+_COLUMNS = 25
+_WANTED = re.compile(r"(\d{1,9})\t(\d{1,18})\t([0-9a-f]{6,40})", re.ASCII)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_SQLITE = b"SQLite format 3\0"
+_QUERY = "SELECT title, description, downloadurl, marker FROM yfcc100m_dataset WHERE photoid = ?"
+
+
+class _Wanted(NamedTuple):
+    """A record of the subset; without a photo it is none, and `text` is what it is instead."""
+
+    record: int
+    line: int
+    photo: int | None
+    hash: str
+    text: str
+
+
+class _Photo(NamedTuple):
+    """What the metadata says: texts URL-encoded, with HTML; `marker` 0 is a photo, 1 a video."""
+
+    title: str
+    description: str
+    url: str
+    hash: str
+    marker: str
+
+
+def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = False) -> Source:
+    """Open a subset of YFCC100M; `caption` is one of CAPTIONS, `mirror` takes pictures from MIRROR.
+
+    Rows come in the subset's order, which the metadata's text is streamed beside; from a subset that is not
+    in order of its line numbers, they come in that order instead, for 24 bytes of memory a row (and a
+    failure's text lacks the hash). The SQLite file is asked photo by photo, in the subset's order. Raises
+    SourceError for files that cannot be read as such.
+    """
+    names = unique_names([subset, metadata])
+    files = (identify(subset, names[0]), identify(metadata, names[1]))
+    in_order = _check(subset)
+    with opened(metadata) as stream:
+        sqlite = stream.read(len(_SQLITE)) == _SQLITE
+    if sqlite:
+        with closing(_connected(metadata)):
+            pass
+
+    def read() -> Iterator[UrlRow]:
+        if sqlite:
+            found = _looked_up(_wanted(subset), metadata)
+        else:
+            wanted = _wanted(subset) if in_order else _sorted(subset)
+            found = _beside(wanted, metadata)
+        for row, photo in found:
+            yield _row(names[0], row, photo, caption, mirror)
+
+    return Source(files, count_lines(subset), read, {"kind": "yfcc", "caption": caption, "mirror": mirror})
+
+
+def plain(encoded: str) -> str:
+    """Return the text of a title or description: URL-decoded, without HTML's tags and entities, one line."""
+    return " ".join(html.unescape(_TAG.sub(" ", unquote_plus(encoded))).split())
+
+
+def _row(source: str, wanted: _Wanted, photo: _Photo | str, caption: str, mirror: bool) -> UrlRow:
+    if isinstance(photo, str):
+        return UrlRow(source, wanted.record, "", wanted.text, photo)
+    texts = {"title": [photo.title], "description": [photo.description]}
+    text = " ".join(filter(None, map(plain, texts.get(caption, [photo.title, photo.description]))))
+    if photo.marker != "0":
+        return UrlRow(source, wanted.record, photo.url, text, "a video")
+    name = wanted.hash or photo.hash
+    url = f"{MIRROR}/{name[:3]}/{name[3:6]}/{name}.jpg" if mirror else photo.url
+    return UrlRow(source, wanted.record, url, text)
+
+
+def _wanted(subset: Path) -> Iterator[_Wanted]:
+    with opened(subset) as stream:
+        for number, record in enumerate(read_records(stream)):
+            match = _WANTED.fullmatch(record)
+            if match:
+                yield _Wanted(number, int(match[1]), int(match[2]), match[3], record)
+            else:
+                yield _Wanted(number, -1, None, "", record)
+
+
+def _check(subset: Path) -> bool:
+    """Tell whether the subset is in order of its line numbers."""
+    in_order, before, good, first = True, -1, False, None
+    for wanted in _wanted(subset):
+        first = first or wanted
+        if wanted.photo is not None:
+            in_order, before, good = in_order and wanted.line >= before, wanted.line, True
+    if not good:
+        found = repr(shortened(first.text)) if first else "an empty file"
+        raise SourceError(
+            f"{subset}: expected lines of line number<TAB>photo id<TAB>hash, found {found}; "
+            "give the file yfcc100m_subset_data.tsv"
+        )
+    return in_order
+
+
+def _sorted(subset: Path) -> Iterator[_Wanted]:
+    lines, records, photos = array("I"), array("I"), array("q")
+    for wanted in _wanted(subset):
+        if wanted.photo is None:
+            yield wanted
+        else:
+            lines.append(wanted.line)
+            records.append(wanted.record)
+            photos.append(wanted.photo)
+    for place in np.argsort(np.frombuffer(lines, np.uint32), kind="stable"):
+        photo = photos[place]
+        text = f"{lines[place]}\t{photo}"
+        yield _Wanted(records[place], lines[place], photo, "", text)
+
+
+def _beside(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wanted, _Photo | str]]:
+    described = _lines(metadata)
+    number, line = next(described, (None, b""))
+    for row in wanted:
+        if row.photo is None:
+            yield row, "expected line number, photo id and hash"
+            continue
+        while number is not None and number < row.line:
+            number, line = next(described, (None, b""))
+        if number == row.line:
+            yield row, _parsed(line, row)
+        else:
+            yield row, f"line {row.line} is not in the metadata"
+
+
+def _lines(metadata: Path) -> Iterator[tuple[int, bytes]]:
+    before = -1
+    with opened(metadata) as stream:
+        for line in read_lines(stream):
+            digits = line[: max(0, line.find(b"\t"))]
+            if not digits.isdigit() or len(digits) > 9:
+                continue
+            number = int(digits)
+            if number < before:
+                raise SourceError(
+                    f"{metadata}: expected lines in order of their numbers, found {number} after {before}; "
+                    "sort the file by its first column"
+                )
+            before = number
+            yield number, line
+
+
+def _parsed(line: bytes, wanted: _Wanted) -> _Photo | str:
+    columns = line.rstrip(b"\r\n").decode("utf-8", "replace").split("\t")
+    if len(columns) != _COLUMNS:
+        return f"line {wanted.line} of the metadata has {len(columns)} columns, not {_COLUMNS}"
+    if columns[1] != str(wanted.photo):
+        return f"line {wanted.line} of the metadata is photo {columns[1][:20]}, not {wanted.photo}"
+    return _Photo(columns[8], columns[9], columns[16], columns[2], columns[24])
+
+
+def _looked_up(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wanted, _Photo | str]]:
+    with closing(_connected(metadata)) as connection:
+        for row in wanted:
+            if row.photo is None:
+                yield row, "expected line number, photo id and hash"
+                continue
+            try:
+                found = connection.execute(_QUERY, (row.photo,)).fetchone()
+            except sqlite3.Error as error:
+                raise _no_database(metadata, error) from None
+            if found is None:
+                yield row, f"photo {row.photo} is not in the metadata"
+            else:
+                title, description, url, marker = map(_text, found)
+                yield row, _Photo(title, description, url, row.hash, marker)
+
+
+def _connected(metadata: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{quote(str(metadata.absolute()))}?mode=ro", uri=True)
+    try:
+        connection.text_factory = bytes
+        connection.execute("PRAGMA trusted_schema = OFF")
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {_QUERY}", (0,)).fetchall()
+    except sqlite3.Error as error:
+        connection.close()
+        raise _no_database(metadata, error) from None
+    if not any(_text(step[3]).startswith("SEARCH") for step in plan):
+        connection.close()
+        raise SourceError(
+            f"{metadata}: expected an index on photoid, found none; make one with "
+            f"`sqlite3 {metadata} 'CREATE INDEX photo ON yfcc100m_dataset (photoid)'`"
+        )
+    return connection
+
+
+def _no_database(metadata: Path, error: sqlite3.Error) -> SourceError:
+    return SourceError(
+        f"{metadata}: expected the SQLite table yfcc100m_dataset with photoid, title, description, "
+        f"downloadurl and marker, found: {error}"
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)

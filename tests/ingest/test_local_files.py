@@ -1,0 +1,96 @@
+"""Pictures on this machine through the same steps as those of the network."""
+
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import SourceError
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.fetch import fetch
+from clipkit.ingest.local_files import local_files
+from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.run import ingest
+from tests.serving import Server, answer, encoded, photo
+
+CONFIG = IngestConfig(image_size=32, workers=1, chunk_rows=4, max_bytes=100_000, allow_private_hosts=True)
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";", "|"])
+def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "train.csv"
+    lines = [["filepath", "title"], ["a.jpg", '"one\nand ""two"""'], ["/b.jpg", "x"]]
+    path.write_text("".join(delimiter.join(line) + "\n" for line in lines))
+    source = local_files(path)
+    assert list(source) == [
+        UrlRow("train.csv", 0, "a.jpg", 'one\nand "two"', file=str(tmp_path / "a.jpg")),
+        UrlRow("train.csv", 1, "/b.jpg", "x", file="/b.jpg"),
+    ]
+    assert (source.records, source.stem) == (2, "train")
+
+
+def test_columns_are_named_or_listed(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("id,image,text\n1,a.jpg,b\n")
+    with pytest.raises(SourceError, match=r"'filepath', found none among id, image, text; .* --image-col"):
+        local_files(path)
+    (row,) = local_files(path, "image", "text")
+    assert (row.url, row.caption) == ("a.jpg", "b")
+
+
+def test_every_path_is_a_sample_or_a_failure(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(encoded(photo(50, 40, number)))
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "large.jpg").write_bytes(bytes(200_000))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    unlike = server.add("/0.jpg", answer(encoded(photo())))
+    reasons = {
+        "pictures/0.jpg": None,
+        "pictures/missing.jpg": "bad_url",
+        f"{tmp_path}/pictures/1.jpg": None,
+        "text.jpg": "not_an_image",
+        "empty.jpg": "empty",
+        "large.jpg": "too_large",
+        "pipe.jpg": "not_an_image",
+        "pictures": "not_an_image",
+        "/dev/zero": "not_an_image",
+        "a\0b": "bad_url",
+        "x" * 5000: "bad_url",
+        unlike: "scheme",
+        f"file://{tmp_path}/pictures/1.jpg": "scheme",
+        "": "not_an_image",  # the folder itself
+        "pictures/2.jpg": None,
+    }
+    path = tmp_path / "train.csv"
+    lines = [f"{name}\tcaption {number}" for number, name in enumerate(reasons)]
+    path.write_text("\n".join(["filepath\ttitle", *lines, "ragged"]) + "\n")
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
+    assert (result.records, result.samples) == (16, 3)
+    failures = pq.read_table(tmp_path / "dataset" / "failures").to_pylist()
+    found = {row["source_row"]: row["reason"] for row in failures}
+    expected = {number: reason for number, reason in enumerate(reasons.values()) if reason}
+    assert found == expected | {15: "bad_row"}
+    details = {row["url"]: row["detail"] for row in failures}
+    assert details["pictures/missing.jpg"] == "No such file or directory"
+    manifest = pq.read_table(tmp_path / "dataset" / "000000.parquet")
+    assert manifest["source_row"].to_pylist() == [0, 2, 14]
+    assert manifest["url"].to_pylist()[0] == "pictures/0.jpg"
+    assert server.hits.total() == 0, "nothing is requested"
+
+
+def test_rows_of_both_kinds_keep_their_places(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "a").write_bytes(b"local")
+    url = server.add("/a", answer(b"served"))
+    rows = [
+        UrlRow("s", 0, url, ""),
+        UrlRow("s", 1, "a", "", file=str(tmp_path / "a")),
+        UrlRow("s", 2, "", "", "broken"),
+        UrlRow("s", 3, url, ""),
+    ]
+    outcomes = dict(each for each in fetch(enumerate(rows), CONFIG) if each)
+    served = Fetched(b"served", 200, 1)
+    assert outcomes == {0: served, 1: Fetched(b"local", None, 1), 2: Failed("bad_row", "broken"), 3: served}
