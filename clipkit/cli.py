@@ -167,6 +167,8 @@ def train(
 
     config = _config(TrainConfig, locals())
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
+    if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
+        raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
     run = RunDirectory(runs / (name or f"{shards.resolve().name}-{model.replace('/', '-')}"))
     _show(train(config, ShardSet(shards), run, watched), as_json)
 
@@ -263,7 +265,8 @@ def _config(kind: "type[Config]", options: dict[str, Any]) -> "Config":
 
 
 def _show(result: Result, as_json: bool) -> None:
-    print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts a command once a process: one of them answers
+        print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())
 
 
 def _terminated(number: int, frame: "FrameType | None") -> NoReturn:
