@@ -29,10 +29,14 @@ bench: .venv/installed-dev
 clean:
 	rm -rf build
 
-.venv/installed: pyproject.toml
+# Its own step with its own stamp: an interrupted one leaves a python without a whole pip; begun again.
+.venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "clipkit needs Python 3.11 or newer; give one with: make PYTHON=python3.11 …" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-index pip >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	touch $@
+
+.venv/installed: pyproject.toml .venv/made
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

@@ -118,6 +118,8 @@ def train(
 
     config = config_of(TrainConfig, locals())
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
+    if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
+        raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
     run = RunDirectory(runs / (name or f"{shards.resolve().name}-{model.replace('/', '-')}"))
     show(train(config, ShardSet(shards), run, watched), as_json)
 

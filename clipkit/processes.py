@@ -1,6 +1,9 @@
 """Starting worker processes so that Ctrl-C, sent to all of them, stays the parent's to answer."""
 
+import os
+import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -16,3 +19,25 @@ def deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with(process: int) -> None:
+    """End this process at once when `process`, its pid, is gone, however it went.
+
+    For workers of a fork server, whose parent is the server: the pid must be handed to them. Does nothing
+    more than watch from a thread; without pidfds (Linux before 5.3) the worker is left as it is.
+    """
+    try:
+        watched = os.pidfd_open(process)
+    except ProcessLookupError:
+        os._exit(1)
+    except (AttributeError, OSError):
+        return
+    threading.Thread(target=_end_after, args=(watched,), daemon=True).start()
+
+
+def _end_after(watched: int) -> None:
+    waiting = select.poll()  # unlike select, for descriptors of any number
+    waiting.register(watched, select.POLLIN)
+    waiting.poll()
+    os._exit(1)

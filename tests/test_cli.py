@@ -53,6 +53,22 @@ def test_bad_usage_is_exit_2() -> None:
         assert named in finished.stderr
 
 
+@pytest.mark.parametrize("name", ["../../esc", "a/b", "..", ".", "/abs"])
+def test_a_run_has_the_name_of_one_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "cwd").mkdir()
+    finished = clipkit("train", "--shards", "x", "--name", name, cwd=tmp_path / "cwd")
+    assert finished.returncode == 2 and "--name: expected the name of one folder" in finished.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["cwd"]
+
+
+def test_of_several_processes_the_first_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        said[rank] = [clipkit("models", *words).stdout for words in ([], ["--json"])]
+    assert all(said["0"]) and not any(said["1"])
+
+
 def test_a_missing_list(tmp_path: Path) -> None:
     finished = clipkit("ingest", "cc", "absent.tsv", "--out", "dataset", cwd=tmp_path)
     assert_one_line(finished, "absent.tsv", "No such file")

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, EvaluationError
-from clipkit.processes import deaf_to_interrupts
+from clipkit.processes import deaf_to_interrupts, end_with
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -61,6 +62,7 @@ def decoded_batches(
             batch_size=batch_size,
             num_workers=count,
             collate_fn=_collate,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
             # Forking this process, which has threads and perhaps CUDA open, would not be safe.
             multiprocessing_context="forkserver" if count else None,
             generator=torch.Generator(),
@@ -106,6 +108,10 @@ def _checked(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
         raise EvaluationError(
             f"a process that decodes pictures died: {line}; make memory free or give fewer --workers"
         ) from None
+
+
+def _begin_worker(owner: int, worker: int) -> None:
+    end_with(owner)
 
 
 def _default_workers(images: int) -> int:

@@ -1,7 +1,9 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts
+from clipkit.processes import deaf_to_interrupts, end_with
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -74,6 +76,7 @@ def batches(
             sampler=range(position // batch_size, last),
             num_workers=workers,
             collate_fn=_as_it_is,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
         )
@@ -132,6 +135,10 @@ class _Batches(Dataset[Batch | ClipkitError]):
             line = str(error).partition("\n")[0] or type(error).__name__
             path = self._shard_set.directory / self._shard_set.names[shard]
             raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
+
+
+def _begin_worker(owner: int, worker: int) -> None:
+    end_with(owner)
 
 
 def _as_it_is(made: Any) -> Any:

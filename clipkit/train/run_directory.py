@@ -3,7 +3,8 @@
     NAME/config.json  metrics.jsonl  results.jsonl  out.log  tensorboard/
     NAME/checkpoints/{step_N.pt,epoch_N.pt,latest}
 
-`latest` is a symbolic link to the newest checkpoint beside it.
+`latest` is a symbolic link to the newest checkpoint beside it. Copies of a run may lack the link or hold a
+file in its place; the newest is then the checkpoint that is furthest trained.
 """
 
 import json
@@ -90,14 +91,30 @@ class RunDirectory:
         atomic.write_json(self._config, config)
 
     def latest(self) -> Path | None:
-        """Return the newest checkpoint, None if there is none yet. Raises CheckpointError if it is gone."""
+        """Return the newest checkpoint, None if there is none yet.
+
+        Raises CheckpointError if it is gone, or if there is no telling which it is.
+        """
         marker = self.checkpoints / _LATEST
         if not marker.is_symlink():
-            return None
+            return self._furthest() or (marker if marker.is_file() else None)
         path = self.checkpoints / marker.readlink().name
         if not path.is_file():
             raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it")
         return path
+
+    def _furthest(self) -> Path | None:
+        found = [path for path in self.checkpoints.glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
+        if len(found) < 2:
+            return found[0] if found else None
+        match self.read_config():
+            case {"batch_size": int(batch_size), "data": {"samples": int(epoch_samples)}}:
+                length = RunLength(0, batch_size, epoch_samples)
+                return max(found, key=lambda path: _samples_trained(path.name, length))
+        raise CheckpointError(
+            f"{self.checkpoints}: expected a link {_LATEST!r}, or the run's {self._config.name} to tell "
+            f"which of {len(found)} checkpoints is the newest: restore one of them"
+        )
 
     def set_latest(self, path: Path, keep: int | None, length: RunLength) -> None:
         """Name `path`, which is on disk, as the newest checkpoint; remove all but the newest `keep`.
@@ -151,11 +168,20 @@ def newest_checkpoint(runs: Path) -> Path:
 
     Raises CheckpointError if none did.
     """
-    markers = sorted(runs.glob(f"*/checkpoints/{_LATEST}"), key=lambda each: each.lstat().st_mtime_ns)
-    newest = RunDirectory(markers[-1].parent.parent).latest() if markers else None
+    written = {folder: _written(folder) for folder in runs.glob("*/checkpoints")}
+    last = max(written, key=written.__getitem__, default=None)
+    newest = RunDirectory(last.parent).latest() if last else None
     if newest is None:
         raise CheckpointError(f"{runs}: no run in it has a checkpoint: train one, or name a file")
     return newest
+
+
+def _written(checkpoints: Path) -> int:
+    marker = checkpoints / _LATEST
+    files = [marker] if marker.is_symlink() else [marker, *checkpoints.glob("*.pt")]
+    return max(
+        (each.lstat().st_mtime_ns for each in files if each.is_symlink() or each.is_file()), default=-1
+    )
 
 
 def _step(line: Line) -> int:

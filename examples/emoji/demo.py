@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 from clipkit.atomic import flush, write_text
 from clipkit.tables import table
@@ -30,6 +32,7 @@ SITE, LIST = BUILD / "site", BUILD / "emoji-train.tsv"
 DATASET, PICTURES, RUN = BUILD / "dataset", BUILD / "twemoji", BUILD / "runs" / "emoji"
 MODEL, CURVES = BUILD / "emoji-openai.pt", BUILD / "curves.png"
 DEAD_LINKS = 12
+INTERRUPTED_SECONDS = 20
 
 TRAIN = shlex.split(
     "--model RN-Mini@64px --epochs 40 --batch-size 128 --lr 1e-3 --crop-scale 0.6 1.0 --workers 1 --keep 2"
@@ -145,9 +148,29 @@ def clipkit(command: list[object]) -> None:
     """Print a command, run it, and end the demo with its exit code if it fails."""
     words = ["clipkit", *map(str, command)]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    finished = subprocess.run([sys.executable, "-m", *words], check=False)
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    early: list[int] = []  # SIGTERM while the command is being started, when nothing could end it yet
+    before = signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
+    with subprocess.Popen([sys.executable, "-m", *words]) as running:
+        try:
+            signal.signal(signal.SIGTERM, before)
+            if early:
+                terminated(early[0], None)
+            code = running.wait()
+        except KeyboardInterrupt:  # has reached the command too, which comes to an end in its own order
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(INTERRUPTED_SECONDS)
+            running.terminate()
+            raise
+        except SystemExit:
+            running.terminate()
+            raise  # on leaving, the command is waited for
+    if code:
+        sys.exit(code)
+
+
+def terminated(number: int, frame: object) -> NoReturn:
+    """End the demo as SIGTERM asks, by way of what ends the command that runs."""
+    sys.exit(128 + number)
 
 
 def show() -> None:
@@ -174,6 +197,7 @@ def show() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     try:
         main()
     except KeyboardInterrupt:

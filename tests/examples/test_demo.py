@@ -1,5 +1,6 @@
 """The demo as a stranger meets it: interrupted again and again, then run to its end."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,6 +28,34 @@ def demo(checkout: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+
+
+def test_sigterm_ends_the_command_that_runs_too(checkout: Path) -> None:
+    command = (
+        "import runpy, sys; demo = runpy.run_path(sys.argv[1], run_name='demo'); signal = demo['signal']; "
+    )
+    command += "signal.signal(signal.SIGTERM, demo['terminated']); "
+    command += "demo['clipkit'].__globals__['sys'].executable = sys.argv[2]; demo['clipkit'](['train'])"
+    stage = checkout / "stage"
+    stage.write_text("#!/bin/sh\necho pid $$\nexec sleep 300\n")
+    stage.chmod(0o755)
+    script = checkout / "examples" / "emoji" / "demo.py"
+    with subprocess.Popen(
+        [sys.executable, "-c", command, str(script), str(stage)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        try:
+            child = next(int(line.split()[1]) for line in running.stdout if line.startswith("pid"))
+            running.terminate()
+            assert running.wait(timeout=30) == 143
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

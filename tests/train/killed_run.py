@@ -56,6 +56,7 @@ def fused_scale(model: Clip) -> Iterator[tuple[str, float]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `… &` ignores it
     setattr(os, "fsync", fused_fsync)  # noqa: B010
     torch.set_num_threads(1)
     config = TrainConfig.model_validate_json(CONFIG)

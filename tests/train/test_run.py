@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +36,7 @@ CONFIG = TrainConfig(
     workers=0,
 )
 COARSE = CONFIG.model_copy(update={"log_every": 4})
+CHILD: dict[str, Any] = {"start_new_session": True, "stdout": subprocess.PIPE, "text": True}
 CLOCK = {"samples_per_second", "data_wait"}
 
 
@@ -160,6 +163,20 @@ def test_the_result_says_what_was_done(tiny_dataset: Path, tmp_path: Path) -> No
     assert "125, and 3 at the end" in result.lines()
 
 
+@pytest.mark.parametrize("damage", ["missing", "copied"])
+def test_a_run_whose_link_was_lost_is_not_started_over(
+    tiny_dataset: Path, tmp_path: Path, whole: Path, damage: str
+) -> None:
+    path = tmp_path / "whole"
+    shutil.copytree(whole, path, symlinks=False)
+    assert not (path / "checkpoints" / "latest").is_symlink()
+    if damage == "missing":
+        (path / "checkpoints" / "latest").unlink()
+    result = run_it(tiny_dataset, path, evaluators=[lambda model: pytest.fail("evaluated again")])
+    assert result.finished_before and result.checkpoint.name == "epoch_3.pt"
+    assert lines(path) == lines(whole)
+
+
 def test_a_run_within_an_epoch_ends_with_a_step_file(tiny_dataset: Path, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"epochs": None, "samples_seen": 40, "save_every": None})
     result = run_it(tiny_dataset, tmp_path / "run", config)
@@ -189,17 +206,50 @@ def test_ctrl_c_reaches_the_loaders_too_and_the_step_is_kept(tiny_dataset: Path,
     run = RunDirectory(tmp_path / "run")
     config = CONFIG.model_copy(update={"workers": 2, "epochs": 60})
     command = child_command(tiny_dataset, run.path, config, "none", 1)
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as child:
-        while child.poll() is None and len(run.metrics.read()) < 3:
-            time.sleep(0.01)
-        os.killpg(child.pid, signal.SIGINT)
-        said, _ = child.communicate()
+    with subprocess.Popen(command, **CHILD) as child:
+        try:
+            while child.poll() is None and len(run.metrics.read()) < 3:
+                time.sleep(0.01)
+            os.killpg(child.pid, signal.SIGINT)
+            said, _ = child.communicate(timeout=60)
+        finally:
+            child.kill()
     last = run.metrics.read()[-1]["step"]
     assert said.startswith(f"stopped after step {last}; ")
     assert child.returncode == 130
     newest = run.latest()
     assert newest is not None
     assert torch.load(newest, weights_only=True)["step"] == last < 300
+
+
+def test_kill_9_leaves_no_loader_process(tiny_dataset: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    config = CONFIG.model_copy(update={"workers": 2, "epochs": 10_000})
+    with subprocess.Popen(child_command(tiny_dataset, run.path, config, "none", 1), **CHILD) as child:
+        try:
+            while child.poll() is None and len(run.metrics.read()) < 3:
+                time.sleep(0.01)
+            assert len(in_session(child.pid)) > 2
+            child.kill()
+            child.wait()
+            end = time.monotonic() + 15
+            while in_session(child.pid) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert in_session(child.pid) == []
+        finally:
+            for pid in in_session(child.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def in_session(session: int) -> list[int]:
+    """The processes of a session that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.parametrize(

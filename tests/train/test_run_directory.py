@@ -165,6 +165,41 @@ def test_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
         run.latest()
 
 
+def settings(batch_size: int, samples: int) -> dict[str, object]:
+    return {"batch_size": batch_size, "data": {"samples": samples}}
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["no-latest", "latest-is-a-file"])
+@pytest.mark.parametrize(("steps", "newest"), [(3, "epoch_2.pt"), (25, "step_25.pt")])
+def test_a_copy_without_the_link_goes_on_from_what_is_furthest_trained(
+    tmp_path: Path, copied: bool, steps: int, newest: str
+) -> None:
+    run = RunDirectory(tmp_path / "runs" / "copy")
+    for number, name in enumerate(["epoch_2.pt", "epoch_1.pt", f"step_{steps}.pt", "epoch_99_best.pt"]):
+        checkpoint(run, name, number)
+    if copied:
+        checkpoint(run, "latest", 0)
+    run.write_config(settings(batch_size=4, samples=40))
+    assert run.latest() == newest_checkpoint(tmp_path / "runs") == run.checkpoints / newest
+    run.set_latest(checkpoint(run, "epoch_3.pt"), None, LENGTH)
+    assert (run.checkpoints / "latest").is_symlink()
+    assert run.latest() == run.checkpoints / "epoch_3.pt"
+
+
+def test_a_copy_of_latest_alone_is_a_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    path = checkpoint(run, "latest")
+    assert run.latest() == path
+
+
+def test_without_link_and_settings_nothing_is_guessed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    checkpoint(run, "epoch_1.pt")
+    checkpoint(run, "step_50.pt")
+    with pytest.raises(CheckpointError, match=r"to tell which of 2 checkpoints is the newest"):
+        run.latest()
+
+
 def test_latest_names_no_file_elsewhere(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     (tmp_path / "evil.pt").write_bytes(b"")
