@@ -64,6 +64,22 @@ class Index:
         lines = "".join(f"{shard.name}\t{shard.samples}\t{shard.sha256}\n" for shard in self.shards)
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    def check_files(self, directory: Path) -> None:
+        """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed."""
+        for shard in self.shards:
+            path = directory / shard.name
+            try:
+                found = path.stat().st_size
+            except FileNotFoundError:
+                raise DatasetError(
+                    f"{path}: the index lists this shard, but it is missing; "
+                    "restore it, or ingest again into a new directory"
+                ) from None
+            if found != shard.bytes:
+                raise DatasetError(
+                    f"{path}: expected {shard.bytes} bytes as the index says, found {found}; restore it"
+                )
+
     def write(self, directory: Path) -> None:
         """Replace the directory's index by this one: shards by number, then failure files."""
         self.entries.sort(key=lambda entry: (entry.kind != "shard", entry.name))

@@ -53,7 +53,7 @@ class ShardSet:
         if not self.sizes.sum():
             raise DatasetError(f"{self.directory}: expected samples, found none; see its failures/ for why")
         self._bytes = [shard.bytes for shard in index.shards]
-        self._check_files(self._bytes)
+        index.check_files(self.directory)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def __len__(self) -> int:
@@ -114,18 +114,3 @@ class ShardSet:
                 f"{path}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"
             )
         return ranges
-
-    def _check_files(self, sizes: list[int]) -> None:
-        for name, size in zip(self.names, sizes, strict=True):
-            try:
-                found = (self.directory / name).stat().st_size
-            except FileNotFoundError:
-                raise DatasetError(
-                    f"{self.directory / name}: the index lists this shard, but it is missing; "
-                    "restore it, or ingest again into a new directory"
-                ) from None
-            if found != size:
-                raise DatasetError(
-                    f"{self.directory / name}: expected {size} bytes as the index says, found {found}; "
-                    "restore it"
-                )

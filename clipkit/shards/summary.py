@@ -71,6 +71,7 @@ class Summary(NamedTuple):
 def summarize(directory: Path) -> Summary:
     """Count what the dataset in `directory` holds. Raises DatasetError if it is not one, or damaged."""
     index = read_index(directory)
+    index.check_files(directory)
     counts: dict[str, list[np.ndarray]] = {name: [] for name in _COUNTED}
     images: list[np.ndarray] = []
     captions: list[np.ndarray] = []
