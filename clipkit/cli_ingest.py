@@ -42,7 +42,12 @@ def _run(
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
     connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
     per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N records.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first N records; a larger N later appends the next.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try again what failed for a reason that may pass.")
+    ] = False,
     retries: Annotated[int, typer.Option(help="Further attempts after failures that can pass.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds for a connect, and for a stall.")] = 10.0,
     deadline: Annotated[float, typer.Option(help="Seconds for one URL, all attempts and waits.")] = 60.0,
@@ -59,7 +64,7 @@ def _run(
     from clipkit.ingest.run import ingest
 
     config = config_of(IngestConfig, locals())
-    show(ingest(source, out or Path(source.stem), config), as_json)
+    show(ingest(source, out or Path(source.stem), config, retry_failed=retry_failed), as_json)
 
 
 _SHARED = list(inspect.signature(_run).parameters.values())[1:]

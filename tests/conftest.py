@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.shards.dataset import DatasetDescription, SourceFile, Totals, open_for_ingest
+from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
 from tests.serving import Server
@@ -30,6 +30,7 @@ def _write_dataset(directory: Path, samples: int, chunk_rows: int = 50, fail_eve
         sources=(SourceFile(name="list.tsv", bytes=0, sha256="0" * 64),), image={}, chunk_rows=chunk_rows
     )
     with open_for_ingest(directory, description) as dataset:
+        dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(directory)
         chunks = range(0, samples, chunk_rows)
         for chunk, first in enumerate(chunks):

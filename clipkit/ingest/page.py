@@ -15,6 +15,7 @@ from clipkit.shards.schemas import REASONS
 
 if TYPE_CHECKING:
     from clipkit.ingest.report import Report
+    from clipkit.shards.dataset import Pass
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SHORT_SIDES = (0, 64, 128, 256, 512, 1024, 2048)
@@ -169,8 +170,14 @@ def _origin(report: "Report") -> str:
         for file in report.description.sources
     )
     settings = ", ".join(f"{name} {value}" for name, value in report.description.image.items())
-    limit = f", limit {report.description.limit:,}" if report.description.limit else ""
-    return f"<h2>Made from</h2><table>{rows}</table><p class=soft>{_text(settings + limit)}</p>"
+    passes = "".join(f"<p class=soft>{_pass(each)}</p>" for each in report.passes)
+    return f"<h2>Made from</h2><table>{rows}</table>{passes}<p class=soft>{_text(settings)}</p>"
+
+
+def _pass(one: "Pass") -> str:
+    if one.kind == "retry":
+        return f"then {one.records:,} failures tried again"
+    return f"records {one.first:,} to {one.first + one.records - 1:,} of the list, counted from 0"
 
 
 def _ranges(counts: Counter[int], lower_bounds: Sequence[int]) -> list[tuple[str, int]]:

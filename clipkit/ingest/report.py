@@ -13,7 +13,7 @@ from clipkit.atomic import write_text
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.page import CAPTION_LENGTHS, SHORT_SIDES, render
-from clipkit.shards.dataset import DatasetDescription, read_dataset
+from clipkit.shards.dataset import DatasetDescription, Pass, read_dataset
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.shard_set import ShardSet
@@ -50,6 +50,7 @@ class Report:
 
     name: str
     description: DatasetDescription
+    passes: tuple[Pass, ...]
     shards: int
     samples: int
     failures: int
@@ -76,9 +77,11 @@ def write_report(directory: Path) -> Path:
 def gather(directory: Path) -> Report:
     """Count what the page shows."""
     index = read_index(directory)
+    dataset = read_dataset(directory)
     report = Report(
         name=directory.resolve().name,
-        description=read_dataset(directory).description,
+        description=dataset.description,
+        passes=dataset.passes,
         shards=len(index.shards),
         samples=sum(entry.samples for entry in index.shards),
         failures=sum(entry.samples for entry in index.failure_files),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,18 +34,30 @@ class SourceFile(BaseModel):
 class DatasetDescription(BaseModel):
     """What a dataset is made from; another description is another dataset.
 
-    `image` holds the settings that the pictures' bytes depend on, `limit` the greatest number of
-    source records to use, `chunk_rows` how many records make a chunk, `reading` how the files were read
-    (which columns, say).
+    `image` holds the settings that the pictures' bytes depend on, `chunk_rows` how many records make a
+    chunk, `reading` how the files were read (which columns, say).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[SourceFile, ...]
     image: dict[str, int | float | bool | str | None]
-    limit: int | None = None
     chunk_rows: int = 1000
     reading: dict[str, str | bool] = {}
+
+
+class Pass(BaseModel):
+    """One pass over the source, which appends shards; the last shard of each may be shorter than others.
+
+    A "list" pass takes `records` records of the source from number `first` (0-based) on, which no earlier
+    pass took; a "retry" pass those `records` that had failed for a reason that may pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["list", "retry"]
+    first: int = 0
+    records: int
 
 
 class Totals(BaseModel):
@@ -60,17 +72,34 @@ class Totals(BaseModel):
 
 
 class Dataset:
-    """A dataset directory held for writing."""
+    """A dataset directory held for writing. All its `passes` but the last one are complete."""
 
-    def __init__(self, directory: Path, description: DatasetDescription, totals: Totals | None):
+    def __init__(
+        self,
+        directory: Path,
+        description: DatasetDescription,
+        passes: tuple[Pass, ...] = (),
+        totals: Totals | None = None,
+    ):
         self.directory = directory
         self.description = description
+        self.passes = passes
         self.totals = totals
 
     @property
     def complete(self) -> bool:
-        """Whether an ingest of this description has finished here."""
+        """Whether the last pass has finished."""
         return self.totals is not None
+
+    @property
+    def listed(self) -> int:
+        """How many records of the source the passes so far take, from its first one on."""
+        return sum(each.records for each in self.passes if each.kind == "list")
+
+    def begin(self, following: Pass) -> None:
+        """Begin another pass: until it has finished, the dataset is not complete."""
+        self.passes, self.totals = (*self.passes, following), None
+        self._write()
 
     def finish(self, totals: Totals) -> None:
         """Write the totals: from now on the dataset is complete."""
@@ -80,6 +109,7 @@ class Dataset:
     def _write(self) -> None:
         content: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, "clipkit": VERSION}
         content |= self.description.model_dump(mode="json")
+        content["passes"] = [each.model_dump() for each in self.passes]
         content |= {"totals": self.totals.model_dump() if self.totals else None, "parent": None}
         write_json(self.directory / DATASET_FILE, content)
 
@@ -102,7 +132,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
             dataset = read_dataset(directory)
             _check_same(directory, dataset.description, description)
         else:
-            dataset = Dataset(directory, description, None)
+            dataset = Dataset(directory, description)
             dataset._write()
         yield dataset
 
@@ -134,8 +164,9 @@ def read_dataset(directory: Path) -> Dataset:
         )
     try:
         described = {name: content[name] for name in DatasetDescription.model_fields if name in content}
+        passes = tuple(Pass.model_validate(each) for each in content.get("passes", ()))
         totals = Totals.model_validate(content["totals"]) if content.get("totals") else None
-        return Dataset(directory, DatasetDescription.model_validate(described), totals)
+        return Dataset(directory, DatasetDescription.model_validate(described), passes, totals)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -174,7 +205,7 @@ def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescriptio
 def _flat(description: DatasetDescription) -> dict[str, Any]:
     flat: dict[str, Any] = {f"image.{name}": value for name, value in description.image.items()}
     flat |= {f"reading.{name}": value for name, value in description.reading.items()}
-    flat |= {"limit": description.limit, "chunk_rows": description.chunk_rows}
+    flat["chunk_rows"] = description.chunk_rows
     flat["sources"] = [source.name for source in description.sources]
     flat |= {f"sha256 of {source.name}": source.sha256 for source in description.sources}
     return flat

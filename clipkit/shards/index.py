@@ -31,15 +31,18 @@ class IndexEntry(NamedTuple):
 
 
 class IngestProgress(NamedTuple):
-    """How far the source has been packed: the next sample to place and the next failures to file.
+    """How far a pass over the source has been packed: the next sample to place, the next failures to file.
 
-    `chunk` and `row` name the first row of the chunks' tables that no shard holds yet; `failures` is the
-    first chunk whose failures are in no failure file yet. Chunks below both are done with.
+    `pass_number` is the pass's place among the dataset's, from 0. `chunk` and `row` name the first row of its
+    chunks' tables that no shard holds yet; `failures` is the first chunk whose failures are in no failure
+    file yet. Chunks below both are done with. Its failure files are numbered from `first_failure_file` on.
     """
 
+    pass_number: int = 0
     chunk: int = 0
     row: int = 0
     failures: int = 0
+    first_failure_file: int = 0
 
 
 @dataclass

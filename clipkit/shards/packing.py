@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.atomic import TEMPORARIES, replaced, write_json, write_table
+from clipkit.atomic import TEMPORARIES, replaced, write_json
 from clipkit.errors import DatasetError
+from clipkit.shards.failure_files import FAILURES, write_failures
 from clipkit.shards.format import (
     HEADER_BYTES,
     SHARD_SAMPLES,
@@ -27,11 +28,11 @@ from clipkit.shards.format import (
     tar_end,
     tar_member,
 )
-from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress, read_index
+from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
+from clipkit.shards.parquet import write_hashed
 from clipkit.shards.parts import PARTS, complete_parts, is_complete, part_paths, read_part
 from clipkit.shards.schemas import FAILURE_SCHEMA, manifest_schema
 
-FAILURES = "failures"
 FAILURE_FILE_CHUNKS = 100
 _SHARDS = 6 * "[0-9]" + ".tar"
 
@@ -52,10 +53,11 @@ class _Piece(NamedTuple):
 
 
 class Packer:
-    """Packs the parts of one dataset directory; create it once, `add` each part, then `finish`.
+    """Packs the parts of one pass into a dataset directory; create it once, `add` each part, then `finish`.
 
-    Continues where the index says that an earlier one stopped. Raises DatasetError for an index that
-    cannot be read, OSError as the file system does; a shard is either committed whole or does not exist.
+    Continues where the index says that an earlier one stopped; a pass's first sample begins a new shard.
+    Raises DatasetError for an index that cannot be read, OSError as the file system does; a shard is either
+    committed whole or does not exist.
     """
 
     def __init__(self, directory: Path, *, commit_seconds: float = 5.0):
@@ -135,7 +137,9 @@ class Packer:
         packed_to = self._pieces[0].chunk if self._pieces else self._loaded
         self._file_failures(self._loaded - self._loaded % FAILURE_FILE_CHUNKS)
         row = int(self._pieces[0].rows[0]) if self._pieces else 0
-        self._index.progress = IngestProgress(packed_to, row, self._failures)
+        self._index.progress = self._index.progress._replace(
+            chunk=packed_to, row=row, failures=self._failures
+        )
         self._index.write(self._directory)
         self._committed = time.monotonic()
         self._remove_parts(packed_to)
@@ -143,9 +147,10 @@ class Packer:
     def _file_failures(self, end: int) -> None:
         while self._failures < end:
             stop = min(self._failures + FAILURE_FILE_CHUNKS, end)
-            entry = _write_failures(self._directory, range(self._failures, stop))
-            if entry:
-                self._index.entries.append(entry)
+            number = self._index.progress.first_failure_file + self._failures // FAILURE_FILE_CHUNKS
+            failures = _failures(self._directory, range(self._failures, stop))
+            if len(failures):
+                self._index.entries.append(write_failures(self._directory, number, failures))
             self._failures = stop
 
     def _remove_parts(self, packed_to: int) -> None:
@@ -192,7 +197,7 @@ def _write_shard(directory: Path, number: int, pieces: list[_Piece]) -> IndexEnt
         digest.update(end)
         tar.write(end)
     manifest = _manifest(samples, keys, content_offsets)
-    manifest_sha256 = _write_hashed(path.with_suffix(".parquet"), manifest)
+    manifest_sha256 = write_hashed(path.with_suffix(".parquet"), manifest)
     return IndexEntry("shard", path.name, len(keys), size + len(end), digest.hexdigest(), manifest_sha256)
 
 
@@ -218,21 +223,9 @@ def _manifest(samples: pa.Table, keys: list[str], content_offsets: list[tuple[in
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _write_failures(directory: Path, chunks: range) -> IndexEntry | None:
+def _failures(directory: Path, chunks: range) -> pa.Table:
     tables = []
     for chunk in chunks:
         part = read_part(directory, chunk)
         tables.append(part.filter(pc.is_valid(part["reason"])).select(FAILURE_SCHEMA.names))
-    failures = pa.concat_tables(tables).combine_chunks()
-    if not len(failures):
-        return None
-    path = directory / FAILURES / f"{chunks.start // FAILURE_FILE_CHUNKS:06d}.parquet"
-    path.parent.mkdir(exist_ok=True)
-    sha256 = _write_hashed(path, failures)
-    name = path.relative_to(directory).as_posix()
-    return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
-
-
-def _write_hashed(path: Path, table: pa.Table) -> str:
-    write_table(path, table)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return pa.concat_tables(tables).combine_chunks()

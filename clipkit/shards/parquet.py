@@ -1,10 +1,12 @@
-"""Reading the dataset's Parquet files, whatever is wrong with them in one line."""
+"""The dataset's Parquet files: read with whatever is wrong in one line, written with their hash."""
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
 
 
@@ -17,3 +19,9 @@ def read_parquet(path: Path, expected: str, columns: list[str] | None = None) ->
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
+
+
+def write_hashed(path: Path, table: pa.Table) -> str:
+    """Replace `path` by the table; return the file's SHA-256 in hex."""
+    write_table(path, table)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,6 +13,7 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, part_schema
 
 PARTS = "parts"
+_TABLES = 8 * "[0-9]" + ".parquet"
 
 
 def part_paths(directory: Path, chunk: int) -> tuple[Path, Path]:
@@ -28,7 +29,7 @@ def is_complete(directory: Path, chunk: int) -> bool:
 
 def complete_parts(directory: Path) -> Iterator[int]:
     """Yield the numbers of the parts that are whole on disk, ascending."""
-    yield from sorted(int(path.stem) for path in (directory / PARTS).glob("*.parquet"))
+    yield from sorted(int(path.stem) for path in (directory / PARTS).glob(_TABLES))
 
 
 class PartWriter:

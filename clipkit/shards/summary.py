@@ -1,7 +1,6 @@
 """What a dataset holds, counted from its index, manifests and failure files."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.shards.dataset import is_unfinished
+from clipkit.shards.failure_files import failures_of
 from clipkit.shards.index import read_index
 from clipkit.shards.parquet import read_parquet
 from clipkit.tables import size, table
 
 _COUNTED = ("width", "height", "image_bytes", "caption_characters")
-_FAILURE_FILE = "a failure file"
 _MANIFEST_COLUMNS = ("width", "height", "image_bytes", "caption", "sha256")
 
 
@@ -84,8 +83,7 @@ def summarize(directory: Path) -> Summary:
         images.append(_hashes(table["sha256"]))
         captions.append(_hashes(table["caption"]))
     reasons: Counter[str] = Counter()
-    for entry in index.failure_files:
-        failures = read_parquet(directory / entry.name, _FAILURE_FILE, ["reason"])
+    for failures in failures_of(directory, ["reason"]):
         reasons.update(failures["reason"].to_pylist())
     spreads = {name: _spread(np.concatenate(values or [np.zeros(0)])) for name, values in counts.items()}
     return Summary(
@@ -100,12 +98,6 @@ def summarize(directory: Path) -> Summary:
         distinct_captions=_distinct(captions),
         finished=not is_unfinished(directory),
     )
-
-
-def failures_of(directory: Path) -> Iterator[pa.Table]:
-    """Yield the dataset's failure files, one table each (FAILURE_SCHEMA)."""
-    for entry in read_index(directory).failure_files:
-        yield read_parquet(directory / entry.name, _FAILURE_FILE)
 
 
 def _hashes(texts: pa.ChunkedArray) -> np.ndarray:

@@ -10,8 +10,9 @@ import pytest
 from clipkit.errors import DatasetError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import Engine, Outcomes, local
+from clipkit.ingest.result import IngestResult
 from clipkit.ingest.rows import Chunk, ChunkOutcome
-from clipkit.ingest.run import IngestResult, ingest
+from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
 from clipkit.shards.schemas import FAILURE_SCHEMA

@@ -21,7 +21,8 @@ import webdataset as wds
 from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.run import IngestResult, ingest
+from clipkit.ingest.result import IngestResult
+from clipkit.ingest.run import ingest
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize

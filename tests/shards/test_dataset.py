@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import DatasetDescription, SourceFile, Totals, open_for_ingest, read_dataset
+from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest, read_dataset
 
 
 def described(**changes: object) -> DatasetDescription:
@@ -19,16 +19,27 @@ def test_a_dataset_is_created_continued_and_finished(tmp_path: Path) -> None:
         assert not dataset.complete
     with open_for_ingest(directory, described()) as dataset:
         assert not dataset.complete
+        dataset.begin(Pass(kind="list", records=3))
         dataset.finish(Totals(records=3, samples=2, failures=1, shards=1))
     assert read_dataset(directory).totals == Totals(records=3, samples=2, failures=1, shards=1)
     assert read_dataset(directory).description == described()
+
+
+def test_another_pass_makes_a_dataset_unfinished_until_its_end(tmp_path: Path) -> None:
+    with open_for_ingest(tmp_path, described()) as dataset:
+        dataset.begin(Pass(kind="list", records=3))
+        dataset.finish(Totals(records=3, samples=2, failures=1, shards=1))
+        dataset.begin(Pass(kind="retry", records=1))
+    again = read_dataset(tmp_path)
+    assert (again.complete, again.listed) == (False, 3)
+    assert [each.kind for each in again.passes] == ["list", "retry"]
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         (described(image={"image_size": 224}), "image.image_size was 256, now 224"),
-        (described(limit=10), "limit was None, now 10"),
+        (described(chunk_rows=10), "chunk_rows was 1000, now 10"),
         (described(sources=(SourceFile(name="list.tsv", bytes=3, sha256="cd" * 32),)), "sha256 of list.tsv"),
     ],
 )

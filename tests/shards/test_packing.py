@@ -207,7 +207,7 @@ directory = Path({str(tmp_path)!r})
 with PartWriter(directory, 0) as writer:
     for row in range(2500):
         writer.success(dict(source="s", source_row=row, url="u", caption="c", ext="jpg"), b"image")
-packing.write_table = lambda path, table: os.kill(os.getpid(), signal.SIGKILL)
+packing.write_hashed = lambda path, table: os.kill(os.getpid(), signal.SIGKILL)
 packing.Packer(directory)._seal(1000)
 """
     finished = subprocess.run([sys.executable, "-c", program], env=os.environ, check=False)

@@ -1,0 +1,48 @@
+"""Failure files: the source's records that gave no sample, and why."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from clipkit.shards.index import Index, IndexEntry, read_index
+from clipkit.shards.parquet import read_parquet, write_hashed
+
+FAILURES = "failures"
+_NUMBER = re.compile(r"failures/(\d{6})\.parquet")
+
+
+def failures_of(directory: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the dataset's failure files, one table each: FAILURE_SCHEMA, or these columns of it.
+
+    Raises DatasetError as reading does.
+    """
+    for entry in read_index(directory).failure_files:
+        yield read_failures(directory, entry, columns)
+
+
+def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None = None) -> pa.Table:
+    """Read one failure file. Raises DatasetError as reading does."""
+    return read_parquet(directory / entry.name, "a failure file", columns)
+
+
+def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEntry:
+    """Write failure file number `number`; it exists once the index lists the returned entry."""
+    path = directory / FAILURES / f"{number:06d}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    sha256 = write_hashed(path, failures)
+    name = path.relative_to(directory).as_posix()
+    return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
+
+
+def next_number(index: Index) -> int:
+    """Return the first number above those of the index's failure files."""
+    return max((number_of(entry) + 1 for entry in index.failure_files), default=0)
+
+
+def number_of(entry: IndexEntry) -> int:
+    """Return a failure file's number."""
+    match = _NUMBER.fullmatch(entry.name)
+    assert match  # as read_index has it
+    return int(match[1])

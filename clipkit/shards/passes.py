@@ -1,0 +1,91 @@
+"""Passes: how ingest comes back to a finished dataset, for more of its source or for what failed.
+
+Before a retry pass the records that it tries are taken out of the failure files; from then on they are to be
+done, and end as samples or failures once more.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipkit.atomic import replaced
+from clipkit.shards.failure_files import failures_of, next_number, read_failures, write_failures
+from clipkit.shards.index import Index, IngestProgress, read_index
+from clipkit.shards.parquet import read_parquet
+from clipkit.shards.parts import PARTS
+
+_RETRIED = "retried.parquet"
+_RETRIED_SCHEMA = pa.schema([("source", pa.string()), ("source_row", pa.int64())])
+
+
+def begin_pass(directory: Path, number: int, *, retry: bool) -> None:
+    """Make the finished dataset in `directory` ready for pass `number`; what is ready stays as it is.
+
+    A `retry` pass takes the failures that may pass out of their files. Raises DatasetError as reading does,
+    OSError as the file system does; a pass is either begun whole or not at all.
+    """
+    if number == 0:
+        return
+    index = read_index(directory)
+    if index.progress.pass_number == number:
+        return
+    parts = directory / PARTS
+    if parts.exists():  # all of them packed: their chunks' numbers are given anew
+        shutil.rmtree(parts)
+    first = next_number(index)
+    if retry:
+        parts.mkdir()
+        first = _take_out(directory, index, first)
+    index.progress = IngestProgress(pass_number=number, first_failure_file=first)
+    index.write(directory)
+
+
+def retryable(directory: Path) -> int:
+    """Return how many of the dataset's failures may pass. Raises DatasetError as reading does."""
+    counts = (pc.sum(table["retryable"]).as_py() or 0 for table in failures_of(directory, ["retryable"]))
+    return sum(counts)
+
+
+class Retried:
+    """The records that a begun retry pass tries: a bit for each record up to the last one of them."""
+
+    def __init__(self, directory: Path):
+        table = read_parquet(directory / PARTS / _RETRIED, "the records to retry")
+        self._bits: dict[str, bytes] = {}
+        for name in table["source"].unique().to_pylist():
+            rows = table.filter(pc.equal(table["source"], name))["source_row"].to_numpy()
+            bits = np.zeros(int(rows.max()) // 8 + 1, dtype=np.uint8)
+            np.bitwise_or.at(bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+            self._bits[name] = bits.tobytes()
+
+    def __contains__(self, record: tuple[str, int]) -> bool:
+        """Tell whether the record (source, source_row) is among them."""
+        source, row = record
+        bits = self._bits.get(source, b"")
+        return row >> 3 < len(bits) and bool(bits[row >> 3] >> (row & 7) & 1)
+
+
+def _take_out(directory: Path, index: Index, number: int) -> int:
+    """Write the failures that may pass to a file of their own; return the next failure file's number."""
+    entries = index.shards
+    with (
+        replaced(directory / PARTS / _RETRIED) as temporary,
+        pq.ParquetWriter(temporary, _RETRIED_SCHEMA, compression="zstd") as retried,
+    ):
+        for entry in index.failure_files:
+            failures = read_failures(directory, entry)
+            may_pass = failures["retryable"]
+            taken = failures.filter(may_pass).select(_RETRIED_SCHEMA.names)
+            if not len(taken):
+                entries.append(entry)
+                continue
+            retried.write_table(taken)
+            if len(taken) < len(failures):
+                entries.append(write_failures(directory, number, failures.filter(pc.invert(may_pass))))
+                number += 1
+    index.entries = entries
+    return number

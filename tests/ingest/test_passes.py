@@ -1,0 +1,252 @@
+"""Further passes over a finished dataset: more of its list, and what failed before."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import DatasetError, NetworkError
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.engines import Outcomes, local
+from clipkit.ingest.result import IngestResult
+from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.ingest.run import ingest
+from clipkit.ingest.table_files import table_files
+from clipkit.ingest.worker import PartMaker
+from clipkit.shards.dataset import read_dataset
+from clipkit.shards.index import read_index
+from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.summary import summarize
+from tests.serving import Server, answer, encoded, photo
+
+RECORDS = 1300
+CONFIG = IngestConfig(
+    allow_private_hosts=True, image_size=32, workers=2, chunk_rows=100, backoff=0.01, retries=0, timeout=30
+)
+BUSY, GONE, LATE = 3, 5, 7  # rows modulo 10: 503 while the server is ill, 404 always, 503 for longer
+
+
+class Illness:
+    """How ill the server is: 2 at first, 1 when the busy rows are well again, 0 when all are."""
+
+    level = 2
+
+
+@pytest.fixture
+def illness() -> Illness:
+    return Illness()
+
+
+@pytest.fixture
+def listed(server: Server, illness: Illness, tmp_path: Path) -> Path:
+    pictures = [answer(encoded(photo(40 + seed, 50, seed))) for seed in range(40)]
+
+    def route(row: int) -> None:
+        def respond(request: BaseHTTPRequestHandler) -> None:
+            sick = {BUSY: illness.level > 1, GONE: True, LATE: illness.level > 0}.get(row % 10)
+            failure = answer(b"", 404 if row % 10 == GONE else 503)
+            (failure if sick else pictures[row % 40])(request)
+
+        server.add(f"/{row}.jpg", respond)
+
+    for row in range(RECORDS):
+        route(row)
+    path = tmp_path / "list.csv"
+    records = [f"{server.url(f'/{row}.jpg')},picture {row},{row * 2}" for row in range(RECORDS)]
+    path.write_text("url,caption,twice\n" + "\n".join(records))
+    return path
+
+
+def run(path: Path, out: Path, *, retry_failed: bool = False, **settings: object) -> IngestResult:
+    source = table_files([path], keep=["twice"])
+    return ingest(source, out, CONFIG.model_copy(update=settings), retry_failed=retry_failed)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "report.html")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def rows_of(out: Path) -> Iterator[tuple[int, bool]]:
+    """The source row of every sample and failure, and whether it is a sample."""
+    index = read_index(out)
+    for shard in index.shards:
+        manifest = pq.read_table((out / shard.name).with_suffix(".parquet"))
+        assert len(manifest) == shard.samples
+        for row in manifest.select(["source_row", "caption", "twice"]).to_pylist():
+            assert (row["caption"], row["twice"]) == (
+                f"picture {row['source_row']}",
+                f"{row['source_row'] * 2}",
+            )
+            yield row["source_row"], True
+    for entry in index.failure_files:
+        for number in pq.read_table(out / entry.name)["source_row"].to_pylist():
+            yield number, False
+
+
+def check_accounts(out: Path, records: int, samples: int) -> None:
+    rows = list(rows_of(out))
+    assert sorted(number for number, _ in rows) == list(range(records))
+    assert sum(is_sample for _, is_sample in rows) == samples == len(ShardSet(out))
+    totals = json.loads((out / "dataset.json").read_text())["totals"]
+    assert (totals["records"], totals["samples"], totals["failures"]) == (records, samples, records - samples)
+    assert {str(path.relative_to(out)) for path in out.rglob("failures/*.parquet")} == {
+        entry.name for entry in read_index(out).failure_files
+    }
+    assert not (out / "parts").exists()
+
+
+def test_only_what_may_pass_is_tried_again(
+    listed: Path, server: Server, illness: Illness, tmp_path: Path
+) -> None:
+    out = tmp_path / "dataset"
+    first = run(listed, out)
+    assert first.failures == {"http_5xx": 260, "http_4xx": 130}
+    assert first.retryable == 260
+    assert "260: --retry-failed tries them again" in first.lines()
+    sealed = {path.name: path.read_bytes() for path in out.glob("0*")}
+    server.hits.clear()
+
+    illness.level = 1
+    second = run(listed, out, retry_failed=True)
+    assert server.hits == {f"/{row}.jpg": 1 for row in range(RECORDS) if row % 10 in (BUSY, LATE)}
+    assert second.failures == {"http_4xx": 130, "http_5xx": 130}
+    assert (second.records, second.samples, second.fetched) == (RECORDS, 1040, 260)
+    check_accounts(out, RECORDS, 1040)
+    assert [shard.samples for shard in read_index(out).shards] == [910, 130], "appended, none changed"
+    assert all((out / name).read_bytes() == content for name, content in sealed.items())
+    assert "260 failures tried again" in (out / "report.html").read_text()
+
+    illness.level = 0
+    assert run(listed, out).was_complete, "without the option nothing is tried again"
+    third = run(listed, out, retry_failed=True)
+    assert (third.samples, third.failures) == (1170, {"http_4xx": 130})
+    check_accounts(out, RECORDS, 1170)
+    assert [each.records for each in read_dataset(out).passes] == [RECORDS, 260, 130]
+    server.hits.clear()
+    assert run(listed, out, retry_failed=True).was_complete, "nothing that may pass is left"
+    assert not server.hits
+    assert summarize(out).finished
+
+
+def test_a_larger_limit_appends(listed: Path, server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "dataset"
+    run(listed, out, limit=150)
+    check_accounts(out, 150, 105)
+    first = (out / "000000.tar").read_bytes()
+    server.hits.clear()
+    run(listed, out, limit=400)
+    assert server.hits == {f"/{row}.jpg": 1 for row in range(150, 400)}
+    check_accounts(out, 400, 280)
+    run(listed, out)
+    check_accounts(out, RECORDS, 910)
+    assert [shard.samples for shard in read_index(out).shards] == [105, 175, 630]
+    assert (out / "000000.tar").read_bytes() == first
+    with pytest.raises(DatasetError, match="at least the 1,300 records that it was made of, found 400"):
+        run(listed, out, limit=400)
+
+
+def test_an_unfinished_pass_is_finished_before_the_next(
+    listed: Path, illness: Illness, tmp_path: Path
+) -> None:
+    def stopping(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+        for number, outcome in enumerate(local(make, chunks, workers, window)):
+            yield outcome
+            if isinstance(outcome, ChunkOutcome) and number:
+                raise KeyboardInterrupt
+
+    source = table_files([listed], keep=["twice"])
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        ingest(source, out, CONFIG.model_copy(update={"limit": 500}), engine=stopping)
+    with pytest.raises(DatasetError, match="at least the 500 records"):
+        run(listed, out, limit=400)
+    run(listed, out, retry_failed=True)
+    assert [each.records for each in read_dataset(out).passes] == [500, 800, 260]
+    straight = tmp_path / "straight"
+    run(listed, straight, limit=500)
+    run(listed, straight)
+    run(listed, straight, retry_failed=True)
+    assert contents(out) == contents(straight)
+
+
+def test_a_retry_without_a_network_leaves_the_dataset_as_it_was(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "dataset"
+    run(listed, out)
+    before = contents(out)
+    with pytest.raises(NetworkError):
+        run(listed, out, retry_failed=True, proxy="http://127.0.0.1:9")
+    assert contents(out) == before
+    assert read_dataset(out).complete
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.run import ingest
+from clipkit.ingest.table_files import table_files
+
+path, out, config, moment = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+events = 0
+
+def count(event, values):
+    global events
+    if event in {"os.rename", "os.remove", "os.rmdir", "shutil.rmtree"} and str(values[0]).startswith(out):
+        events += 1
+        if events == moment:
+            os.killpg(0, signal.SIGKILL)
+
+sys.addaudithook(count)
+source = table_files([path], keep=["twice"])
+ingest(source, Path(out), IngestConfig.model_validate_json(config), retry_failed=True)
+print(events)
+"""
+
+
+def killed(path: Path, out: Path, moment: int) -> tuple[int, str]:
+    """Run a retry whose processes are killed at its so-manieth change of a file's name."""
+    command = [sys.executable, "-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json(), str(moment)]
+    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def killed_at_every(step: int, listed: Path, illness: Illness, tmp_path: Path) -> Counter[str]:
+    run(listed, tmp_path / "first")
+    illness.level = 1
+    unbroken = tmp_path / "unbroken"
+    subprocess.run(["cp", "-r", tmp_path / "first", unbroken], check=True)
+    code, events = killed(listed, unbroken, 0)
+    assert code == 0
+    outcomes = Counter[str]()
+    for moment in range(1, int(events) + 1, step):
+        out = tmp_path / f"killed{moment}"
+        subprocess.run(["cp", "-r", tmp_path / "first", out], check=True)
+        code, _ = killed(listed, out, moment)
+        assert code == -signal.SIGKILL
+        outcomes["finished" if read_dataset(out).complete else "unfinished"] += 1
+        run(listed, out, retry_failed=not read_dataset(out).passes[1:])
+        assert contents(out) == contents(unbroken), f"killed at change {moment} of {events}"
+    return outcomes
+
+
+def test_a_retry_killed_at_some_moments_ends_in_the_same_bytes(
+    listed: Path, illness: Illness, tmp_path: Path
+) -> None:
+    assert killed_at_every(7, listed, illness, tmp_path)["unfinished"] >= 2
+
+
+@pytest.mark.slow
+def test_a_retry_killed_at_every_moment_ends_in_the_same_bytes(
+    listed: Path, illness: Illness, tmp_path: Path
+) -> None:
+    assert killed_at_every(1, listed, illness, tmp_path)["unfinished"] >= 10
