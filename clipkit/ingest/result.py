@@ -1,15 +1,12 @@
 """What an ingest left behind, for a script and for a person."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
-
 from clipkit.ingest.report import REPORT_FILE
 from clipkit.ingest.tally import Tally
-from clipkit.shards.failure_files import failures_of
+from clipkit.shards.failure_files import count_reasons, count_retryable
 from clipkit.shards.index import read_index
 from clipkit.tables import size, table
 
@@ -58,11 +55,7 @@ class IngestResult(NamedTuple):
 
 def result_of(directory: Path, tallies: Sequence[Tally], seconds: float) -> IngestResult:
     """Count what the dataset in `directory` holds after a run of `seconds`, with one of `tallies` a pass."""
-    reasons: Counter[str] = Counter()
-    retryable = 0
-    for failures in failures_of(directory, ["reason", "retryable"]):
-        reasons.update(failures["reason"].to_pylist())
-        retryable += pc.sum(failures["retryable"]).as_py()
+    reasons = count_reasons(directory)
     shards = read_index(directory).shards
     samples = sum(shard.samples for shard in shards)
     return IngestResult(
@@ -70,7 +63,7 @@ def result_of(directory: Path, tallies: Sequence[Tally], seconds: float) -> Inge
         records=samples + reasons.total(),
         samples=samples,
         failures=dict(reasons.most_common()),
-        retryable=retryable,
+        retryable=count_retryable(directory),
         shards=len(shards),
         report=directory / REPORT_FILE,
         fetched=sum(tally.rows for tally in tallies),

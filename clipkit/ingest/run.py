@@ -18,8 +18,9 @@ from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_ingest
+from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
-from clipkit.shards.passes import Retried, begin_pass, retryable
+from clipkit.shards.passes import Retried, begin_pass
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
@@ -77,7 +78,7 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
     if wanted > dataset.listed or not dataset.passes:
         yield Pass(kind="list", first=dataset.listed, records=wanted - dataset.listed)
     is_retried = unfinished is not None and unfinished.kind == "retry"
-    if retry_failed and not is_retried and (records := retryable(dataset.directory)):
+    if retry_failed and not is_retried and (records := count_retryable(dataset.directory)):
         yield Pass(kind="retry", records=records)
 
 

@@ -1,10 +1,12 @@
 """Failure files: the source's records that gave no sample, and why."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipkit.shards.index import Index, IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet, write_hashed
@@ -20,6 +22,21 @@ def failures_of(directory: Path, columns: list[str] | None = None) -> Iterator[p
     """
     for entry in read_index(directory).failure_files:
         yield read_failures(directory, entry, columns)
+
+
+def count_reasons(directory: Path) -> Counter[str]:
+    """Return how many of the dataset's failures have which reason. Raises DatasetError as reading does."""
+    reasons: Counter[str] = Counter()
+    for failures in failures_of(directory, ["reason"]):
+        for counted in failures["reason"].value_counts().to_pylist():
+            reasons[counted["values"]] += counted["counts"]
+    return reasons
+
+
+def count_retryable(directory: Path) -> int:
+    """Return how many of the dataset's failures may pass. Raises DatasetError as reading does."""
+    counts = (pc.sum(table["retryable"]).as_py() or 0 for table in failures_of(directory, ["retryable"]))
+    return sum(counts)
 
 
 def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None = None) -> pa.Table:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.atomic import replaced
-from clipkit.shards.failure_files import failures_of, next_number, read_failures, write_failures
+from clipkit.shards.failure_files import next_number, read_failures, write_failures
 from clipkit.shards.index import Index, IngestProgress, read_index
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.parts import PARTS
@@ -42,12 +42,6 @@ def begin_pass(directory: Path, number: int, *, retry: bool) -> None:
         first = _take_out(directory, index, first)
     index.progress = IngestProgress(pass_number=number, first_failure_file=first)
     index.write(directory)
-
-
-def retryable(directory: Path) -> int:
-    """Return how many of the dataset's failures may pass. Raises DatasetError as reading does."""
-    counts = (pc.sum(table["retryable"]).as_py() or 0 for table in failures_of(directory, ["retryable"]))
-    return sum(counts)
 
 
 class Retried:

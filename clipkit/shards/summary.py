@@ -1,6 +1,5 @@
 """What a dataset holds, counted from its index, manifests and failure files."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.shards.dataset import is_unfinished
-from clipkit.shards.failure_files import failures_of
+from clipkit.shards.failure_files import count_reasons
 from clipkit.shards.index import read_index
 from clipkit.shards.parquet import read_parquet
 from clipkit.tables import size, table
@@ -82,9 +81,6 @@ def summarize(directory: Path) -> Summary:
             counts[name].append(column.to_numpy())
         images.append(_hashes(table["sha256"]))
         captions.append(_hashes(table["caption"]))
-    reasons: Counter[str] = Counter()
-    for failures in failures_of(directory, ["reason"]):
-        reasons.update(failures["reason"].to_pylist())
     spreads = {name: _spread(np.concatenate(values or [np.zeros(0)])) for name, values in counts.items()}
     return Summary(
         directory=str(directory),
@@ -92,7 +88,7 @@ def summarize(directory: Path) -> Summary:
         samples=sum(shard.samples for shard in index.shards),
         failures=sum(entry.samples for entry in index.failure_files),
         bytes=sum(shard.bytes for shard in index.shards),
-        reasons=dict(reasons.most_common()),
+        reasons=dict(count_reasons(directory).most_common()),
         **spreads,
         distinct_images=_distinct(images),
         distinct_captions=_distinct(captions),
