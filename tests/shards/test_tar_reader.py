@@ -115,6 +115,35 @@ def test_members_are_those_that_tarfile_finds(
     assert [each.name for each in expected] == [name for name, kind, _ in entries if kind == tarfile.REGTYPE]
 
 
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "pax"])
+def test_what_gnu_tar_packs_is_read(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    names = ["a.jpg", "a.txt", *([] if form in ("v7", "ustar") else [f"{'é' * 100}.jpg"])]
+    for name in names:
+        (folder / name).write_text(name)
+    (folder / "b.jpg").symlink_to("a.jpg")
+    os.link(folder / "a.jpg", folder / "c.jpg")
+    words = ["tar", f"--format={form}", "-C", str(tmp_path), "-cf", str(tmp_path / "x.tar")]
+    subprocess.run(
+        [*words, *(f"folder/{name}" for name in names), "folder/b.jpg", "folder/c.jpg"], check=True
+    )
+    with TarReader(tmp_path / "x.tar") as reader:
+        inside = {member.name: reader.read(member).decode() for member in reader.members()}
+    assert inside == {f"folder/{name}": name for name in names}
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_what_gnu_tar_packs_sparsely_is_refused(tmp_path: Path, form: str) -> None:
+    with (tmp_path / "a.jpg").open("wb") as stream:
+        stream.truncate(10 << 20)
+        stream.write(b"x")
+    words = ["tar", f"--format={form}", "--sparse", "-C", str(tmp_path), "-cf", str(tmp_path / "x.tar")]
+    subprocess.run([*words, "a.jpg"], check=True)
+    with pytest.raises(DatasetError, match="a plain member, found a sparse one; pack it without --sparse"):
+        members(tmp_path / "x.tar")
+
+
 PIECES = st.sampled_from(["a", "b", "a/a", "a/b", "./a", "A", "a b", "ü", "__c__", "__d__/a", "a.d/b"])
 ENDINGS = st.sampled_from([".jpg", ".JPG", ".txt", ".json", ".seg.png", ".", "", "x"])
 
