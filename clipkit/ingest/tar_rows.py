@@ -43,7 +43,7 @@ def describe(reader: TarReader, sample: Sample, manifest_row: Fields | None = No
 
 
 def row_of(tar: Path, source: str, number: int, described: Described, wanted: Wanted) -> UrlRow:
-    """Make sample number `number` of the tar `source` a row, with a problem if a picture or caption lacks."""
+    """Make sample `number` of the tar `source` a row, with a problem if its picture or caption is lacking."""
     fields = {} if isinstance(described.fields, Malformed) else described.fields
     members = described.sample.members
     picture = next((members[name] for name in PICTURES if name in members), None)
