@@ -153,3 +153,33 @@ def ingest_files(
     from clipkit.ingest.local_files import local_files
 
     return local_files(file, image_col, caption_col)
+
+
+@_command("tars")
+def ingest_tars(
+    src: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tars, folders of them, globs, or patterns as webdataset takes them: '{00000..00331}.tar'."
+        ),
+    ],
+    caption_col: Annotated[
+        str | None,
+        typer.Option(
+            help="The json's field of captions. Default: the txt member, else caption or text of the json."
+        ),
+    ] = None,
+    keep_col: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of the json for the manifest, as text; may be given several times."),
+    ] = None,
+) -> "Source":
+    """Adopt the samples of webdataset's or img2dataset's tars; run it again to continue.
+
+    A record is a sample of a tar, or a failure in img2dataset's Parquet file beside it. Pictures go through
+    the same step as those of the network: --keep-original adopts them byte for byte. Nothing is requested
+    but, with --retry-failed, what img2dataset did not get for a reason that may pass.
+    """
+    from clipkit.ingest.tars import tars
+
+    return tars(src, caption_col, keep_col or [])

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.model.config import available_models
+from clipkit.shards.shard_set import ShardSet
 from tests.serving import Server, answer, encoded, photo
+from tests.tars import write_img2dataset
 
 
 def clipkit(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -159,6 +161,55 @@ def test_ingest_of_files(tmp_path: Path) -> None:
     assert (result["out"], result["samples"], result["failures"]) == ("train", 1, {"bad_url": 1})
     refused = clipkit("ingest", "files", "train.csv", "--image-col", "image", cwd=tmp_path)
     assert_one_line(refused, "'image', found none among filepath, title")
+
+
+def test_ingest_of_tars(tmp_path: Path) -> None:
+    rows = [
+        {"url": f"http://h/{n}", "caption": f"picture {n}", "jpg": encoded(photo(300, 300, n))}
+        for n in range(5)
+    ]
+    gone = {
+        "url": "http://h/9",
+        "caption": "gone",
+        "status": "failed_to_download",
+        "error_message": "timed out",
+    }
+    for shard in (0, 1):
+        write_img2dataset(tmp_path / "images", shard, [*rows, gone])
+    words = ["ingest", "tars", "images/{00000..00001}.tar", "--keep-original", "--json"]
+    finished = clipkit(*words, "--keep-col", "status", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "check: 2 of 2 tars" in finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["out"], result["records"], result["failures"]) == ("00000", 12, {"timeout": 2})
+    ours = ShardSet(tmp_path / "00000")
+    assert [ours.read(0, row).image for row in range(10)] == [row["jpg"] for row in rows] * 2
+    manifest = pq.read_table(tmp_path / "00000" / "000000.parquet")
+    assert manifest["url"].to_pylist() == [row["url"] for row in rows] * 2
+    assert set(manifest["status"].to_pylist()) == {"success"}
+    summary = json.loads(clipkit("shards", "info", tmp_path / "00000", "--json").stdout)
+    assert summary["records"] == 12 and summary["reasons"] == {"timeout": 2}
+    words[2] = "images"
+    again = clipkit(*words, "--keep-col", "status", cwd=tmp_path)
+    assert json.loads(again.stdout)["was_complete"]
+    assert_one_line(clipkit(*words, cwd=tmp_path), "keep_col was '[\"status\"]', now '[]'")
+    assert_one_line(clipkit(*words, "--keep-col", "key", cwd=tmp_path), "--keep-col key", "has already")
+
+
+def test_tars_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
+    tar = write_img2dataset(tmp_path / "images", 0, [{"url": "u", "caption": "c", "jpg": encoded(photo())}])
+    before = sorted(tmp_path.rglob("*"))
+    for source, *expected in (
+        ("images/{00000..00002}.tar", "images/00001.tar, images/00002.tar", "found 2 of them missing"),
+        ("pipe:cat images/00000.tar", "found a command"),
+        ("https://h/00000.tar", "an address", "download them first"),
+        ("missing", "missing"),
+    ):
+        assert_one_line(clipkit("ingest", "tars", source, "--out", "dataset", cwd=tmp_path), *expected)
+    tar.write_bytes(tar.read_bytes()[:5000])
+    cut = clipkit("ingest", "tars", "images", "--out", "dataset", cwd=tmp_path)
+    assert_one_line(cut, "images/00000.tar", "at byte 1,536", "was it cut off?")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> None:

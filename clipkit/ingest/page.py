@@ -21,6 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-
 SHORT_SIDES = (0, 64, 128, 256, 512, 1024, 2048)
 CAPTION_LENGTHS = (0, 1, 20, 40, 60, 80, 100, 150, 300)
 _HOSTS = 15
+_FILES = 20
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -167,11 +168,13 @@ def _origin(report: "Report") -> str:
     rows = "".join(
         f"<tr><td><bdi>{_text(file.name)}</bdi></td><td class=n>{_bytes(file.bytes)}</td>"
         f"<td><code>{file.sha256}</code></td></tr>"
-        for file in report.description.sources
+        for file in report.description.sources[:_FILES]
     )
+    left = len(report.description.sources) - _FILES
+    more = f"<p class=soft>and {left:,} more files</p>" if left > 0 else ""
     settings = ", ".join(f"{name} {value}" for name, value in report.description.image.items())
     passes = "".join(f"<p class=soft>{_pass(each)}</p>" for each in report.passes)
-    return f"<h2>Made from</h2><table>{rows}</table>{passes}<p class=soft>{_text(settings)}</p>"
+    return f"<h2>Made from</h2><table>{rows}</table>{more}{passes}<p class=soft>{_text(settings)}</p>"
 
 
 def _pass(one: "Pass") -> str:

@@ -101,7 +101,7 @@ def _count_samples(report: Report, directory: Path, index: Index) -> None:
         manifest = (directory / entry.name).with_suffix(".parquet")
         table = read_parquet(manifest, "the shard's manifest", _COLUMNS)
         column = {name: table[name].to_pylist() for name in _COLUMNS}
-        report.hosts_ok.update(map(_host, column["url"]))
+        report.hosts_ok.update(host for url in column["url"] if (host := _host(url)))
         report.formats.update(column["original_format"])
         sides = map(min, column["original_width"], column["original_height"])
         report.short_sides.update(_bin(side, SHORT_SIDES) for side in sides)

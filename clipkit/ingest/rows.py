@@ -11,9 +11,10 @@ from clipkit.shards.schemas import REASONS
 class UrlRow:
     """One record of a source file; `source_row` is its 0-based number there.
 
-    `problem` says why the record is no URL and caption; `caption` then holds the record's text. `kept` are
-    the further columns that go into the manifest. `file` is the path of a picture on this machine, which is
-    read instead of requesting `url`.
+    `problem` says why the record is no URL and caption, `reason` which of REASONS that is; `caption` then
+    holds the record's text. `kept` are the further columns that go into the manifest. `file` is the path of a
+    picture on this machine, which is read instead of requesting `url`; with `span` (offset, bytes) the
+    picture is that part of the file, a tar.
     """
 
     source: str
@@ -23,6 +24,8 @@ class UrlRow:
     problem: str | None = None
     kept: Mapping[str, Any] | None = None
     file: str | None = None
+    reason: str = "bad_row"
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

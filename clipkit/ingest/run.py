@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from clipkit.errors import DatasetError, SourceError
@@ -174,7 +175,9 @@ class _OnePass:
         if self.which.kind == "list":
             return itertools.islice(self.source, self.which.first, self.which.first + self.which.records)
         retried = Retried(self.dataset.directory)
-        return (row for row in self.source if (row.source, row.source_row) in retried)
+        rows = (row for row in self.source if (row.source, row.source_row) in retried)
+        # What another tool could not fetch is a problem of the record until it is tried here.
+        return (replace(row, problem=None) if row.problem else row for row in rows)
 
 
 def _survived(

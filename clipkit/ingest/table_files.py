@@ -136,13 +136,18 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
     return UrlRow(source, number, url.strip(), caption, kept=kept)
 
 
-def _kept_fields(files: Sequence[Path], tables: Sequence[_Opened], keep: Sequence[str]) -> list[pa.Field]:
+def refuse_clashes(keep: Sequence[str]) -> None:
+    """Raise SourceError if the manifest cannot have columns of these names beside its own."""
     clashing = [name for name in keep if name in FIXED_COLUMNS or list(keep).count(name) > 1]
     if clashing:
         raise SourceError(
             f"--keep-col {clashing[0]}: expected a name of its own, found one that the manifest has already; "
             "its own columns are always there, others can be kept once"
         )
+
+
+def _kept_fields(files: Sequence[Path], tables: Sequence[_Opened], keep: Sequence[str]) -> list[pa.Field]:
+    refuse_clashes(keep)
     schemas = []
     for path, opened in zip(files, tables, strict=True):
         for name in keep:

@@ -103,7 +103,7 @@ class JsonLines(_Text):
         self._path = path
         with opened(path) as stream:
             records = [
-                _json_object(line) for line in itertools.islice(read_records(stream), _RECORDS_LOOKED_AT)
+                json_object(line) for line in itertools.islice(read_records(stream), _RECORDS_LOOKED_AT)
             ]
         objects = [record for record in records if not isinstance(record, Malformed)]
         if not objects:
@@ -119,11 +119,11 @@ class JsonLines(_Text):
         """See Table."""
         with opened(self._path) as stream:
             for line in read_records(stream):
-                record = _json_object(line)
+                record = json_object(line)
                 if isinstance(record, Malformed):
                     yield record
                 else:
-                    yield tuple([_as_text(record.get(name)) for name in names])
+                    yield tuple([as_text(record.get(name)) for name in names])
 
 
 class Parquet:
@@ -178,7 +178,8 @@ class Parquet:
         return SourceError(f"{self._path}: expected a Parquet file, found {found}")
 
 
-def _json_object(line: str) -> dict[str, Any] | Malformed:
+def json_object(line: str) -> dict[str, Any] | Malformed:
+    """Return the object that a line of JSON is, or why it is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -186,7 +187,8 @@ def _json_object(line: str) -> dict[str, Any] | Malformed:
     return record if isinstance(record, dict) else Malformed(line, "JSON, but no object")
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """Return a value of JSON as text, all but strings as JSON; what no UTF-8 can hold becomes U+FFFD."""
     if value is None:
         return None
     is_json = isinstance(value, dict | list | bool | int | float)
@@ -204,7 +206,7 @@ def _column(column: pa.Array) -> list[Any]:
     if _is_plain(kind) and not pa.types.is_string(kind):
         return values
     return [
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else _as_text(value) for value in values
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else as_text(value) for value in values
     ]
 
 

@@ -9,7 +9,9 @@ from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.report import gather
 from clipkit.ingest.run import ingest
+from clipkit.ingest.tars import tars
 from tests.serving import Server, answer, encoded, photo
+from tests.tars import write_tar
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -82,3 +84,13 @@ def test_the_page_has_the_counts(dataset: Path) -> None:
     page = Page((dataset / "report.html").read_text())
     assert page.tags.count("img") == 7
     assert "43.8%" in page.text
+
+
+def test_a_source_of_many_files_without_urls(tmp_path: Path) -> None:
+    for number in range(23):
+        sample = {"__key__": "k", "jpg": encoded(photo(seed=number)), "txt": "t"}
+        write_tar(tmp_path / f"{number}.tar", [sample])
+    out = ingest(tars([str(tmp_path / "*.tar")]), tmp_path / "dataset", IngestConfig(workers=1)).out
+    assert gather(out).hosts_ok == {}
+    page = Page((out / "report.html").read_text())
+    assert page.text.count(".tar") == 20 and "and 3 more files" in page.text

@@ -1,0 +1,83 @@
+"""What img2dataset (1.47) leaves beside its tars: a Parquet file with a row a URL, the failed ones included.
+
+A failed row has no member in the tar. Its `status` and the text of the exception tell why.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from clipkit.ingest.failures import status_reason
+from clipkit.ingest.records import shortened
+from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.table_files import row
+from clipkit.ingest.table_formats import Parquet, as_text
+
+COLUMNS = frozenset({"key", "url", "status", "error_message"})
+"""The columns by which its table is known."""
+
+_SUCCESS = "success"
+_HTTP = re.compile(r"HTTP Error (\d{3})\b")
+_MESSAGES = (
+    # what urllib, the sockets and img2dataset say (in lower case) → reason; the first that fits
+    ("timed out", "timeout"),
+    ("name or service not known", "dns_not_found"),
+    ("no address associated with hostname", "dns_not_found"),
+    ("nodename nor servname", "dns_not_found"),
+    ("name resolution", "dns_failed"),
+    ("connection reset", "reset"),
+    ("closed connection", "reset"),
+    ("connection refused", "connect"),
+    ("unreachable", "connect"),
+    ("no route to host", "connect"),
+    ("ssl", "tls"),
+    ("certificate", "tls"),
+    ("unknown url type", "scheme"),
+    ("no host given", "bad_url"),
+    ("control characters", "bad_url"),
+    ("nonnumeric port", "bad_url"),
+    ("invalid ipv6 url", "bad_url"),
+    ("codec can't encode", "bad_url"),
+    ("with 'idna' codec", "bad_url"),
+    ("incompleteread", "truncated"),
+    ("x-robots-tag", "opted_out"),
+    ("image too small", "too_small"),
+    ("image area too large", "too_many_pixels"),
+    ("aspect ratio too large", "aspect"),
+    ("!buf.empty()", "empty"),
+)
+_OTHERWISE = {"failed_to_resize": "broken_image"}
+
+
+def count_failures(table: Parquet) -> int:
+    """Count the rows that are no success."""
+    return sum(1 for values in table.read(["status"]) if values[0] != _SUCCESS)
+
+
+def failed_rows(source: str, table: Parquet, keep: Sequence[str] = ()) -> Iterator[UrlRow]:
+    """Yield the rows that are no success, as rows of the file `source` with the reason they failed for.
+
+    Those of the `keep` columns that the table has come along as text.
+    """
+    names = [name for name in ("status", "error_message", "url", "caption", *keep) if name in table.names]
+    for number, values in enumerate(table.read(names)):
+        fields = dict(zip(names, values, strict=True))
+        status, message = fields["status"], fields["error_message"]
+        if status != _SUCCESS:
+            kept = [as_text(fields.get(name)) for name in keep]
+            made = row(source, number, (fields["url"], fields.get("caption", ""), *kept), keep)
+            yield made if made.problem else _failed(made, str(status), str(message))
+
+
+def reason_of(status: str, message: str) -> str:
+    """Return the reason of `REASONS` for a row's status and error message; `protocol` for any other error."""
+    if http := _HTTP.match(message):
+        return status_reason(int(http[1])) or "protocol"
+    lower = message.lower()
+    fitting = (reason for words, reason in _MESSAGES if words in lower)
+    return next(fitting, _OTHERWISE.get(status, "protocol"))
+
+
+def _failed(made: UrlRow, status: str, message: str) -> UrlRow:
+    words = shortened(" ".join(message.split()), 200) or status
+    return replace(made, problem=f"img2dataset: {words}", reason=reason_of(status, message))

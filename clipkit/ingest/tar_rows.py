@@ -1,0 +1,127 @@
+"""A sample of a tar as a row: its caption and fields are read, its picture stays where it lies."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit.errors import SourceError
+from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
+from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.table_formats import as_text, json_object
+from clipkit.shards.tar_reader import Member, Sample, TarReader
+
+PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
+"""Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
+CAPTIONS = ("caption", "text")
+"""The json's fields that hold the caption of a sample without a txt member."""
+MEMBERS = frozenset({*PICTURES, "txt", "json"})
+"""The extensions that count; all other members are ignored and never read."""
+
+Fields = Mapping[str, Any]
+
+
+class Described(NamedTuple):
+    """A sample with its fields (of its json, or its row in a manifest) and the text of its txt member."""
+
+    sample: Sample
+    fields: Fields | Malformed
+    text: str | Malformed | None
+
+
+class Wanted(NamedTuple):
+    """What is taken of the fields: the caption, if it shall not be the txt member, and those to keep."""
+
+    caption: str | None
+    keep: Sequence[str]
+
+
+def describe(reader: TarReader, sample: Sample, manifest_row: Fields | None = None) -> Described:
+    """Read the small members of a sample; its row in a manifest, if there is one, is in place of its json."""
+    text = _text(reader, sample.members["txt"]) if "txt" in sample.members else None
+    return Described(sample, manifest_row or _fields(reader, sample), text)
+
+
+def row_of(tar: Path, source: str, number: int, described: Described, wanted: Wanted) -> UrlRow:
+    """Make sample `number` of the tar `source` a row, with a problem if its picture or caption is lacking."""
+    fields = {} if isinstance(described.fields, Malformed) else described.fields
+    members = described.sample.members
+    picture = next((members[name] for name in PICTURES if name in members), None)
+    caption = _caption(described, wanted.caption)
+    url = as_text(fields.get("url")) or ""
+    if problem := _problem(described, wanted, caption, picture):
+        key = described.sample.key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        text = caption if isinstance(caption, str) else ""
+        return UrlRow(source, number, url, text, f"{shortened(key)}: {problem}")
+    assert isinstance(caption, str) and picture is not None
+    kept = {name: as_text(fields.get(name)) for name in wanted.keep} if wanted.keep else None
+    span = (picture.offset, picture.size)
+    return UrlRow(source, number, url, caption, kept=kept, file=str(tar), span=span)
+
+
+def read_member(path: str, offset: int, size: int, max_bytes: int) -> Fetched | Failed:
+    """Return the picture of `size` bytes at `offset` of a tar; more than `max_bytes` is `too_large`.
+
+    Raises SourceError if the tar is no longer what it was.
+    """
+    if size > max_bytes:
+        return Failed("too_large", f"more than {max_bytes:,} bytes")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _changed(path, f"that it cannot be read ({error.strerror})") from None
+    if len(data) != size:
+        raise _changed(path, f"{len(data):,} of {size:,} bytes at {offset:,}")
+    return Fetched(data, None, 1)
+
+
+def _changed(path: str, found: str) -> SourceError:
+    return SourceError(
+        f"{path}: expected the tar as it was when it was checked, found {found}; "
+        "bring it back and run the same command again"
+    )
+
+
+def _problem(
+    described: Described, wanted: Wanted, caption: str | Malformed, picture: Member | None
+) -> str | None:
+    if isinstance(caption, Malformed):
+        return caption.problem
+    if wanted.keep and isinstance(described.fields, Malformed):
+        return described.fields.problem
+    return (
+        None if picture else f"no picture ({', '.join(PICTURES)}) among the members that follow one another"
+    )
+
+
+def _caption(described: Described, field: str | None) -> str | Malformed:
+    if field is None and described.text is not None:
+        return described.text
+    if isinstance(described.fields, Malformed):
+        return described.fields
+    names = CAPTIONS if field is None else (field,)
+    found = next((name for name in names if name in described.fields), None)
+    if found is not None:
+        return as_text(described.fields[found]) or ""
+    txt = "no txt member and " if field is None else ""
+    return Malformed(
+        "", f"{txt}no field {' or '.join(names)} of a json among the members that follow one another"
+    )
+
+
+def _fields(reader: TarReader, sample: Sample) -> Fields | Malformed:
+    if "json" not in sample.members:
+        return {}
+    text = _text(reader, sample.members["json"])
+    return text if isinstance(text, Malformed) else json_object(text)
+
+
+def _text(reader: TarReader, member: Member) -> str | Malformed:
+    if member.size > MAX_RECORD_BYTES:
+        kind = member.name.rpartition(".")[2].lower()
+        return Malformed("", f"a {kind} member of more than {MAX_RECORD_BYTES:,} bytes")
+    return reader.read(member).decode("utf-8", "replace")
