@@ -148,7 +148,7 @@ class _Fetcher(Generic[Key]):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
             transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
-            transfer.prepare(job.target.url, job.deadline - now)
+            transfer.prepare(job.target.url, job.deadline - now, again=job.attempts > 1)
             self._jobs[transfer] = job
             self._multi.add(transfer)
 

@@ -23,7 +23,8 @@ MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _PLAIN = ("", "identity", "none")
-_SUPPRESS_CONNECT_HEADERS = 265  # libcurl's number; pycurl has no name for it
+_SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
+_QUICK_EXIT_SINCE = 0x075700
 _VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
 
 
@@ -45,8 +46,8 @@ class Transfer:
         self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
         self.prepare("", 1)
 
-    def prepare(self, url: str, seconds: float) -> None:
-        """Make ready for one attempt at `url` (ASCII) within `seconds`."""
+    def prepare(self, url: str, seconds: float, *, again: bool = False) -> None:
+        """Make ready for one attempt at `url` (ASCII) within `seconds`; `again` connects anew."""
         self.body = Body(self._resume)
         self.retry_after: float | None = None
         self._failed: Failed | None = None
@@ -58,6 +59,7 @@ class Transfer:
         self._discarded = 0
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
 
     def finished(self, code: int, message: str) -> Failed | bytes:
@@ -170,6 +172,8 @@ def _options(config: IngestConfig) -> dict[int, object]:
         pycurl.DNS_CACHE_TIMEOUT: 600,
         pycurl.BUFFERSIZE: 65_536,
     }
+    if pycurl.version_info()[2] >= _QUICK_EXIT_SINCE:
+        options[_QUICK_EXIT] = 1  # a silent name server keeps its own URL waiting, not the worker
     if bundle := _ca_bundle():
         options[pycurl.CAINFO] = bundle
     return options

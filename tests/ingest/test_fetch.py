@@ -376,6 +376,13 @@ def test_connections_are_used_again(server: Server) -> None:
     assert len(clients) == 1
 
 
+def test_connections_that_are_closed_without_a_word_cost_no_url(server: Server) -> None:
+    route = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")  # and the end of the connection
+    urls = [server.add(f"/{number}", route) for number in range(400)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"connections": 32}))
+    assert [each for each in ended if isinstance(each, Failed)] == []
+
+
 def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:
     body = zlib.compress(b"") + bytes(3_000_000)
     urls = [server.add(f"/{number}", answer(body)) for number in range(8)]
