@@ -145,6 +145,8 @@ def _fill(
                 tally.finish(outcome)
             else:
                 tally.note(outcome)
+            if remark := tally.remark(config.per_host):
+                display.say(remark)
             seconds = time.monotonic() - begun
             display.update(
                 earlier + tally.rows, tally.words(seconds), tally.figures(records, earlier, seconds)

@@ -30,9 +30,13 @@ RowKey = tuple[UnfinishedPart, int]
 
 @dataclass(frozen=True, slots=True)
 class Underway:
-    """Counts so far of unfinished chunks, each replacing the chunk's earlier ones."""
+    """Counts so far of unfinished chunks, each replacing the chunk's earlier ones.
+
+    `limited_by` is a host whose URLs wait for their turn while connections are free.
+    """
 
     chunks: tuple[ChunkOutcome, ...]
+    limited_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def make_parts(
     """
     cv2.setNumThreads(1)
     with _Parts(directory, kept, early=2 * config.connections) as parts:
-        for ended in fetch(parts.rows(iter(chunks)), config):
+        for ended in fetch(parts.rows(iter(chunks)), config, limited_by=parts.limit):
             if ended:
                 (part, place), outcome = ended
                 received = len(outcome.data) if isinstance(outcome, Fetched) else 0
@@ -106,6 +110,7 @@ class _Parts:
         self._changed: set[int] = set()
         self._writing: list[Future[ChunkOutcome]] = []
         self._told = time.monotonic()
+        self._limited_by: str | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def __enter__(self) -> Self:
@@ -144,15 +149,19 @@ class _Parts:
             del self._unfinished[number]
             self._writing.append(self._thread.submit(part.write))
 
+    def limit(self, host: str) -> None:
+        self._limited_by = host
+
     def news(self) -> Iterator[ChunkOutcome | Underway]:
         while self._writing and self._writing[0].done():
             yield self._writing.pop(0).result()
         now = time.monotonic()
         patience = _NEWS_SECONDS if self._changed else _SILENT_SECONDS
         if self._unfinished and now - self._told >= patience:
-            yield Underway(tuple(self._unfinished[number].so_far() for number in sorted(self._changed)))
+            chunks = tuple(self._unfinished[number].so_far() for number in sorted(self._changed))
+            yield Underway(chunks, self._limited_by)
             self._changed.clear()
-            self._told = now
+            self._told, self._limited_by = now, None
 
     def rest(self) -> Iterator[ChunkOutcome]:
         for written in self._writing:
