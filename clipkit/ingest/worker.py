@@ -11,13 +11,16 @@ from typing import Self
 import cv2
 import pyarrow as pa
 
+from clipkit.errors import ConfigError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
+from clipkit.processes import allow_files
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
+_OTHER_FILES = 256  # beside a connection's socket and its name's look-up
 _NEWS_SECONDS = 0.3
 _SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
@@ -77,9 +80,16 @@ def make_parts(
 
     While some URLs of earlier chunks are on their way, those of later ones are asked for; outcomes come in
     the order the chunks end, and several times a second counts of those at work. A None among `chunks`
-    says that the next chunk is not there yet. How many are at work is up to who gives them.
+    says that the next chunk is not there yet. How many are at work is up to who gives them. Raises
+    ConfigError if the system does not allow as many open files as there are to be connections.
     """
     cv2.setNumThreads(1)
+    files = 2 * config.connections + _OTHER_FILES
+    if not allow_files(files):
+        raise ConfigError(
+            f"--connections {config.connections} needs {files:,} open files a worker, found a lower limit; "
+            "raise it (ulimit -Hn), or give fewer"
+        )
     with _Parts(directory, kept, early=2 * config.connections) as parts:
         for ended in fetch(parts.rows(iter(chunks)), config, limited_by=parts.limit):
             if ended:
