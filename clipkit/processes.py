@@ -1,6 +1,7 @@
-"""Starting worker processes so that Ctrl-C, sent to all of them, stays the parent's to answer."""
+"""Worker processes: what they may, and that Ctrl-C, sent to all of them, stays the parent's to answer."""
 
 import os
+import resource
 import select
 import signal
 import threading
@@ -19,6 +20,17 @@ def deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def allow_files(count: int) -> bool:
+    """Let this process have `count` files open at a time; return whether the system agrees."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < count:
+        if hard != unlimited and hard < count:
+            return False
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    return True
 
 
 def end_with(process: int) -> None:

@@ -1,6 +1,5 @@
 import io
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,11 +93,5 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A server on loopback whose answers the test writes."""
-    served = Server()
-    thread = threading.Thread(target=served.http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield served
-    served.stopping.set()
-    served.http.shutdown()
-    thread.join()
-    served.http.server_close()
+    with Server().running() as served:
+        yield served

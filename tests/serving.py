@@ -3,9 +3,11 @@
 import io
 import os
 import signal
+import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ Route = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """Routes by path; `hits` counts the requests for each. `stopping` is set when the test has ended."""
+    """Routes by path; `hits` counts the requests for each. `stopping` is set when the test has ended.
 
-    def __init__(self) -> None:
+    With a `context` it speaks TLS.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.routes: dict[str, Route] = {}
         self.hits: Counter[str] = Counter()
         self.stopping = threading.Event()
@@ -48,6 +53,23 @@ class Server:
 
         self.http = Listener(("127.0.0.1", 0), Handler)
         self.port = self.http.server_address[1]
+        if context:  # whoever connects and then is silent keeps only his own thread waiting
+            self.http.socket = context.wrap_socket(
+                self.http.socket, server_side=True, do_handshake_on_connect=False
+            )
+
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        """Answer from a thread until the block is left."""
+        thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.stopping.set()
+            self.http.shutdown()
+            thread.join()
+            self.http.server_close()
 
     def add(self, path: str, route: Route) -> str:
         """Answer `path` by `route`; return its URL."""

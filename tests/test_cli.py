@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +55,15 @@ def test_bad_usage_is_exit_2() -> None:
         finished = clipkit(*words)
         assert finished.returncode == 2 and finished.stdout == "", finished
         assert named in finished.stderr
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--deadline"])
+def test_waits_that_no_clock_knows_are_bad_usage(option: str, tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text("x\thttp://example.com/\n")
+    for seconds in ("1e300", "nan", "inf", "-1"):
+        finished = clipkit("ingest", "cc", "list.tsv", option, seconds, cwd=tmp_path)
+        assert finished.returncode == 2 and option in finished.stderr, finished
+    assert [path.name for path in tmp_path.iterdir()] == ["list.tsv"]
 
 
 @pytest.mark.parametrize("name", ["../../esc", "a/b", "..", ".", "/abs"])
@@ -224,6 +235,34 @@ def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> N
     assert clipkit(*words, "--out", reference).returncode == 0
     for path in reference.glob("0*"):
         assert (tiny_disk / "dataset" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("limit", ["-Sn", "-n"])
+def test_connections_beyond_the_limit_of_open_files(limit: str, server: Server, tmp_path: Path) -> None:
+    together = threading.Barrier(150)
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        together.wait(60)  # all must be connected at a time
+        answer(encoded(photo(40, 40)))(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(150)]
+    (tmp_path / "list.tsv").write_text("".join(f"x\t{url}\n" for url in urls))
+    words = [
+        "ingest",
+        "cc",
+        str(tmp_path / "list.tsv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--allow-private-hosts",
+    ]
+    words += ["--connections", "150", "--per-host", "150", "--workers", "1", "--timeout", "60", "--json"]
+    command = ["sh", "-c", f'ulimit {limit} 140 && exec "$@"', "sh", sys.executable, "-m", "clipkit", *words]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if limit == "-Sn":  # the process may raise it by itself
+        assert json.loads(finished.stdout)["samples"] == 150, finished.stderr
+    else:
+        assert_one_line(finished, "--connections 150", "open files", "ulimit")
+        assert not server.hits and not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_a_shard_directory_without_an_index(tmp_path: Path) -> None:

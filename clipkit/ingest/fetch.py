@@ -10,7 +10,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -28,6 +28,7 @@ from clipkit.ingest.urls import Target, request_target
 
 _LONGEST_WAIT = 0.25
 _SHORT_WAIT = 0.02
+_LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
 
 Key = TypeVar("Key")
@@ -43,18 +44,22 @@ class _Job(Generic[Key]):
 
 
 def fetch(
-    rows: Iterable[tuple[Key, UrlRow] | None], config: IngestConfig, resolve: Resolve = system_resolve
+    rows: Iterable[tuple[Key, UrlRow] | None],
+    config: IngestConfig,
+    resolve: Resolve = system_resolve,
+    limited_by: Callable[[str], None] = lambda host: None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, and yield (the row's key, outcome) in the order they end.
 
     A None among `rows` says that the next row is not there yet; it is asked for again soon. A None among
     the values says that nothing has ended for a while. Transfers go on between two values, not while the
     caller works on one; a body counts against the worker's memory until the next value is asked for.
+    `limited_by` is told a host, again and again, while connections are free and only its URLs could start.
     """
     diagnosis = Diagnosis(resolve)
     try:
         with Multi(config) as multi:
-            yield from _Fetcher(rows, config, multi, diagnosis).outcomes()
+            yield from _Fetcher(rows, config, multi, diagnosis, limited_by).outcomes()
     finally:
         diagnosis.close()
 
@@ -66,6 +71,7 @@ class _Fetcher(Generic[Key]):
         config: IngestConfig,
         multi: Multi,
         diagnosis: Diagnosis,
+        limited_by: Callable[[str], None],
     ):
         self._config = config
         self._rows = iter(rows)
@@ -80,12 +86,15 @@ class _Fetcher(Generic[Key]):
         self._undiagnosed: list[tuple[Future[str], _Job[Key], Failed]] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
+        self._limited_by = limited_by
+        self._limited_since: float | None = None
         self._starved = False
         self._exhausted = False
 
     def outcomes(self) -> Iterator[tuple[Key, Fetched | Failed] | None]:
         while True:
             self._start_what_may()
+            self._note_limit()
             if self._done:
                 key, outcome, body = self._done.popleft()
                 yield key, outcome
@@ -118,6 +127,17 @@ class _Fetcher(Generic[Key]):
             elif not self._take_row(now):
                 return
 
+    def _note_limit(self) -> None:
+        all_busy = len(self._jobs) + len(self._done) >= self._config.connections
+        host = None if all_busy else self._hosts.busiest()
+        now = time.monotonic()
+        if host is None:
+            self._limited_since = None
+        elif self._limited_since is None:
+            self._limited_since = now
+        elif now - self._limited_since >= _LIMITED_SECONDS:
+            self._limited_by(host)
+
     def _take_row(self, now: float) -> bool:
         try:
             following = next(self._rows)
@@ -149,7 +169,7 @@ class _Fetcher(Generic[Key]):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
             transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
-            transfer.prepare(job.target.url, job.deadline - now)
+            transfer.prepare(job.target.url, job.deadline - now, again=job.attempts > 1)
             self._jobs[transfer] = job
             self._multi.add(transfer)
 

@@ -37,6 +37,10 @@ class Hosts(Generic[T]):
             del self._busy[host]
         return None
 
+    def busiest(self) -> str | None:
+        """Return the host that most is kept behind, None if nothing is."""
+        return max(self._behind, key=lambda host: len(self._behind[host]), default=None)
+
     def pause(self, host: str, until: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
         self._paused[host] = max(until, self._paused.get(host, 0.0))

@@ -5,10 +5,11 @@ If they do not, every URL would fail, most of them for reasons that are never tr
 
 import errno
 import itertools
+import queue
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from urllib.parse import urlsplit
 
 from clipkit.errors import NetworkError
@@ -46,15 +47,22 @@ def preflight(
         return
     hosts = dict(itertools.islice(_hosts(rows), HOSTS))
     found: Counter[str] = Counter()
-    threads = ThreadPoolExecutor(HOSTS, thread_name_prefix="preflight")
-    try:
-        tries = [threads.submit(_try_host, *host, config, resolve, connect) for host in hosts.items()]
-        for tried in as_completed(tries):
-            found[tried.result()] += 1
-            if found["reached"]:
-                return
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+    tried: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def work(host: str, port: int) -> None:
+        outcome = "not tried"
+        try:
+            outcome = _try_host(host, port, config, resolve, connect)
+        finally:
+            tried.put(outcome)
+
+    for host in hosts.items():
+        # Daemons: one that a silent name server keeps waiting keeps no finished command from ending.
+        threading.Thread(target=work, args=host, daemon=True, name="preflight").start()
+    for _ in hosts:
+        found[tried.get()] += 1
+        if found["reached"]:
+            return
     _judge(found, list(hosts), resolve)
 
 

@@ -6,11 +6,15 @@ from email.utils import parsedate_to_datetime
 
 # Addressed to whichever robot: who asks one of them to keep off is not asked for training data.
 _OPTED_OUT = re.compile(r"(?<![\w-])(noai|noimageai|noindex|noimageindex|none)(?![\w-])", re.IGNORECASE)
+_READABLE = re.compile(r"[\t\x20-\x7e]*")
 
 
 def opts_out(x_robots_tag: str) -> bool:
-    """Tell whether the header forbids indexing or AI use (`none` is short for `noindex, nofollow`)."""
-    return bool(_OPTED_OUT.search(x_robots_tag))
+    """Tell whether the header forbids indexing or AI use (`none` is short for `noindex, nofollow`).
+
+    One that cannot be read, with other characters than ASCII's, counts as if it did.
+    """
+    return not _READABLE.fullmatch(x_robots_tag) or bool(_OPTED_OUT.search(x_robots_tag))
 
 
 def retry_after(value: str, now: datetime | None = None) -> float | None:

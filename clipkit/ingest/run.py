@@ -155,6 +155,8 @@ class _OnePass:
                     self.tally.finish(outcome)
                 else:
                     self.tally.note(outcome)
+                if remark := self.tally.remark(config.per_host):
+                    display.say(remark)
                 seconds = time.monotonic() - begun
                 figures = self.tally.figures(records, earlier, seconds)
                 display.update(earlier + self.tally.rows, self.tally.words(seconds), figures)

@@ -18,6 +18,8 @@ class Tally:
     def __init__(self) -> None:
         self._finished = ChunkOutcome(-1, 0, {}, 0)
         self._underway: dict[int, ChunkOutcome] = {}
+        self._limited_by: str | None = None
+        self._remarked = False
         self._count()
 
     def finish(self, outcome: ChunkOutcome) -> None:
@@ -29,7 +31,18 @@ class Tally:
     def note(self, underway: Underway) -> None:
         """Count unfinished chunks, in place of what was noted of them before."""
         self._underway.update((outcome.number, outcome) for outcome in underway.chunks)
+        self._limited_by = self._limited_by or underway.limited_by
         self._count()
+
+    def remark(self, per_host: int) -> str | None:
+        """Return a line that is worth saying, once."""
+        if self._limited_by is None or self._remarked:
+            return None
+        self._remarked = True
+        return (
+            f"ingest: {self._limited_by} limits the speed: connections are free, but it gets no more than "
+            f"{per_host}; --per-host allows more, if that host agrees"
+        )
 
     def figures(self, records: int, earlier: int, seconds: float) -> dict[str, Any]:
         """Return rates, causes and the seconds to go; `earlier` of the `records` were done by former runs."""

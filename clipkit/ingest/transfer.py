@@ -22,7 +22,9 @@ MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_SUPPRESS_CONNECT_HEADERS = 265  # libcurl's number; pycurl has no name for it
+_PLAIN = ("", "identity", "none")
+_SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
+_QUICK_EXIT_SINCE = 0x075700
 _VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
 
 
@@ -44,17 +46,20 @@ class Transfer:
         self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
         self.prepare("", 1)
 
-    def prepare(self, url: str, seconds: float) -> None:
-        """Make ready for one attempt at `url` (ASCII) within `seconds`."""
+    def prepare(self, url: str, seconds: float, *, again: bool = False) -> None:
+        """Make ready for one attempt at `url` (ASCII) within `seconds`; `again` connects anew."""
         self.body = Body(self._resume)
         self.retry_after: float | None = None
         self._failed: Failed | None = None
         self._refused_address = ""
         self.status = 0
         self._header_bytes = 0
+        self._field = b""
+        self._encodings = 0
         self._discarded = 0
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
 
     def finished(self, code: int, message: str) -> Failed | bytes:
@@ -101,17 +106,26 @@ class Transfer:
         if line.startswith(b"HTTP/") and not self.body.size and not self._discarded:
             self.status = _status(line)
             self.retry_after = None
+            self._encodings = 0
             return len(line)
-        name, _, value = line.partition(b":")
-        name = name.strip().lower()
-        if name == b"x-robots-tag" and 200 <= self.status < 300:
-            text = value.decode("latin-1").strip()
-            if opts_out(text):
-                self._failed = Failed("opted_out", f"X-Robots-Tag: {text}"[:200])
-                return -1
+        if line[:1] in (b" ", b"\t"):  # the field before goes on (RFC 9112, 5.2)
+            value = line
+        else:
+            name, _, value = line.partition(b":")
+            self._field = name.strip().lower()
+        self._take_field(self._field, value.decode("latin-1").strip())
+        return -1 if self._failed else len(line)
+
+    def _take_field(self, name: bytes, value: str) -> None:
+        if name == b"x-robots-tag" and self.status < 400:  # that of a redirect is about the list's own URL
+            if opts_out(value):
+                self._failed = Failed("opted_out", f"X-Robots-Tag: {value}"[:200])
         elif name == b"retry-after":
-            self.retry_after = retry_after(value.decode("latin-1"))
-        return len(line)
+            self.retry_after = retry_after(value)
+        elif name == b"content-encoding":
+            self._encodings += sum(encoding.strip().lower() not in _PLAIN for encoding in value.split(","))
+            if self._encodings > 1:  # a few kilobytes can keep the decoder of a third one busy for hours
+                self._failed = Failed("protocol", "more than one content encoding")
 
     def _take_body(self, data: bytes) -> int:
         if status_reason(self.status):
@@ -158,6 +172,8 @@ def _options(config: IngestConfig) -> dict[int, object]:
         pycurl.DNS_CACHE_TIMEOUT: 600,
         pycurl.BUFFERSIZE: 65_536,
     }
+    if pycurl.version_info()[2] >= _QUICK_EXIT_SINCE:
+        options[_QUICK_EXIT] = 1  # a silent name server keeps its own URL waiting, not the worker
     if bundle := _ca_bundle():
         options[pycurl.CAINFO] = bundle
     return options

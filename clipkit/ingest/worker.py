@@ -11,13 +11,16 @@ from typing import Self
 import cv2
 import pyarrow as pa
 
+from clipkit.errors import ConfigError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
+from clipkit.processes import allow_files
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
+_OTHER_FILES = 256  # beside a connection's socket and its name's look-up
 _NEWS_SECONDS = 0.3
 _SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
@@ -30,9 +33,13 @@ RowKey = tuple[UnfinishedPart, int]
 
 @dataclass(frozen=True, slots=True)
 class Underway:
-    """Counts so far of unfinished chunks, each replacing the chunk's earlier ones."""
+    """Counts so far of unfinished chunks, each replacing the chunk's earlier ones.
+
+    `limited_by` is a host whose URLs wait for their turn while connections are free.
+    """
 
     chunks: tuple[ChunkOutcome, ...]
+    limited_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,18 @@ def make_parts(
 
     While some URLs of earlier chunks are on their way, those of later ones are asked for; outcomes come in
     the order the chunks end, and several times a second counts of those at work. A None among `chunks`
-    says that the next chunk is not there yet. How many are at work is up to who gives them.
+    says that the next chunk is not there yet. How many are at work is up to who gives them. Raises
+    ConfigError if the system does not allow as many open files as there are to be connections.
     """
     cv2.setNumThreads(1)
+    files = 2 * config.connections + _OTHER_FILES
+    if not allow_files(files):
+        raise ConfigError(
+            f"--connections {config.connections} needs {files:,} open files a worker, found a lower limit; "
+            "raise it (ulimit -Hn), or give fewer"
+        )
     with _Parts(directory, kept, early=2 * config.connections) as parts:
-        for ended in fetch(parts.rows(iter(chunks)), config):
+        for ended in fetch(parts.rows(iter(chunks)), config, limited_by=parts.limit):
             if ended:
                 (part, place), outcome = ended
                 received = len(outcome.data) if isinstance(outcome, Fetched) else 0
@@ -106,6 +120,7 @@ class _Parts:
         self._changed: set[int] = set()
         self._writing: list[Future[ChunkOutcome]] = []
         self._told = time.monotonic()
+        self._limited_by: str | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def __enter__(self) -> Self:
@@ -144,15 +159,19 @@ class _Parts:
             del self._unfinished[number]
             self._writing.append(self._thread.submit(part.write))
 
+    def limit(self, host: str) -> None:
+        self._limited_by = host
+
     def news(self) -> Iterator[ChunkOutcome | Underway]:
         while self._writing and self._writing[0].done():
             yield self._writing.pop(0).result()
         now = time.monotonic()
         patience = _NEWS_SECONDS if self._changed else _SILENT_SECONDS
         if self._unfinished and now - self._told >= patience:
-            yield Underway(tuple(self._unfinished[number].so_far() for number in sorted(self._changed)))
+            chunks = tuple(self._unfinished[number].so_far() for number in sorted(self._changed))
+            yield Underway(chunks, self._limited_by)
             self._changed.clear()
-            self._told = now
+            self._told, self._limited_by = now, None
 
     def rest(self) -> Iterator[ChunkOutcome]:
         for written in self._writing:

@@ -68,6 +68,9 @@ def test_redirects_are_followed_to_five(server: Server) -> None:
     assert outcome(server.url("/6")) == Failed("redirects", "Maximum (5) redirects followed", 302, 1)
 
 
+# Ten megabytes of deflate's empty blocks, which decode to nothing at all, twice compressed.
+BOMB = gzip.compress(gzip.compress(b"\x1f\x8b\x08" + bytes(7) + b"\x00\x00\x00\xff\xff" * 2_000_000))
+EARLY = b"HTTP/1.1 103 Early Hints\r\nX-Robots-Tag: noai\r\n\r\nHTTP/1.1 200 OK\r\n\r\nx"
 GZIPPED = {"Content-Encoding": "gzip"}
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 REASONS: list[tuple[str, Route, str, int | None, int]] = [
@@ -98,6 +101,19 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("opted out", answer(b"picture", 200, {"X-Robots-Tag": "otherbot: nofollow, NoAI"}), "opted_out", 200, 1),
     ("opted out later", raw(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: all\r\nx-robots-tag:noimageai\r\n\r\nx"),
      "opted_out", 200, 1),
+    ("opted out in a folded line", raw(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: all,\r\n\tNoAI\r\n\r\nx"),
+     "opted_out", 200, 1),
+    ("opted out in a trailer", raw(CHUNKED, b"1\r\nx\r\n0\r\nX-Robots-Tag: noai\r\n\r\n"),
+     "opted_out", 200, 1),
+    ("opted out before it moved", answer(b"", 302, {"Location": "/clean", "X-Robots-Tag": "noai"}),
+     "opted_out", 302, 1),
+    ("opted out in early hints", raw(EARLY), "opted_out", 103, 1),
+    ("opted out in who knows what", answer(b"x", 200, {"X-Robots-Tag": "\xfe\xffno"}), "opted_out", 200, 1),
+    ("gone and opted out", answer(b"", 404, {"X-Robots-Tag": "noindex"}), "http_4xx", 404, 1),
+    ("a bomb in wrappings", answer(BOMB, 200, {"Content-Encoding": "gzip, gzip, gzip"}), "protocol", 200, 1),
+    ("of two headers", raw(b"HTTP/1.1 200 OK\r\n", b"Content-Encoding: gzip\r\n" * 2, b"\r\n", BOMB),
+     "protocol", 200, 1),
+    ("interim answers", raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 5000), "protocol", 100, 1),
 ]  # fmt: skip
 
 
@@ -107,6 +123,7 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
 def test_each_misdeed_has_its_reason(
     server: Server, name: str, route: Route, reason: str, status: int | None, attempts: int
 ) -> None:
+    server.add("/clean", answer(b"x"))
     failed = outcome(server.add("/loop", route))
     assert isinstance(failed, Failed)
     # What may pass is tried again, what may not is not.
@@ -357,6 +374,13 @@ def test_connections_are_used_again(server: Server) -> None:
     urls = [server.add(f"/{number}", route(404 if number % 3 else 200)) for number in range(40)]
     outcomes(urls, CONFIG.model_copy(update={"connections": 1}))
     assert len(clients) == 1
+
+
+def test_connections_that_are_closed_without_a_word_cost_no_url(server: Server) -> None:
+    route = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")  # and the end of the connection
+    urls = [server.add(f"/{number}", route) for number in range(400)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"connections": 32}))
+    assert [each for each in ended if isinstance(each, Failed)] == []
 
 
 def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:

@@ -37,7 +37,9 @@ def test_a_pause_hands_back_what_waits_and_ends() -> None:
     hosts: Hosts[str] = Hosts(1)
     assert hosts.enter("a", "first")
     assert not hosts.enter("a", "second")
+    assert hosts.busiest() == "a"
     assert hosts.pause("a", 10.0) == ["second"]
+    assert hosts.busiest() is None
     assert hosts.pause("a", 5.0) == [], "a shorter pause does not shorten it"
     assert (hosts.paused_until("a", 9.0), hosts.paused_until("b", 9.0)) == (10.0, None)
     assert hosts.leave("a") is None

@@ -8,7 +8,9 @@ from clipkit.ingest.robots import opts_out, retry_after
 @pytest.mark.parametrize(
     "header",
     ["noai", "noimageai", "NoIndex", "noimageindex", "none", "nofollow, noai", "googlebot: noindex",
-     "unavailable_after: 25 Jun 2030 15:00:00 PST, noimageai", "noai;noarchive"],
+     "unavailable_after: 25 Jun 2030 15:00:00 PST, noimageai", "noai;noarchive",
+     "otherbot:noai", "a: nofollow, b: NoImageAI", '"noai"', "noai=1", "noai\N{FULLWIDTH COMMA} nofollow",
+     "n\xa0o", "no\0"],
 )  # fmt: skip
 def test_opting_out_is_honoured(header: str) -> None:
     assert opts_out(header)

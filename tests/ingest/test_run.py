@@ -23,6 +23,7 @@ from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.run import ingest
+from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -183,6 +184,28 @@ def test_a_list_that_changes_while_it_is_read_is_told(server: Server, tmp_path: 
     with pytest.raises(SourceError, match="30 records at first, then 20"):
         ingest(source, tmp_path / "dataset", CONFIG)
     assert not read_dataset(tmp_path / "dataset").complete
+
+
+def test_a_host_that_limits_the_speed_is_named_once(server: Server, tmp_path: Path) -> None:
+    said: list[str] = []
+    told = threading.Event()
+
+    class Recorder(Progress):
+        def say(self, line: str) -> None:
+            if "limits the speed" in line:
+                said.append(line)
+                told.set()
+
+    def patient(request: BaseHTTPRequestHandler) -> None:
+        told.wait(30)
+        answer(encoded(photo(40, 40)))(request)
+
+    path = tmp_path / "list.tsv"
+    path.write_text("".join(f"x\t{server.add(f'/{number}', patient)}\n" for number in range(12)))
+    config = CONFIG.model_copy(update={"per_host": 2, "connections": 4, "chunk_rows": 6})
+    ingest(conceptual_captions([path]), tmp_path / "dataset", config, progress=Recorder)
+    (line,) = said
+    assert line.startswith("ingest: 127.0.0.1 limits the speed") and "no more than 2; --per-host" in line
 
 
 PROGRAM = """

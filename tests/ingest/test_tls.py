@@ -1,0 +1,84 @@
+"""Whom an ingest believes: servers with a certificate that is valid, theirs, and of a known authority."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.serving import Server, answer, encoded, photo
+from tests.test_cli import clipkit
+
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+CERTIFICATES = {
+    # name → the host that it is for, its days, its authority (itself if None)
+    "good": ("localhost", 30, "known"),
+    "of another host": ("other.example", 30, "known"),
+    "expired": ("localhost", -1, "known"),
+    "self-signed": ("localhost", 30, None),
+    "of an unknown authority": ("localhost", 30, "unknown"),
+}
+
+
+def openssl(folder: Path, *words: object) -> None:
+    subprocess.run(["openssl", *map(str, words)], cwd=folder, check=True, capture_output=True)
+
+
+def certify(folder: Path, name: str, host: str, days: int, authority: str | None) -> ssl.SSLContext:
+    """Make a key and a certificate; return what a server needs to speak with them."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    (folder / "extensions").write_text(f"subjectAltName=DNS:{host}")
+    words = [*NEW_KEY, "-subj", f"/CN={host}", "-keyout", key]
+    if authority is None:
+        openssl(folder, "req", "-x509", *words, "-addext", f"subjectAltName=DNS:{host}", "-out", certificate)
+    else:
+        openssl(folder, "req", *words, "-out", "request")
+        signing = ["-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial"]
+        words = ["-extfile", "extensions", "-days", days, *signing, "-out", certificate]
+        openssl(folder, "x509", "-req", "-in", "request", *words)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[dict[str, Server]]:
+    """One server for each certificate."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here, which makes the certificates")
+    for name in ("known", "unknown"):
+        words = [*NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key"]
+        openssl(tmp_path, "req", "-x509", *words, "-out", f"{name}.pem")
+    with ExitStack() as running:
+        made = {name: certify(tmp_path, name, *about) for name, about in CERTIFICATES.items()}
+        yield {name: running.enter_context(Server(context).running()) for name, context in made.items()}
+
+
+def test_only_valid_certificates_are_believed(
+    servers: dict[str, Server], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "known.pem"))
+    urls, expected = [], {}
+    for name, each in servers.items():
+        url = each.add("/picture", answer(encoded(photo()))).replace("http://127.0.0.1", "https://localhost")
+        urls.append(url)
+        expected[url] = ("ok", 1) if name == "good" else ("tls", 1)
+    by_number = urls[0].replace("localhost", "127.0.0.1")
+    moved = server.add("/", answer(b"", 302, {"Location": urls[1]}))
+    expected |= {by_number: ("tls", 1), moved: ("tls", 1)}
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it takes connections and never says anything
+        expected[f"https://localhost:{mute.getsockname()[1]}/"] = ("timeout", 2)
+        (tmp_path / "list.tsv").write_text("".join(f"x\t{url}\n" for url in expected))
+        words = ["--allow-private-hosts", "--timeout", 2, "--retries", 1, "--out", tmp_path / "out"]
+        finished = clipkit("ingest", "cc", tmp_path / "list.tsv", *words)
+    assert finished.returncode == 0, finished.stderr
+    rows = pq.read_table(tmp_path / "out" / "failures").to_pylist()
+    became = {row["url"]: (row["reason"], row["attempts"]) for row in rows}
+    became |= dict.fromkeys(pq.read_table(tmp_path / "out" / "000000.parquet")["url"].to_pylist(), ("ok", 1))
+    assert became == expected
+    assert [name for name, each in servers.items() if each.hits] == ["good"], "nothing is asked of others"
