@@ -21,6 +21,7 @@ ROOT_MODULES = {
     "lines",
     "locks",
     "pictures",
+    "splitmix",
     "_version",
 }
 MAY_IMPORT = {
