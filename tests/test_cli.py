@@ -218,7 +218,7 @@ def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) ->
     before = {path: path.read_bytes() for path in files}
     words = ["--shards", tiny_dataset, "--name", "tiny", "--batch-size", 16, "--epochs", 1, "--workers", 0]
     finished = clipkit("train", *words, "--model", "ViT-Mini/8@64px", cwd=trained)
-    assert_one_line(finished, "model was ViT-Micro/16@32px, is ViT-Mini/8@64px")
+    assert_one_line(finished, "model was 'ViT-Micro/16@32px', now 'ViT-Mini/8@64px'")
     assert {path: path.read_bytes() for path in (trained / "runs").rglob("*") if path.is_file()} == before
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from clipkit.differences import differences
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.train.config import RunLength
 from clipkit.train.distributed import World
 from clipkit.train.run_directory import RunDirectory
-from clipkit.train.state import TrainState, differences, random_states, set_random_states
+from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
 
 
 @dataclass
@@ -77,8 +78,8 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
     Raises CheckpointError for a damaged file, TrainError for one of other settings.
     """
     checkpoint = load_checkpoint(path)
-    check_same_run(path, checkpoint.train_config, writer.settings)
     try:
+        check_same_run(path, checkpoint.train_config, writer.settings)
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.model.load_state_dict(checkpoint.state_dict)
         writer.optimizer.load_state_dict(checkpoint.optimizer or {})
@@ -92,10 +93,10 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
 
 def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise TrainError with the differences if the run at `path`, with settings `stored`, is another one."""
-    different = differences(stored, wanted)
+    different = differences(stored, wanted, apart_from=FREE_SETTINGS)
     if different:
         raise TrainError(
-            f"{path}: cannot be continued, since {', '.join(different)}: "
+            f"{path}: cannot be continued, since {'; '.join(different)}: "
             "give the same settings, or another --name"
         )
 
