@@ -1,12 +1,13 @@
-"""Starting worker processes so that Ctrl-C, sent to all of them, stays the parent's to answer."""
+"""Worker processes: Ctrl-C, sent to all of them, stays the parent's to answer; they and it notice deaths."""
 
+import multiprocessing
 import os
-import select
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 
 @contextmanager
@@ -21,23 +22,17 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with(process: int) -> None:
-    """End this process at once when `process`, its pid, is gone, however it went.
+def end_with_parent() -> None:
+    """End this process, which multiprocessing made, at once when the one that asked for it is gone.
 
-    For workers of a fork server, whose parent is the server: the pid must be handed to them. Does nothing
-    more than watch from a thread; without pidfds (Linux before 5.3) the worker is left as it is.
+    However that one went, and also for workers of a fork server, which outlives it: the end of a pipe tells,
+    the other end of which it alone has. Does nothing more than watch from a thread.
     """
-    try:
-        watched = os.pidfd_open(process)
-    except ProcessLookupError:
-        os._exit(1)
-    except (AttributeError, OSError):
-        return
-    threading.Thread(target=_end_after, args=(watched,), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is no worker"
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
-def _end_after(watched: int) -> None:
-    waiting = select.poll()  # unlike select, for descriptors of any number
-    waiting.register(watched, select.POLLIN)
-    waiting.poll()
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(1)

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, EvaluationError
-from clipkit.processes import deaf_to_interrupts, end_with
+from clipkit.processes import deaf_to_interrupts, end_with_parent
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -62,7 +61,7 @@ def decoded_batches(
             batch_size=batch_size,
             num_workers=count,
             collate_fn=_collate,
-            worker_init_fn=partial(_begin_worker, os.getpid()),
+            worker_init_fn=_begin_worker,
             # Forking this process, which has threads and perhaps CUDA open, would not be safe.
             multiprocessing_context="forkserver" if count else None,
             generator=torch.Generator(),
@@ -110,8 +109,8 @@ def _checked(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
         ) from None
 
 
-def _begin_worker(owner: int, worker: int) -> None:
-    end_with(owner)
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
 
 
 def _default_workers(images: int) -> int:

@@ -1,9 +1,7 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with
+from clipkit.processes import deaf_to_interrupts, end_with_parent
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -76,7 +74,7 @@ def batches(
             sampler=range(position // batch_size, last),
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_begin_worker, os.getpid()),
+            worker_init_fn=_begin_worker,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
         )
@@ -137,8 +135,8 @@ class _Batches(Dataset[Batch | ClipkitError]):
             raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
 
 
-def _begin_worker(owner: int, worker: int) -> None:
-    end_with(owner)
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
 
 
 def _as_it_is(made: Any) -> Any:
