@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from clipkit.errors import ClipkitError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -36,3 +41,21 @@ def end_with_parent() -> None:
 def _end_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+def watched(made: Iterator[T], error: type[ClipkitError], worker: str) -> Iterator[T]:
+    """Yield what the workers of a torch DataLoader made; raise `error` if one of them died.
+
+    `worker` names one in its line. What they raised themselves is raised as it is.
+    """
+    try:
+        yield from made
+    except (RuntimeError, ConnectionError, EOFError) as found:
+        line = str(found).partition("\n")[0]
+        # It died while its batch was fetched, or else is missed; "Caught …" is what a worker raised.
+        broken = not isinstance(found, RuntimeError) and not line.startswith("Caught ")
+        if not broken and not line.startswith("DataLoader worker"):
+            raise
+        cause = "the connection to it broke" if broken else line
+        remedy = "make memory free or give fewer --workers, and run the same command again"
+        raise error(f"{worker} died, {cause}: {remedy}") from None

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, EvaluationError
-from clipkit.processes import deaf_to_interrupts, end_with_parent
+from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -67,7 +67,7 @@ def decoded_batches(
             generator=torch.Generator(),
         )
         batches = iter(loader)
-    yield from _checked(batches)
+    yield from watched(batches, EvaluationError, "a process that decodes pictures") if count else batches
 
 
 class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):
@@ -95,18 +95,6 @@ def _collate(rows: "list[tuple[int, Pixels] | Unreadable]") -> DecodedBatch:
         indices_B=torch.tensor([index for index, _ in decoded], dtype=torch.int64),
         unreadable=unreadable,
     )
-
-
-def _checked(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        line = str(error).partition("\n")[0]
-        if not line.startswith("DataLoader worker"):  # "Caught …" is an error of ours in a worker
-            raise
-        raise EvaluationError(
-            f"a process that decodes pictures died: {line}; make memory free or give fewer --workers"
-        ) from None
 
 
 def _begin_worker(worker: int) -> None:

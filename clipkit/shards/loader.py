@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with_parent
+from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -79,7 +79,7 @@ def batches(
             prefetch_factor=4 if workers else None,
         )
         made_batches = iter(loader)
-    yield from _checked(made_batches)
+    yield from _checked(watched(made_batches, DatasetError, "a loader process") if workers else made_batches)
 
 
 class _Batches(Dataset[Batch | ClipkitError]):
@@ -144,15 +144,7 @@ def _as_it_is(made: Any) -> Any:
 
 
 def _checked(made: Iterator[Batch | ClipkitError]) -> Iterator[Batch]:
-    while True:
-        try:
-            batch = next(made)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise DatasetError(f"a loader worker died: {str(error).partition(chr(10))[0]}") from None
+    for batch in made:
         if isinstance(batch, ClipkitError):
             raise batch
         yield batch

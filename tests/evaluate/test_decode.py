@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
+from tests.sessions import living, until
 
 
 def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -99,15 +101,48 @@ def killed(image: bytes) -> np.ndarray:
     return np.frombuffer(image, np.uint8)
 
 
+def lost(image: bytes) -> np.ndarray:
+    """At its third call the worker dies with a batch on its way, and its server is kept from noticing."""
+    notes = Path(os.fsdecode(image))
+    with (notes / "calls").open("a") as calls:
+        calls.write("called\n")
+        if calls.tell() >= 3 * len("called\n"):
+            (notes / "processes").write_text(f"{os.getppid()} {os.getpid()}")
+            os.kill(os.getppid(), signal.SIGSTOP)
+            until((notes / "fetched").exists, "the first batch is fetched")
+            os.kill(os.getpid(), signal.SIGKILL)
+    return np.zeros((3, 1, 1), np.uint8)
+
+
 def wrong(image: bytes) -> np.ndarray:
     raise RuntimeError("a mistake of ours")
 
 
 @pytest.mark.usefixtures("workers_import_this")
 def test_a_killed_worker_is_one_line(pictures: list[Path]) -> None:
-    with pytest.raises(EvaluationError, match="a process that decodes pictures died: ") as caught:
+    with pytest.raises(
+        EvaluationError, match="a process that decodes pictures died, DataLoader worker"
+    ) as caught:
         list(decoded_batches(pictures, killed, batch_size=2, workers=1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("workers_import_this")
+def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(os.fsencode(tmp_path))
+    batches = decoded_batches([tmp_path / "picture"] * 3, lost, batch_size=1, workers=1)
+    next(batches)
+    noted = tmp_path / "processes"
+    until(lambda: noted.exists() and noted.read_text(), "the third call")
+    server, worker = map(int, noted.read_text().split())
+    time.sleep(0.5)  # the second batch goes its way from another thread of the worker
+    (tmp_path / "fetched").touch()
+    with pytest.raises(EvaluationError, match="died, the connection to it broke: make memory free"):
+        try:
+            until(lambda: worker not in living(os.getsid(0)), "the worker dies")
+            next(batches)
+        finally:
+            os.kill(server, signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("workers_import_this")
