@@ -1,4 +1,4 @@
-"""Worker processes: Ctrl-C, sent to all of them, stays the parent's to answer; they and it notice deaths."""
+"""Worker processes: Ctrl-C stays their parent's to answer, and neither survives the other unaware."""
 
 import multiprocessing
 import os

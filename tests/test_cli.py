@@ -1,6 +1,7 @@
 """What a user meets at the command line: exit codes, one clear line, nothing lost."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,23 @@ def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path) -> None:
     refused = clipkit("convert", latest, tmp_path / "out.pt", "--model", "RN50")
     assert_one_line(refused, "ViT-Micro/16@32px", "RN50")
     assert not (tmp_path / "out.pt").exists() and not (trained / "runs" / "tiny" / "results.jsonl").exists()
+
+
+def test_a_damaged_newest_checkpoint_names_the_one_before(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.jpg").write_bytes(encoded(photo()))
+    (tmp_path / "classes.csv").write_text("folder,names\ncat,cat\n")
+    checkpoints = shutil.copytree(trained / "runs", tmp_path / "runs", symlinks=True) / "tiny" / "checkpoints"
+    shutil.copy(checkpoints / "epoch_1.pt", checkpoints / "step_2.pt")
+    with (checkpoints / "epoch_1.pt").open("r+b") as damaged:
+        damaged.truncate(5000)
+    words = ["evaluate", "--folder", tmp_path, "--classes", tmp_path / "classes.csv", "--allow-subset"]
+    finished = clipkit(*words, cwd=tmp_path)
+    assert_one_line(finished, "epoch_1.pt is cut short", "step_2.pt is older and whole", "with --checkpoint")
+    assert clipkit(*words, "--checkpoint", checkpoints / "step_2.pt").returncode == 0
+    other = clipkit(*words, "--checkpoint", checkpoints / "step_2.pt", "--model", "RN50")
+    assert_one_line(other, "not a RN50")
+    assert "whole" not in other.stderr
 
 
 def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) -> None:
