@@ -247,6 +247,25 @@ def test_a_full_disk_in_training_keeps_the_last_checkpoint(tiny_dataset: Path, t
     assert list(tiny_disk.rglob("*.pt*")) == []
 
 
+def test_a_full_disk_in_convert_and_plot_names_the_file(trained: Path, tiny_disk: Path) -> None:
+    run = trained / "runs" / "tiny"
+    (tiny_disk / "blocker").write_bytes(bytes(4_190_000))
+    for written, words in {
+        "tiny.pt": ["convert", run / "checkpoints" / "latest", tiny_disk / "tiny.pt"],
+        "curves.png": ["plot", "curves", run, "--out", tiny_disk / "curves.png"],
+        "curves.svg": ["plot", "curves", run, "--out", tiny_disk / "curves.svg"],
+    }.items():
+        assert_one_line(clipkit(*words), f"clipkit: {tiny_disk / written}: No space left on device")
+    assert [path.name for path in tiny_disk.iterdir()] == ["blocker"]
+
+
+def test_a_file_that_may_not_be_written_is_named(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    curves = tmp_path / "file" / "curves.png"
+    plotted = clipkit("plot", "curves", trained / "runs" / "tiny", "--out", curves)
+    assert_one_line(plotted, f"clipkit: {tmp_path / 'file'}: ")
+
+
 def test_without_a_run_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
     finished = clipkit("evaluate", "--imagenet-val", tmp_path, cwd=tmp_path)
     assert_one_line(finished, "runs: no run in it has a checkpoint")
