@@ -1,3 +1,4 @@
+import hashlib
 import io
 import os
 import signal
@@ -47,12 +48,18 @@ def openai_pixels(path: Path) -> torch.Tensor:
     return tensor
 
 
+def sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers: int) -> None:
     batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=workers))
     assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     images = torch.cat([batch.images_BCHW for batch in batches])
     assert images.dtype == torch.uint8
+    digests = torch.cat([batch.sha256_B for batch in batches])
+    assert [bytes(digest.tolist()) for digest in digests] == [sha256(path) for path in pictures]
     assert torch.equal(normalize(images), torch.stack([openai_pixels(path) for path in pictures]))
 
 
@@ -67,6 +74,7 @@ def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[
     assert [row.path for row in unreadable] == pictures[1:4]
     assert unreadable[2].reason == "No such file or directory"
     assert all(row.reason and "\n" not in row.reason for row in unreadable)
+    assert [row.sha256.tobytes() for row in unreadable] == [*map(sha256, pictures[1:3]), bytes(32)]
     assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 4]
 
 
