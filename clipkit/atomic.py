@@ -25,16 +25,18 @@ def temporary_path(path: Path) -> Path:
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed over `path`, else removed.
 
-    Only one writer per path at a time. Raises OSError as the file system does (a full disk, say);
-    `path` then is as it was before.
+    Only one writer per path at a time. Raises OSError as the file system does (a full disk, say), but with
+    the name `path` if it has none or the temporary one; `path` then is as it was before.
     """
     temporary = temporary_path(path)
     try:
         yield temporary
         flush(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename or temporary) == str(temporary):
+            error.filename = str(path)
         raise
     flush(path.parent)
 

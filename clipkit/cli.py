@@ -154,13 +154,15 @@ def evaluate(
     """Measure zero-shot classification; each result is appended to the run's results.jsonl."""
     from clipkit.evaluate.config import EvaluateConfig
     from clipkit.evaluate.run import evaluate
+    from clipkit.train.checkpoints import naming_older
     from clipkit.train.run_directory import newest_checkpoint
 
     config = config_of(EvaluateConfig, locals())
     chosen = checkpoint or newest_checkpoint(runs)
     if checkpoint is None:
         print(f"checkpoint: {chosen}", file=sys.stderr)
-    show(evaluate(chosen, config, model=model), as_json)
+    with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
+        show(evaluate(chosen, config, model=model), as_json)
 
 
 @app.command()

@@ -1,13 +1,19 @@
-"""Worker processes: what they may, and that Ctrl-C, sent to all of them, stays the parent's to answer."""
+"""Worker processes: what they may; Ctrl-C stays their parent's; neither survives the other unaware."""
 
+import multiprocessing
 import os
 import resource
-import select
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from clipkit.errors import ClipkitError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -33,23 +39,35 @@ def allow_files(count: int) -> bool:
     return True
 
 
-def end_with(process: int) -> None:
-    """End this process at once when `process`, its pid, is gone, however it went.
+def end_with_parent() -> None:
+    """End this process, which multiprocessing made, at once when the one that asked for it is gone.
 
-    For workers of a fork server, whose parent is the server: the pid must be handed to them. Does nothing
-    more than watch from a thread; without pidfds (Linux before 5.3) the worker is left as it is.
+    However that one went, and also for workers of a fork server, which outlives it: the end of a pipe tells,
+    the other end of which it alone has. Does nothing more than watch from a thread.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is no worker"
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def watched(made: Iterator[T], error: type[ClipkitError], worker: str) -> Iterator[T]:
+    """Yield what the workers of a torch DataLoader made; raise `error` if one of them died.
+
+    `worker` names one in its line. What they raised themselves is raised as it is.
     """
     try:
-        watched = os.pidfd_open(process)
-    except ProcessLookupError:
-        os._exit(1)
-    except (AttributeError, OSError):
-        return
-    threading.Thread(target=_end_after, args=(watched,), daemon=True).start()
-
-
-def _end_after(watched: int) -> None:
-    waiting = select.poll()  # unlike select, for descriptors of any number
-    waiting.register(watched, select.POLLIN)
-    waiting.poll()
-    os._exit(1)
+        yield from made
+    except (RuntimeError, ConnectionError, EOFError) as found:
+        line = str(found).partition("\n")[0]
+        # It died while its batch was fetched, or else is missed; "Caught …" is what a worker raised.
+        broken = not isinstance(found, RuntimeError) and not line.startswith("Caught ")
+        if not broken and not line.startswith("DataLoader worker"):
+            raise
+        cause = "the connection to it broke" if broken else line
+        remedy = "make memory free or give fewer --workers, and run the same command again"
+        raise error(f"{worker} died, {cause}: {remedy}") from None

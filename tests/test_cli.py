@@ -1,6 +1,7 @@
 """What a user meets at the command line: exit codes, one clear line, nothing lost."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -303,12 +304,29 @@ def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists() and not (trained / "runs" / "tiny" / "results.jsonl").exists()
 
 
+def test_a_damaged_newest_checkpoint_names_the_one_before(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.jpg").write_bytes(encoded(photo()))
+    (tmp_path / "classes.csv").write_text("folder,names\ncat,cat\n")
+    checkpoints = shutil.copytree(trained / "runs", tmp_path / "runs", symlinks=True) / "tiny" / "checkpoints"
+    shutil.copy(checkpoints / "epoch_1.pt", checkpoints / "step_2.pt")
+    with (checkpoints / "epoch_1.pt").open("r+b") as damaged:
+        damaged.truncate(5000)
+    words = ["evaluate", "--folder", tmp_path, "--classes", tmp_path / "classes.csv", "--allow-subset"]
+    finished = clipkit(*words, cwd=tmp_path)
+    assert_one_line(finished, "epoch_1.pt is cut short", "step_2.pt is older and whole", "with --checkpoint")
+    assert clipkit(*words, "--checkpoint", checkpoints / "step_2.pt").returncode == 0
+    other = clipkit(*words, "--checkpoint", checkpoints / "step_2.pt", "--model", "RN50")
+    assert_one_line(other, "not a RN50")
+    assert "whole" not in other.stderr
+
+
 def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) -> None:
     files = [path for path in (trained / "runs").rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     words = ["--shards", tiny_dataset, "--name", "tiny", "--batch-size", 16, "--epochs", 1, "--workers", 0]
     finished = clipkit("train", *words, "--model", "ViT-Mini/8@64px", cwd=trained)
-    assert_one_line(finished, "model was ViT-Micro/16@32px, is ViT-Mini/8@64px")
+    assert_one_line(finished, "model was 'ViT-Micro/16@32px', now 'ViT-Mini/8@64px'")
     assert {path: path.read_bytes() for path in (trained / "runs").rglob("*") if path.is_file()} == before
 
 
@@ -317,6 +335,25 @@ def test_a_full_disk_in_training_keeps_the_last_checkpoint(tiny_dataset: Path, t
     finished = clipkit("train", "--shards", tiny_dataset, *words, "--runs", tiny_disk)
     assert_one_line(finished, "No space left on device")
     assert list(tiny_disk.rglob("*.pt*")) == []
+
+
+def test_a_full_disk_in_convert_and_plot_names_the_file(trained: Path, tiny_disk: Path) -> None:
+    run = trained / "runs" / "tiny"
+    (tiny_disk / "blocker").write_bytes(bytes(4_190_000))
+    for written, words in {
+        "tiny.pt": ["convert", run / "checkpoints" / "latest", tiny_disk / "tiny.pt"],
+        "curves.png": ["plot", "curves", run, "--out", tiny_disk / "curves.png"],
+        "curves.svg": ["plot", "curves", run, "--out", tiny_disk / "curves.svg"],
+    }.items():
+        assert_one_line(clipkit(*words), f"clipkit: {tiny_disk / written}: No space left on device")
+    assert [path.name for path in tiny_disk.iterdir()] == ["blocker"]
+
+
+def test_a_file_that_may_not_be_written_is_named(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    curves = tmp_path / "file" / "curves.png"
+    plotted = clipkit("plot", "curves", trained / "runs" / "tiny", "--out", curves)
+    assert_one_line(plotted, f"clipkit: {tmp_path / 'file'}: ")
 
 
 def test_without_a_run_there_is_nothing_to_evaluate(tmp_path: Path) -> None:

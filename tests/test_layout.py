@@ -13,6 +13,7 @@ import typer
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
+    "differences",
     "errors",
     "atomic",
     "progress",
@@ -21,6 +22,7 @@ ROOT_MODULES = {
     "lines",
     "locks",
     "pictures",
+    "splitmix",
     "_version",
 }
 MAY_IMPORT = {

@@ -1,11 +1,11 @@
 """Pictures from disk to uint8 batches, in worker processes; what cannot be read comes back as a value."""
 
+import hashlib
 import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,10 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, EvaluationError
-from clipkit.processes import deaf_to_interrupts, end_with
+from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Digest: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
+
+SHA256_BYTES = 32
 
 # Starting the first worker means importing torch, some seconds: below this many pictures that never pays.
 _IN_PROCESS_IMAGES = 2_000
@@ -27,19 +30,27 @@ _MOST_WORKERS = 16
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that could not be read or decoded: its place in the list, its path, and why, in one line."""
+    """A picture that could not be read or decoded: its place in the list, its path, and why, in one line.
+
+    `sha256` is that of the file's bytes, zeros where these could not be read.
+    """
 
     index: int
     path: Path
     reason: str
+    sha256: Digest
 
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """Pictures of one batch: `images_BCHW` uint8, `indices_B` their places in the list, and what failed."""
+    """Pictures of one batch: `images_BCHW` uint8, `indices_B` their places in the list, and what failed.
+
+    `sha256_B` is the SHA-256 of each picture's file: uint8 of shape (B, 32).
+    """
 
     images_BCHW: torch.Tensor
     indices_B: torch.Tensor
+    sha256_B: torch.Tensor
     unreadable: tuple[Unreadable, ...]
 
 
@@ -62,16 +73,23 @@ def decoded_batches(
             batch_size=batch_size,
             num_workers=count,
             collate_fn=_collate,
-            worker_init_fn=partial(_begin_worker, os.getpid()),
+            worker_init_fn=_begin_worker,
             # Forking this process, which has threads and perhaps CUDA open, would not be safe.
             multiprocessing_context="forkserver" if count else None,
             generator=torch.Generator(),
         )
         batches = iter(loader)
-    yield from _checked(batches)
+    yield from watched(batches, EvaluationError, "a process that decodes pictures") if count else batches
 
 
-class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):
+@dataclass(frozen=True)
+class _Decoded:
+    index: int
+    pixels: Pixels
+    sha256: Digest
+
+
+class _Pictures(Dataset[_Decoded | Unreadable]):
     def __init__(self, paths: Sequence[Path], transform: EvalPicture) -> None:
         self.paths = paths
         self.transform = transform
@@ -79,39 +97,33 @@ class _Pictures(Dataset["tuple[int, Pixels] | Unreadable"]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> "tuple[int, Pixels] | Unreadable":
+    def __getitem__(self, index: int) -> _Decoded | Unreadable:
         path = self.paths[index]
+        sha256: Digest = np.zeros(SHA256_BYTES, np.uint8)
         try:
-            return index, self.transform(path.read_bytes())
+            content = path.read_bytes()
+            sha256 = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+            return _Decoded(index, self.transform(content), sha256)
         except (OSError, ClipkitError) as error:
-            return Unreadable(index, path, (isinstance(error, OSError) and error.strerror) or str(error))
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            return Unreadable(index, path, reason, sha256)
 
 
-def _collate(rows: "list[tuple[int, Pixels] | Unreadable]") -> DecodedBatch:
+def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch:
     unreadable = tuple(row for row in rows if isinstance(row, Unreadable))
-    decoded = [row for row in rows if not isinstance(row, Unreadable)]
-    images = np.stack([image for _, image in decoded]) if decoded else np.empty((0, 3, 0, 0), np.uint8)
+    decoded = [row for row in rows if isinstance(row, _Decoded)]
+    images = np.stack([row.pixels for row in decoded]) if decoded else np.empty((0, 3, 0, 0), np.uint8)
+    digests = np.stack([row.sha256 for row in decoded]) if decoded else np.empty((0, SHA256_BYTES), np.uint8)
     return DecodedBatch(
         images_BCHW=torch.from_numpy(images),
-        indices_B=torch.tensor([index for index, _ in decoded], dtype=torch.int64),
+        indices_B=torch.tensor([row.index for row in decoded], dtype=torch.int64),
+        sha256_B=torch.from_numpy(digests),
         unreadable=unreadable,
     )
 
 
-def _checked(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        line = str(error).partition("\n")[0]
-        if not line.startswith("DataLoader worker"):  # "Caught …" is an error of ours in a worker
-            raise
-        raise EvaluationError(
-            f"a process that decodes pictures died: {line}; make memory free or give fewer --workers"
-        ) from None
-
-
-def _begin_worker(owner: int, worker: int) -> None:
-    end_with(owner)
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
 
 
 def _default_workers(images: int) -> int:

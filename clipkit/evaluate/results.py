@@ -1,7 +1,6 @@
 """`results.jsonl`: one line an evaluation, with what is needed to repeat it."""
 
 import hashlib
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,11 @@ def results_path(checkpoint: Path) -> Path:
 def zero_shot_record(
     result: "ZeroShotResult", class_set: ClassSet, images: LabelledImages, model: dict[str, Any]
 ) -> dict[str, Any]:
-    """One line of `results.jsonl`: `model` (what was evaluated), the set, versions, date, and the figures."""
+    """One line of `results.jsonl`: `model` (what was evaluated), the set, versions, date, and the figures.
+
+    `files_sha256` (see `ZeroShotResult`), `names_sha256` and `templates_sha256` (see `ClassSet`) tell whether
+    two lines are of the same pictures, classes and prompts.
+    """
     import torch
 
     return {
@@ -37,7 +40,7 @@ def zero_shot_record(
         **model,
         "set": result.name,
         "path": str(images.root.absolute()),
-        "files_sha256": _files_sha256(images),
+        "files_sha256": result.files_sha256,
         "images": result.images,
         "unreadable": list(result.unreadable),
         "partial": result.partial,
@@ -63,10 +66,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files_sha256(images: LabelledImages) -> str:
-    digest = hashlib.sha256()
-    for file, label in zip(images.paths, images.labels, strict=True):
-        digest.update(os.fsencode(f"{label}\t{file.relative_to(images.root)}\n"))
-    return digest.hexdigest()

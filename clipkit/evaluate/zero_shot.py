@@ -3,7 +3,9 @@
 Shapes: B batch, C channels, H height, W width, L tokens, D embedding, N classes, T prompts.
 """
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.config import IMAGE_BATCH
-from clipkit.evaluate.decode import Unreadable, decoded_batches
+from clipkit.evaluate.decode import SHA256_BYTES, Unreadable, decoded_batches
 from clipkit.evaluate.images import LabelledImages
 from clipkit.model.clip import Clip
 from clipkit.model.preprocess import EvalTransform, normalize
@@ -37,7 +39,9 @@ class ZeroShotResult:
     `images` counts the pictures that were read and classified, `unreadable` names those that were not;
     `classes` is N, `classes_with_images` how many of them had pictures. `top1_interval` is Wilson's 95%
     interval of `top1`. `top1_correct` and `top5_correct` are sums over the pictures, in which a tie adds a
-    fraction (see `hits`).
+    fraction (see `hits`). `files_sha256` is that of a line for each picture of the set, in order: its label,
+    a tab, its path below the set's folder, a tab, the SHA-256 of its bytes as they were read (zeros: they
+    could not be), in hex.
     """
 
     name: str
@@ -52,6 +56,7 @@ class ZeroShotResult:
     top1_correct: float
     top5_correct: float
     unreadable: tuple[str, ...]
+    files_sha256: str
 
     @property
     def chance(self) -> float:
@@ -107,10 +112,14 @@ def classify(
     """
     labels_K = torch.tensor(images.labels)
     top1_K, top5_K = torch.full((2, len(images)), math.nan, dtype=torch.float64)
+    sha256_K = np.zeros((len(images), SHA256_BYTES), np.uint8)
     unreadable: list[Unreadable] = []
     transform = EvalTransform(model.config.image_size)
     done = 0
     for batch in decoded_batches(images.paths, transform, batch_size=batch_size, workers=workers):
+        sha256_K[batch.indices_B.numpy()] = batch.sha256_B.numpy()
+        for row in batch.unreadable:
+            sha256_K[row.index] = row.sha256
         unreadable.extend(batch.unreadable)
         _refuse_unreadable(images, unreadable)
         if len(batch.indices_B):
@@ -121,7 +130,8 @@ def classify(
         done += len(batch.indices_B) + len(batch.unreadable)
         report(done)
     hits_2K = np.stack([top1_K.numpy(), top5_K.numpy()])
-    return _result(images, classifier_DN.shape[1], hits_2K, unreadable)
+    files_sha256 = _files_sha256(images, sha256_K)
+    return _result(images, classifier_DN.shape[1], hits_2K, unreadable, files_sha256)
 
 
 def hits(logits_BN: torch.Tensor, labels_B: torch.Tensor, k: int) -> torch.Tensor:
@@ -160,8 +170,19 @@ def _text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
     return F.normalize(model.encode_text(tokens_BL.to(_device(model))).float(), dim=1)
 
 
+def _files_sha256(images: LabelledImages, sha256_K: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256()
+    for path, label, sha256 in zip(images.paths, images.labels, sha256_K, strict=True):
+        digest.update(os.fsencode(f"{label}\t{path.relative_to(images.root)}\t{sha256.tobytes().hex()}\n"))
+    return digest.hexdigest()
+
+
 def _result(
-    images: LabelledImages, classes: int, hits_2K: npt.NDArray[np.float64], unreadable: list[Unreadable]
+    images: LabelledImages,
+    classes: int,
+    hits_2K: npt.NDArray[np.float64],
+    unreadable: list[Unreadable],
+    files_sha256: str,
 ) -> ZeroShotResult:
     read_K = ~np.isnan(hits_2K[0])
     count = int(read_K.sum())
@@ -182,6 +203,7 @@ def _result(
         top1_correct=top1_correct,
         top5_correct=top5_correct,
         unreadable=tuple(str(row.path) for row in unreadable),
+        files_sha256=files_sha256,
     )
 
 

@@ -1,7 +1,6 @@
 """Engines map the making of parts over chunks, somewhere. This one: a pool of processes on this machine."""
 
 import multiprocessing
-import os
 import queue
 import signal
 import threading
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.worker import PartMaker, Underway
-from clipkit.processes import deaf_to_interrupts
+from clipkit.processes import deaf_to_interrupts, end_with_parent
 
 _TRIES = 2
 
@@ -174,7 +173,7 @@ class _Worker:
 
 def _work(connection: "Connection[Any, Any]", make_part: PartMaker) -> None:
     chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     threading.Thread(target=_receive, args=(connection, chunks), daemon=True).start()
     try:
         for news in make_part.stream(_given(connection, chunks)):
@@ -209,10 +208,3 @@ def _given(
             return
         yield chunk
         wanted = False
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -40,17 +40,19 @@ code, .url { font: 13px/1.45 ui-monospace, Consolas, monospace; overflow-wrap: a
 .figures { display: flex; flex-wrap: wrap; gap: 12px 44px; margin: 28px 0 12px; }
 .figures b { display: block; font-size: 30px; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .split { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); }
-.split i { background: var(--good); } .split i + i { background: var(--bad); }
+.split i, td.bar i { min-width: 3px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 0 48px; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: 13px; }
 td, th { padding: 4px 14px 4px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.bar { width: 46%; vertical-align: middle; padding-right: 0; }
-td.bar i { display: inline-block; height: 9px; background: var(--bar); border-radius: 2px;
-  vertical-align: middle; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.n.bad { color: var(--bad); }
+td.bar { width: 46%; vertical-align: middle; padding-right: 0; } .hosts td.bar { width: 27%; }
+td.bar div { display: flex; gap: 1px; }
+td.bar i { height: 9px; background: var(--bar); border-radius: 2px; }
 td.hint { padding-left: 14px; width: 12%; }
-td.bar i.bad { background: var(--bad); } td.bar i.good { background: var(--good); }
+.split i.good, td.bar i.good { background: var(--good); }
+.split i.bad, td.bar i.bad { background: var(--bad); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   overflow: hidden; }
@@ -104,11 +106,10 @@ def _head(report: "Report") -> str:
     sampled = (
         "<p class=soft>The figures below are of an even sample of the files.</p>" if report.sampled else ""
     )
+    split = _bar(report.samples, records, "good") + _bar(report.failures, records, "bad")
     return (
         f"<h1>{_text(report.name)}</h1><p class=soft>Every record of the source is a sample or a failure.</p>"
-        f'<div class="figures">{cells}</div><div class="split"><i style="width:'
-        f'{_percent(report.samples, records)}"></i><i style="width:{_percent(report.failures, records)}">'
-        f"</i></div>{sampled}"
+        f'<div class="figures">{cells}</div><div class="split">{split}</div>{sampled}'
     )
 
 
@@ -118,7 +119,7 @@ def _table_of_reasons(report: "Report") -> str:
     most = max(report.reasons.values())
     rows = "".join(
         f"<tr><td><code>{_text(reason)}</code></td><td class=n>{count:,}</td>"
-        f"<td class=bar>{_bar(count, most, 'bad')}</td>"
+        f"<td class=bar><div>{_bar(count, most, 'bad')}</div></td>"
         f"<td class='soft hint'>{'may pass' if REASONS.get(reason) else ''}</td></tr>"
         for reason, count in report.reasons.most_common()
     )
@@ -128,7 +129,8 @@ def _table_of_reasons(report: "Report") -> str:
 def _bars(title: str, counts: list[tuple[str, int]]) -> str:
     most = max((count for _, count in counts), default=1)
     rows = "".join(
-        f"<tr><td>{_text(label)}</td><td class=n>{count:,}</td><td class=bar>{_bar(count, most)}</td></tr>"
+        f"<tr><td>{_text(label)}</td><td class=n>{count:,}</td>"
+        f"<td class=bar><div>{_bar(count, most)}</div></td></tr>"
         for label, count in counts
     )
     return f"<section><h2>{title}</h2><table>{rows}</table></section>"
@@ -138,12 +140,15 @@ def _hosts(report: "Report") -> str:
     hosts = report.hosts_ok + report.hosts_failed
     most = max(hosts.values(), default=1)
     rows = "".join(
-        f"<tr><td class=url><bdi>{_text(host, 60)}</bdi></td><td class=n>{count:,}</td><td class=bar>"
-        f"{_bar(report.hosts_ok[host], most, 'good')}{_bar(report.hosts_failed[host], most, 'bad')}</td></tr>"
-        for host, count in hosts.most_common(_HOSTS)
+        f"<tr><td class=url><bdi>{_text(host, 60)}</bdi></td><td class=n>{ok:,}</td>"
+        f"<td class='n {'bad' if failed else ''}'>{failed:,}</td>"
+        f"<td class=bar><div>{_bar(ok, most, 'good')}{_bar(failed, most, 'bad')}</div></td></tr>"
+        for host, _ in hosts.most_common(_HOSTS)
+        for ok, failed in [(report.hosts_ok[host], report.hosts_failed[host])]
     )
+    head = "<tr><th>host</th><th class=n>samples</th><th class=n>failures</th><th></th></tr>"
     more = f"<p class=soft>and {len(hosts) - _HOSTS:,} more hosts</p>" if len(hosts) > _HOSTS else ""
-    return f"<section><h2>Hosts: URLs that gave a sample, and not</h2><table>{rows}</table>{more}</section>"
+    return f"<section><h2>Hosts</h2><table class=hosts>{head}{rows}</table>{more}</section>"
 
 
 def _pictures(report: "Report") -> str:

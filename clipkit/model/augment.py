@@ -4,22 +4,22 @@ import math
 
 from PIL import Image, ImageEnhance
 
+from clipkit.splitmix import INCREMENT, MASK, mix
+
 CROP_TRIES = 10
-_MASK = (1 << 64) - 1
 
 
 class Draws:
-    """A stream of uniform numbers that depends on its 64-bit key alone (splitmix64, Steele et al. 2014)."""
+    """A stream of uniform numbers that depends on its 64-bit key alone (splitmix64)."""
 
     def __init__(self, key: int) -> None:
-        self._state = key & _MASK
+        self._state = key & MASK
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a number in [low, high)."""
-        self._state = z = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        return low + (high - low) * ((z ^ (z >> 31)) >> 11) * 2.0**-53
+        drawn = mix(self._state)
+        self._state = (self._state + INCREMENT) & MASK
+        return low + (high - low) * (drawn >> 11) * 2.0**-53
 
     def below(self, bound: int) -> int:
         """Draw a whole number in [0, bound)."""

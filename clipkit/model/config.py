@@ -1,9 +1,10 @@
 """Model configurations as data: OpenAI's nine CLIPs (Radford et al. 2021, tables 19-20), two small ones."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from clipkit.differences import differences
 from clipkit.errors import ConfigError
 
 # Bounds far beyond any real model: a configuration read from a file must not be able to ask for the whole
@@ -130,10 +131,9 @@ class ClipConfig(BaseModel):
         return mine == theirs
 
     def differences(self, other: "ClipConfig") -> list[str]:
-        """What `other` has otherwise, as lines like `vision.width 64, not 256`; names are not compared."""
-        mine, theirs = _flat(self.model_dump(exclude={"name"})), _flat(other.model_dump(exclude={"name"}))
-        keys = [*mine, *(key for key in theirs if key not in mine)]
-        return [f"{k} {mine.get(k)}, not {theirs.get(k)}" for k in keys if mine.get(k) != theirs.get(k)]
+        """What `other` has otherwise, as in "vision.width is 64, not 256"; names are not compared."""
+        mine, theirs = (config.model_dump(exclude={"name"}) for config in (self, other))
+        return differences(mine, theirs, verbs=("is", "not"))
 
 
 def named_config(name: str) -> ClipConfig:
@@ -159,14 +159,6 @@ def available_models() -> list[str]:
 
 def _dashed(name: str) -> str:
     return name.replace("/", "-").replace("@", "-").removesuffix("px")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()
-    }
 
 
 def _resnet(

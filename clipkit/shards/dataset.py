@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, write_json
+from clipkit.differences import differences
 from clipkit.errors import DatasetError
 from clipkit.locks import Held, exclusive
 
@@ -189,15 +190,10 @@ def _check_can_hold_dataset(directory: Path) -> None:
 
 
 def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescription) -> None:
-    before, after = _flat(old), _flat(new)
-    differences = [
-        f"{name} was {before.get(name)!r}, now {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-    if differences:
+    different = differences(_flat(old), _flat(new))
+    if different:
         raise DatasetError(
-            f"{directory}: holds a dataset made otherwise: {'; '.join(differences)}; "
+            f"{directory}: holds a dataset made otherwise: {'; '.join(different)}; "
             "choose another --out, or give the same list and settings to continue it"
         )
 

@@ -1,9 +1,7 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with
+from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -76,12 +74,12 @@ def batches(
             sampler=range(position // batch_size, last),
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_begin_worker, os.getpid()),
+            worker_init_fn=_begin_worker,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
         )
         made_batches = iter(loader)
-    yield from _checked(made_batches)
+    yield from _checked(watched(made_batches, DatasetError, "a loader process") if workers else made_batches)
 
 
 class _Batches(Dataset[Batch | ClipkitError]):
@@ -137,8 +135,8 @@ class _Batches(Dataset[Batch | ClipkitError]):
             raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
 
 
-def _begin_worker(owner: int, worker: int) -> None:
-    end_with(owner)
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
 
 
 def _as_it_is(made: Any) -> Any:
@@ -146,15 +144,7 @@ def _as_it_is(made: Any) -> Any:
 
 
 def _checked(made: Iterator[Batch | ClipkitError]) -> Iterator[Batch]:
-    while True:
-        try:
-            batch = next(made)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise DatasetError(f"a loader worker died: {str(error).partition(chr(10))[0]}") from None
+    for batch in made:
         if isinstance(batch, ClipkitError):
             raise batch
         yield batch

@@ -3,7 +3,7 @@
 An epoch lays the shards end to end in a permuted order and cuts the row of N samples into C spans; each
 span is shuffled within blocks of M rows, and the spans are read in turn. So neighbours in the order come
 from far apart, yet a reader touches only about C blocks at a time, and any position is found in O(1).
-All randomness is the splitmix64 step (Steele, Lea, Flood 2014) over explicit keys.
+All randomness is the splitmix64 step over explicit keys.
 """
 
 from collections import OrderedDict
@@ -12,42 +12,26 @@ from typing import Any
 
 import numpy as np
 
+from clipkit.splitmix import MASK, mix
+
 STREAMS = 64
 BLOCK = 4000
 
-_MASK = (1 << 64) - 1
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
-UInt64s = np.ndarray[Any, np.dtype[np.uint64]]
-
-
-def mix(value: int) -> int:
-    """Return the splitmix64 step of a 64-bit integer."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
-    return value ^ value >> 31
 
 
 def draw_key(*values: int) -> int:
     """Return the 64-bit key of a sequence of integers: h ← mix(h xor value), from 0."""
     key = 0
     for value in values:
-        key = mix(key ^ (value & _MASK))
+        key = mix(key ^ (value & MASK))
     return key
 
 
 def permutation(length: int, *key: int) -> Int64s:
     """Return the permutation of 0…length−1 that belongs to `key`: a stable argsort of mixed counters."""
-    return np.argsort(
-        _mix_array(np.arange(length, dtype=np.uint64) ^ np.uint64(draw_key(*key))), kind="stable"
-    )
-
-
-def _mix_array(values: UInt64s) -> UInt64s:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
+    counters = np.arange(length, dtype=np.uint64)
+    return np.argsort(mix(counters ^ np.uint64(draw_key(*key))), kind="stable")
 
 
 class ShardPlan:

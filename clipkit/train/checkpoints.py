@@ -1,18 +1,21 @@
 """Writing a run's checkpoints and continuing from one."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clipkit.differences import differences
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.train.config import RunLength
 from clipkit.train.distributed import World
 from clipkit.train.run_directory import RunDirectory
-from clipkit.train.state import TrainState, differences, random_states, set_random_states
+from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
 
 
 @dataclass
@@ -76,9 +79,11 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
 
     Raises CheckpointError for a damaged file, TrainError for one of other settings.
     """
-    checkpoint = load_checkpoint(path)
-    check_same_run(path, checkpoint.train_config, writer.settings)
+    choose = writer.run.command_to_choose
+    with naming_older(path, lambda older: f"the same command goes on from it after {choose(older)}"):
+        checkpoint = load_checkpoint(path)
     try:
+        check_same_run(path, checkpoint.train_config, writer.settings)
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.model.load_state_dict(checkpoint.state_dict)
         writer.optimizer.load_state_dict(checkpoint.optimizer or {})
@@ -90,14 +95,43 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
     return state
 
 
+@contextmanager
+def naming_older(newest: Path, remedy: Callable[[Path], str]) -> Iterator[None]:
+    """Add to a CheckpointError about `newest` which checkpoint of its run is older and can be read, if any.
+
+    `remedy` says how to use that one. What is wrong with a file that can be read is left as it is.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        older = None if _is_whole(newest) else _older_whole(newest)
+        if older is None:
+            raise
+        raise CheckpointError(f"{error}; {older} is older and whole: {remedy(older)}") from error
+
+
 def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise TrainError with the differences if the run at `path`, with settings `stored`, is another one."""
-    different = differences(stored, wanted)
+    different = differences(stored, wanted, apart_from=FREE_SETTINGS)
     if different:
         raise TrainError(
-            f"{path}: cannot be continued, since {', '.join(different)}: "
+            f"{path}: cannot be continued, since {'; '.join(different)}: "
             "give the same settings, or another --name"
         )
+
+
+def _older_whole(newest: Path) -> Path | None:
+    with suppress(TrainError):  # settings that cannot be read tell nothing
+        return next(filter(_is_whole, RunDirectory(newest.parent.parent).older(newest)), None)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _all_finite(weights: dict[str, torch.Tensor]) -> bool:

@@ -8,7 +8,9 @@ file in its place; the newest is then the checkpoint that is furthest trained.
 """
 
 import json
+import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -100,21 +102,47 @@ class RunDirectory:
             return self._furthest() or (marker if marker.is_file() else None)
         path = self.checkpoints / marker.readlink().name
         if not path.is_file():
-            raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it")
+            others = ", or remove this link to go on from an older one" if self._found() else ""
+            raise CheckpointError(f"{marker}: names {path.name!r}, which is not there: restore it{others}")
         return path
 
+    def older(self, newest: Path) -> list[Path]:
+        """Return the checkpoints that were trained for less long than `newest`, the furthest trained first.
+
+        `newest` need not be there. None are told where the run's settings do not say how far each is.
+        """
+        length = self._stored_length()
+        if length is None:
+            return []
+        trained = {path: _samples_trained(path.name, length) for path in self._found()}
+        limit = _samples_trained(newest.name, length) or math.inf  # `latest`, if it is a file, is the newest
+        older = [path for path, samples in trained.items() if samples < limit]
+        return sorted(older, key=trained.__getitem__, reverse=True)
+
+    def command_to_choose(self, checkpoint: Path) -> str:
+        """Return the shell's command that makes `checkpoint`, one of the run's, the newest."""
+        return shlex.join(["ln", "-sfn", checkpoint.name, str(self.checkpoints / _LATEST)])
+
+    def _found(self) -> list[Path]:
+        return [path for path in self.checkpoints.glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
+
     def _furthest(self) -> Path | None:
-        found = [path for path in self.checkpoints.glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
+        found = self._found()
         if len(found) < 2:
             return found[0] if found else None
+        length = self._stored_length()
+        if length is None:
+            raise CheckpointError(
+                f"{self.checkpoints}: expected a link {_LATEST!r}, or the run's {self._config.name} to tell "
+                f"which of {len(found)} checkpoints is the newest: restore one of them"
+            )
+        return max(found, key=lambda path: _samples_trained(path.name, length))
+
+    def _stored_length(self) -> RunLength | None:
         match self.read_config():
             case {"batch_size": int(batch_size), "data": {"samples": int(epoch_samples)}}:
-                length = RunLength(0, batch_size, epoch_samples)
-                return max(found, key=lambda path: _samples_trained(path.name, length))
-        raise CheckpointError(
-            f"{self.checkpoints}: expected a link {_LATEST!r}, or the run's {self._config.name} to tell "
-            f"which of {len(found)} checkpoints is the newest: restore one of them"
-        )
+                return RunLength(0, batch_size, epoch_samples)
+        return None
 
     def set_latest(self, path: Path, keep: int | None, length: RunLength) -> None:
         """Name `path`, which is on disk, as the newest checkpoint; remove all but the newest `keep`.

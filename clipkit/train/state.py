@@ -11,8 +11,8 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
-# May differ between the sittings of one run: what it computes stays the same.
-_FREE = {"workers", "save_every", "log_every", "keep", "data.directory"}
+FREE_SETTINGS = frozenset({"workers", "save_every", "log_every", "keep", "data.directory"})
+"""May differ between the sittings of one run: what it computes stays the same."""
 
 
 @dataclass
@@ -62,16 +62,6 @@ def run_settings(config: TrainConfig, shard_set: ShardSet) -> dict[str, Any]:
     return {**config.model_dump(mode="json"), "data": data}
 
 
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return what keeps a run with settings `stored` from being continued with `wanted`, one phrase each."""
-    before, now = _flat(stored), _flat(wanted)
-    return [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if name not in _FREE and before.get(name) != now.get(name)
-    ]
-
-
 def random_states(world: World) -> dict[str, Any]:
     """Return the states of torch's random generators in each process; all processes call it together."""
     states: dict[str, Any] = {"torch": world.gather(torch.get_rng_state())}
@@ -86,10 +76,3 @@ def set_random_states(states: dict[str, Any], world: World) -> None:
         torch.set_rng_state(states["torch"][world.rank])
     if world.device.type == "cuda" and len(states.get("cuda", ())) == world.size:
         torch.cuda.set_rng_state(states["cuda"][world.rank], world.device)
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    data = settings.get("data", {})
-    return {name: v for name, v in settings.items() if name != "data"} | {
-        f"data.{n}": v for n, v in data.items()
-    }

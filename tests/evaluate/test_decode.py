@@ -1,8 +1,10 @@
+import hashlib
 import io
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
+from tests.sessions import living, until
 
 
 def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -45,12 +48,18 @@ def openai_pixels(path: Path) -> torch.Tensor:
     return tensor
 
 
+def sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers: int) -> None:
     batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=workers))
     assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     images = torch.cat([batch.images_BCHW for batch in batches])
     assert images.dtype == torch.uint8
+    digests = torch.cat([batch.sha256_B for batch in batches])
+    assert [bytes(digest.tolist()) for digest in digests] == [sha256(path) for path in pictures]
     assert torch.equal(normalize(images), torch.stack([openai_pixels(path) for path in pictures]))
 
 
@@ -65,6 +74,7 @@ def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[
     assert [row.path for row in unreadable] == pictures[1:4]
     assert unreadable[2].reason == "No such file or directory"
     assert all(row.reason and "\n" not in row.reason for row in unreadable)
+    assert [row.sha256.tobytes() for row in unreadable] == [*map(sha256, pictures[1:3]), bytes(32)]
     assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 4]
 
 
@@ -99,15 +109,48 @@ def killed(image: bytes) -> np.ndarray:
     return np.frombuffer(image, np.uint8)
 
 
+def lost(image: bytes) -> np.ndarray:
+    """At its third call the worker dies with a batch on its way, and its server is kept from noticing."""
+    notes = Path(os.fsdecode(image))
+    with (notes / "calls").open("a") as calls:
+        calls.write("called\n")
+        if calls.tell() >= 3 * len("called\n"):
+            (notes / "processes").write_text(f"{os.getppid()} {os.getpid()}")
+            os.kill(os.getppid(), signal.SIGSTOP)
+            until((notes / "fetched").exists, "the first batch is fetched")
+            os.kill(os.getpid(), signal.SIGKILL)
+    return np.zeros((3, 1, 1), np.uint8)
+
+
 def wrong(image: bytes) -> np.ndarray:
     raise RuntimeError("a mistake of ours")
 
 
 @pytest.mark.usefixtures("workers_import_this")
 def test_a_killed_worker_is_one_line(pictures: list[Path]) -> None:
-    with pytest.raises(EvaluationError, match="a process that decodes pictures died: ") as caught:
+    with pytest.raises(
+        EvaluationError, match="a process that decodes pictures died, DataLoader worker"
+    ) as caught:
         list(decoded_batches(pictures, killed, batch_size=2, workers=1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("workers_import_this")
+def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(os.fsencode(tmp_path))
+    batches = decoded_batches([tmp_path / "picture"] * 3, lost, batch_size=1, workers=1)
+    next(batches)
+    noted = tmp_path / "processes"
+    until(lambda: noted.exists() and noted.read_text(), "the third call")
+    server, worker = map(int, noted.read_text().split())
+    time.sleep(0.5)  # the second batch goes its way from another thread of the worker
+    (tmp_path / "fetched").touch()
+    with pytest.raises(EvaluationError, match="died, the connection to it broke: make memory free"):
+        try:
+            until(lambda: worker not in living(os.getsid(0)), "the worker dies")
+            next(batches)
+        finally:
+            os.kill(server, signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("workers_import_this")

@@ -99,14 +99,31 @@ def test_a_folder_is_evaluated_and_recorded(checkpoint: Path, pets: EvaluateConf
         "chance": 1 / 3,
     }
     assert {key: line[key] for key in expected} == expected
-    listed = "".join(
-        f"{i}\t{name}/{n}.png\n" for i, name in enumerate(("cat", "eel", "dog")) for n in range(4)
-    )
-    assert line["files_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
+    listed = [(i, f"{name}/{n}.png") for i, name in enumerate(("cat", "eel", "dog")) for n in range(4)]
+    hashed = "".join(f"{i}\t{name}\t{sha256_below(pets.folder, name)}\n" for i, name in listed)
+    assert line["files_sha256"] == hashlib.sha256(hashed.encode()).hexdigest()
     evaluate(checkpoint, pets)
     again = JsonLines(results).read()
     assert len(again) == 2
     assert {**again[1], "date": ""} == {**line, "date": ""}
+
+
+def sha256_below(folder: Path | None, name: str) -> str:
+    assert folder is not None
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_other_pictures_under_the_same_names_are_other_files(
+    checkpoint: Path, pets: EvaluateConfig, tmp_path: Path
+) -> None:
+    def files_sha256(workers: int) -> str:
+        (record,) = evaluate(checkpoint, pets.model_copy(update={"workers": workers})).records
+        return str(record["files_sha256"])
+
+    before = files_sha256(workers=0)
+    assert files_sha256(workers=2) == before
+    draw(tmp_path / "pets" / "dog", 3, 1)
+    assert files_sha256(workers=0) != before
 
 
 def test_trainers_evaluators_give_the_same_figures(checkpoint: Path, pets: EvaluateConfig) -> None:

@@ -1,5 +1,7 @@
 """The page, read by a parser as a browser would: nothing that a stranger wrote may become markup."""
 
+import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.report import gather
+from clipkit.ingest.page import render
+from clipkit.ingest.report import Report, gather
 from clipkit.ingest.run import ingest
 from clipkit.ingest.tars import tars
+from clipkit.shards.dataset import DatasetDescription
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_tar
 
@@ -94,3 +98,22 @@ def test_a_source_of_many_files_without_urls(tmp_path: Path) -> None:
     assert gather(out).hosts_ok == {}
     page = Page((out / "report.html").read_text())
     assert page.text.count(".tar") == 20 and "and 3 more files" in page.text
+
+
+def test_few_failures_of_a_large_host_are_seen() -> None:
+    description = DatasetDescription(sources=(), image={})
+    report = Report("x", description, (), shards=1, samples=100_000, failures=1, bytes=1)
+    report.hosts_ok, report.hosts_failed = Counter({"a.example": 100_000, "b.example": 3}), Counter("c")
+    report.hosts_failed["a.example"] = 1
+    text = render(report)
+    rows = re.findall(
+        r"<bdi>(.*?)</bdi></td><td class=n>(.*?)</td><td class='n (.*?)'>(.*?)</td>(.*?)</tr>", text
+    )
+    assert [row[:4] for row in rows] == [
+        ("a.example", "100,000", "bad", "1"),
+        ("b.example", "3", "", "0"),
+        ("c", "0", "bad", "1"),
+    ]
+    assert [re.findall(r'class="(\w+)"', bars) for *_, bars in rows] == [["good", "bad"], ["good"], ["bad"]]
+    assert re.findall(r'<div class="split"><i class="good" .*?><i class="bad"', text)
+    assert ".split i, td.bar i { min-width: 3px; }" in text

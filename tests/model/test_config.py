@@ -38,7 +38,7 @@ def test_a_configuration_survives_json(name: str) -> None:
 def test_gelu_is_another_model_under_another_name() -> None:
     quick, plain = named_config("ViT-B/32"), named_config("ViT-B-32-gelu")
     assert plain.name == "ViT-B/32-gelu"
-    assert quick.differences(plain) == ["activation quick_gelu, not gelu"]
+    assert quick.differences(plain) == ["activation is 'quick_gelu', not 'gelu'"]
     assert (quick.open_clip_name, plain.open_clip_name) == ("ViT-B-32-quickgelu", "ViT-B-32")
 
 
@@ -80,4 +80,4 @@ def test_differences_name_the_field_and_both_values() -> None:
         )
         for size in (32, 64)
     )
-    assert one.differences(other) == ["vision.image_size 32, not 64"]
+    assert one.differences(other) == ["vision.image_size is 32, not 64"]

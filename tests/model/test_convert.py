@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_the_old_file(tiny_disk: Path, tmp_path: Path, to: st
     source = written(trained_looking(MICRO), tmp_path / "a.pt")
     target = target_of(tiny_disk / "a.pt", to)
     target.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=f"No space left on device: '{target}'"):
         convert(source, target, to)
     assert {path.name: path.read_bytes() for path in tiny_disk.iterdir()} == {target.name: b"old"}
 

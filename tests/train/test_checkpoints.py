@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ def test_checkpoints_open_safely_and_hold_the_run(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"batch_size": 16}, "batch_size was 12, is 16"),
-        ({"model": "RN50"}, "model was ViT-Micro/16@32px, is RN50"),
-        ({"seed": 1, "epochs": 4}, "epochs was 3, is 4, seed was 0, is 1"),
-        ({"lr": 1e-4}, "lr was 0.001, is 0.0001"),
+        ({"batch_size": 16}, "batch_size was 12, now 16"),
+        ({"model": "RN50"}, "model was 'ViT-Micro/16@32px', now 'RN50'"),
+        ({"seed": 1, "epochs": 4}, "epochs was 3, now 4; seed was 0, now 1"),
+        ({"lr": 1e-4}, "lr was 0.001, now 0.0001"),
     ],
 )
 def test_another_run_is_refused_with_the_differences(
@@ -82,7 +82,7 @@ def test_another_run_is_refused_with_the_differences(
 def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(
     whole: Path, small_dataset: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainError, match=r"data.fingerprint was .*data.samples was 64, is 2160"):
+    with pytest.raises(TrainError, match=r"data.fingerprint was .*data.samples was 64, now 2160"):
         run_it(small_dataset, whole)
     (tmp_path / "moved").symlink_to(tiny_dataset)
     more_loaders = CONFIG.model_copy(update={"workers": 2, "save_every": 7})
@@ -96,13 +96,24 @@ def test_a_foreign_checkpoint_is_refused_even_without_the_config(
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "epoch_3.pt").symlink_to(whole / "checkpoints" / "epoch_3.pt")
     (tmp_path / "run" / "checkpoints" / "latest").symlink_to("epoch_3.pt")
-    with pytest.raises(TrainError, match=r"epoch_3.pt: cannot be continued, since seed was 0, is 5"):
+    with pytest.raises(TrainError, match=r"epoch_3.pt: cannot be continued, since seed was 0, now 5"):
         run_it(tiny_dataset, tmp_path / "run", CONFIG.model_copy(update={"seed": 5}))
 
 
-def test_weights_without_their_optimizer_are_no_run(whole: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    content = torch.load(whole / "checkpoints" / "epoch_1.pt", weights_only=True)
+def no_optimizer(content: dict[str, Any]) -> None:
     del content["optimizer"]
+
+
+def settings_that_do_not_compare(content: dict[str, Any]) -> None:
+    content["train_config"]["batch_size"] = torch.arange(3)
+
+
+@pytest.mark.parametrize("spoil", [no_optimizer, settings_that_do_not_compare])
+def test_what_this_run_did_not_write_is_one_line(
+    whole: Path, tiny_dataset: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None]
+) -> None:
+    content = torch.load(whole / "checkpoints" / "epoch_1.pt", weights_only=True)
+    spoil(content)
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save(content, folder / "epoch_1.pt")

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from clipkit.train.interrupt import TrainInterrupted
 from clipkit.train.loop import Evaluator
 from clipkit.train.run import TrainResult, train
 from clipkit.train.run_directory import RunDirectory
+from tests.sessions import living, wait_until_gone
 
 # 64 samples: 3 epochs are 16 batches and none left over; epochs close at steps 6, 11 and 16.
 CONFIG = TrainConfig(
@@ -229,27 +229,13 @@ def test_kill_9_leaves_no_loader_process(tiny_dataset: Path, tmp_path: Path) -> 
         try:
             while child.poll() is None and len(run.metrics.read()) < 3:
                 time.sleep(0.01)
-            assert len(in_session(child.pid)) > 2
+            assert len(living(child.pid)) > 2
             child.kill()
             child.wait()
-            end = time.monotonic() + 15
-            while in_session(child.pid) and time.monotonic() < end:
-                time.sleep(0.05)
-            assert in_session(child.pid) == []
+            wait_until_gone(child.pid)
         finally:
-            for pid in in_session(child.pid):
+            for pid in living(child.pid):
                 os.kill(pid, signal.SIGKILL)
-
-
-def in_session(session: int) -> list[int]:
-    """The processes of a session that run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.mark.parametrize(

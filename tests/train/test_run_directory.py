@@ -161,7 +161,10 @@ def test_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
     path = checkpoint(run, "epoch_1.pt", 0)
     run.set_latest(path, 1, LENGTH)
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"latest: names 'epoch_1.pt', which is not there"):
+    with pytest.raises(CheckpointError, match=r"latest: names 'epoch_1.pt', which is not there: restore it$"):
+        run.latest()
+    checkpoint(run, "step_30.pt", 0)
+    with pytest.raises(CheckpointError, match="restore it, or remove this link to go on from an older one"):
         run.latest()
 
 
@@ -184,6 +187,17 @@ def test_a_copy_without_the_link_goes_on_from_what_is_furthest_trained(
     run.set_latest(checkpoint(run, "epoch_3.pt"), None, LENGTH)
     assert (run.checkpoints / "latest").is_symlink()
     assert run.latest() == run.checkpoints / "epoch_3.pt"
+
+
+def test_older_checkpoints_by_training(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    names = ["epoch_2.pt", "epoch_1.pt", "step_25.pt", "step_3.pt", "epoch_99_best.pt", "latest"]
+    epoch_2, epoch_1, step_25, step_3, _, latest = (checkpoint(run, name) for name in names)
+    assert run.older(epoch_2) == []
+    run.write_config(settings(batch_size=4, samples=40))
+    assert run.older(epoch_2) == [epoch_1, step_3]
+    assert run.older(latest) == [step_25, epoch_2, epoch_1, step_3]
+    assert run.older(run.checkpoints / "epoch_3.pt") == [step_25, epoch_2, epoch_1, step_3]
 
 
 def test_a_copy_of_latest_alone_is_a_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sessions import living, wait_until_gone
+
+PARENT = """
+import multiprocessing, sys, time
+from clipkit.processes import end_with_parent
+
+def work(ready):
+    end_with_parent()
+    ready.put(None)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    ready = context.SimpleQueue()
+    for _ in range(2):
+        context.Process(target=work, args=(ready,)).start()
+    for _ in range(2):
+        ready.get()
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, "parent.py", method]
+    with subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+            assert len(living(parent.pid)) >= 3
+            parent.kill()
+            parent.wait()
+            wait_until_gone(parent.pid)
+        finally:
+            for pid in living(parent.pid):
+                os.kill(pid, signal.SIGKILL)
