@@ -121,8 +121,11 @@ def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -
 
 
 def _older_whole(newest: Path) -> Path | None:
-    with suppress(TrainError):  # settings that cannot be read tell nothing
-        return next(filter(_is_whole, RunDirectory(newest.parent.parent).older(newest)), None)
+    run = RunDirectory(newest.parent.parent)
+    if newest.parent != run.checkpoints:  # a file that is in no run
+        return None
+    with suppress(TrainError, OSError):  # settings that cannot be read tell nothing
+        return next(filter(_is_whole, run.older(newest)), None)
     return None
 
 

@@ -102,3 +102,15 @@ def test_where_the_settings_cannot_be_read_none_is_named(run: Path) -> None:
     (run / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"write it anew$"), naming_older(newest, str):
         load_checkpoint(newest)
+    (run / "config.json").unlink()
+    (run / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"write it anew$"), naming_older(newest, str):
+        load_checkpoint(newest)
+
+
+def test_a_file_in_no_run_has_none_beside_it(run: Path) -> None:
+    moved = (run / "checkpoints").rename(run / "mine") / "epoch_2.pt"
+    cut(moved)
+    shutil.copytree(run / "mine", run / "checkpoints", symlinks=True)
+    with pytest.raises(CheckpointError, match=r"write it anew$"), naming_older(moved, str):
+        load_checkpoint(moved)
