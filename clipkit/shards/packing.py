@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.atomic import TEMPORARIES, replaced, write_json, write_table
+from clipkit.atomic import TEMPORARIES, make_folder, replaced, write_json, write_table
 from clipkit.errors import DatasetError
 from clipkit.shards.format import (
     HEADER_BYTES,
@@ -227,7 +227,7 @@ def _write_failures(directory: Path, chunks: range) -> IndexEntry | None:
     if not len(failures):
         return None
     path = directory / FAILURES / f"{chunks.start // FAILURE_FILE_CHUNKS:06d}.parquet"
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     sha256 = _write_hashed(path, failures)
     name = path.relative_to(directory).as_posix()
     return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
