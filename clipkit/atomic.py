@@ -41,6 +41,14 @@ def replaced(path: Path) -> Iterator[Path]:
     flush(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are not there, so that they stay there after a power cut."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    flush(path.parent)
+
+
 def flush(path: Path) -> None:
     """Force a file's bytes, or a folder's entries, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipkit._version import VERSION
-from clipkit.atomic import TEMPORARIES, write_json
+from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
 from clipkit.errors import DatasetError
 from clipkit.locks import Held, exclusive
@@ -127,7 +127,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
     except UnicodeDecodeError:
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     _check_can_hold_dataset(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     with _exclusive(directory):
         if (directory / DATASET_FILE).exists():
             dataset = read_dataset(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipkit.atomic import make_folder
 from clipkit.shards.index import Index, IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet, write_hashed
 
@@ -47,7 +48,7 @@ def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None 
 def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEntry:
     """Write failure file number `number`; it exists once the index lists the returned entry."""
     path = directory / FAILURES / f"{number:06d}.parquet"
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     sha256 = write_hashed(path, failures)
     name = path.relative_to(directory).as_posix()
     return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)

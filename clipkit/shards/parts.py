@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from clipkit.atomic import flush, temporary_path, write_table
+from clipkit.atomic import flush, make_folder, temporary_path, write_table
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, part_schema
@@ -49,7 +49,7 @@ class PartWriter:
         self._tar: BinaryIO
 
     def __enter__(self) -> Self:
-        self._tar_path.parent.mkdir(exist_ok=True)
+        make_folder(self._tar_path.parent)
         self._tar = self._temporary.open("wb")
         return self
 
@@ -84,6 +84,7 @@ class PartWriter:
             if kind is None:
                 flush(self._temporary)
                 self._temporary.replace(self._tar_path)
+                flush(self._tar_path.parent)  # else a power cut could leave the table alone
                 write_table(self._table_path, pa.Table.from_pylist(self._rows, schema=self._schema))
         finally:
             self._temporary.unlink(missing_ok=True)

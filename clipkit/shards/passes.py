@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.atomic import replaced
+from clipkit.atomic import make_folder, replaced
 from clipkit.shards.failure_files import next_number, read_failures, write_failures
 from clipkit.shards.index import Index, IngestProgress, read_index
 from clipkit.shards.parquet import read_parquet
@@ -38,7 +38,7 @@ def begin_pass(directory: Path, number: int, *, retry: bool) -> None:
         shutil.rmtree(parts)
     first = next_number(index)
     if retry:
-        parts.mkdir()
+        make_folder(parts)
         first = _take_out(directory, index, first)
     index.progress = IngestProgress(pass_number=number, first_failure_file=first)
     index.write(directory)
