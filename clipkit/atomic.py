@@ -16,7 +16,7 @@ TEMPORARIES = ".*.tmp"
 
 def temporary_path(path: Path) -> Path:
     """Return the temporary name beside `path`, free to be created: what a kill left there is removed."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     return temporary
 
@@ -30,15 +30,25 @@ def replaced(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        yield temporary
-        flush(temporary)
-        temporary.replace(path)
-    except BaseException as error:
+        with named(path):
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename or temporary) == str(temporary):
-            error.filename = str(path)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file, as a failed write's does not, or the temporary one, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(_temporary(path)):
+            error.filename = str(path)
+        raise
 
 
 def make_folder(path: Path) -> None:
@@ -56,6 +66,10 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:

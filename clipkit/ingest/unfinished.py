@@ -4,12 +4,14 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from clipkit.atomic import named
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
 from clipkit.shards.parts import PARTS, PartWriter
@@ -42,6 +44,7 @@ class UnfinishedPart:
         self._received = 0
         folder = directory / PARTS
         folder.mkdir(exist_ok=True)
+        self._folder = folder
         self._contents = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
 
     @property
@@ -58,7 +61,8 @@ class UnfinishedPart:
             self._made[place] = made
             return
         self._successes += 1
-        self._contents.write(made.content)
+        with named(self._folder):
+            self._contents.write(made.content)
         self._made[place] = _Kept(replace(made, content=b""), self._size, len(made.content))
         self._size += len(made.content)
 
@@ -68,7 +72,8 @@ class UnfinishedPart:
 
     def write(self) -> ChunkOutcome:
         """Write the part, every row having ended."""
-        self._contents.flush()
+        with named(self._folder):
+            self._contents.flush()
         with self._contents, PartWriter(self._directory, self.chunk.number, self._kept) as part:
             for row, made in zip(self.chunk.rows, self._made, strict=True):
                 columns = _columns(row)
@@ -82,7 +87,8 @@ class UnfinishedPart:
 
     def close(self) -> None:
         """Let the pictures go."""
-        self._contents.close()
+        with suppress(OSError):  # a full disk does not take what is still to be written, nor need it
+            self._contents.close()
 
 
 def _columns(row: UrlRow) -> dict[str, Any]:

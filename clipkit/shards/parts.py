@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from clipkit.atomic import flush, make_folder, temporary_path, write_table
+from clipkit.atomic import flush, make_folder, named, temporary_path, write_table
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, part_schema
@@ -64,7 +64,8 @@ class PartWriter:
             "caption_bytes": len(caption),
         }
         members = tar_member(f"{key}.{row['ext']}", image) + tar_member(f"{key}.txt", caption)
-        self._tar.write(members)
+        with named(self._tar_path):
+            self._tar.write(members)
         self._size += len(members)
         self._rows.append(row)
 
@@ -78,7 +79,7 @@ class PartWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with self._tar:
+            with named(self._tar_path), self._tar:
                 if kind is None:
                     self._tar.write(tar_end(self._size))
             if kind is None:

@@ -39,6 +39,12 @@ def program(path: Path, out: Path) -> list[str]:
     return ["-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json()]
 
 
+def command(path: Path, out: Path) -> list[str]:
+    """The words that make Python run the command line on the list at `path`."""
+    words = ["-m", "clipkit", "ingest", "cc", str(path), "--out", str(out), "--allow-private-hosts"]
+    return [*words, "--image-size", "32", "--workers", "1", "--json"]
+
+
 class Moment(NamedTuple):
     """The `number`th of the `calls` on a path that `path` matches, `before` it or after it."""
 

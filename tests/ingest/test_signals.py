@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM end the command at once, quietly, and the same command goes on to the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started
+from tests.serving import Server
+
+RECORDS = 1150
+PART, SHARD, INDEX = r"/parts/\.?\d{8}", r"/\.?000000", r"/\.index\.parquet"
+MOMENTS = [
+    Moment("mkdir", "/out$", before=False),
+    Moment("open", rf"{PART}\.tar", before=False),
+    Moment("replace", rf"{PART}\.tar", before=False),
+    Moment("replace", rf"{PART}\.parquet"),
+    Moment("open", rf"{SHARD}\.tar", before=False),
+    Moment("replace", rf"{SHARD}\.tar", before=False),
+    Moment("replace", INDEX),
+    Moment("replace", INDEX, before=False),
+    Moment("unlink", rf"{PART}\.parquet$", before=False),
+    Moment("rmdir", "/parts$"),
+    Moment("replace", r"/\.report\.html", before=False),
+    Moment("replace", r"/\.dataset\.json", before=False),
+]
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+class Signalled:
+    """One list, and what an ingest of it gives that no signal interrupts."""
+
+    def __init__(self, server: Server, folder: Path):
+        self.folder = folder
+        self.list = Pictures(server).listed(folder / "list.tsv", RECORDS)
+        self.expected = self.finished(folder / "unbroken")
+
+    def start(self, out: Path, moment: Moment | None = None, deed: str = "") -> "subprocess.Popen[str]":
+        return started(command(self.list, out), self.folder, moment, deed)
+
+    def finished(self, out: Path) -> dict[str, bytes]:
+        code, output, errors = ended(self.start(out))
+        assert code == 0 and '"records": 1150' in output, errors
+        return contents(out)
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signalled]:
+    with Server().running() as server:
+        yield Signalled(server, tmp_path_factory.mktemp("signals"))
+
+
+def interrupt(signalled: Signalled, out: Path, name: str, moments: list[Moment]) -> None:
+    for moment in moments:
+        code, output, errors = ended(signalled.start(out, moment, name))
+        assert (code, output) == (SIGNALS[name], ""), (moment, code, errors)
+        assert "Traceback" not in errors and "clipkit:" not in errors, (moment, errors)
+    assert signalled.finished(out) == signalled.expected
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_it_ends_quietly_and_goes_on(signalled: Signalled, tmp_path: Path, name: str) -> None:
+    interrupt(signalled, tmp_path / "out", name, MOMENTS[1::4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGNALS)
+def test_at_many_moments(signalled: Signalled, tmp_path: Path, name: str) -> None:
+    interrupt(signalled, tmp_path / "out", name, MOMENTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGNALS)
+def test_at_random_moments(signalled: Signalled, tmp_path: Path, name: str) -> None:
+    chance = random.Random(name)
+    interrupted = ingests = 0
+    while interrupted < 10:
+        out, finished = tmp_path / str(ingests), False
+        ingests += 1
+        while not finished:
+            process = signalled.start(out)
+            while process.poll() is None and not (out / ".lock").exists():  # Python itself is starting
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 1))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.Signals[name])
+            code, _, errors = ended(process)
+            # While Python itself ends, nobody catches the signal: shells call that 130 and 143, too.
+            assert code in (0, SIGNALS[name], -signal.Signals[name]) and "Traceback" not in errors, errors
+            finished = code == 0
+            interrupted += not finished
+        assert contents(out) == signalled.expected
