@@ -39,15 +39,17 @@ code, .url { font: 13px/1.45 ui-monospace, Consolas, monospace; overflow-wrap: a
 .figures b { display: block; font-size: 30px; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .split { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); }
 .split i { background: var(--good); } .split i + i { background: var(--bad); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 0 48px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr));
+  gap: 0 48px; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: 13px; }
 td, th { padding: 4px 14px 4px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
+td.reason { white-space: nowrap; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.bar { width: 46%; vertical-align: middle; padding-right: 0; }
 td.bar i { display: inline-block; height: 9px; background: var(--bar); border-radius: 2px;
   vertical-align: middle; }
-td.hint { padding-left: 14px; width: 12%; }
+td.hint { padding-left: 14px; width: 12%; white-space: nowrap; }
 td.bar i.bad { background: var(--bad); } td.bar i.good { background: var(--good); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
@@ -57,6 +59,13 @@ figcaption { padding: 7px 9px 9px; font-size: 12.5px; line-height: 1.35; overflo
 figcaption bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4;
   overflow: hidden; }
 figcaption span { color: var(--soft); font-size: 11px; }
+@media (max-width: 640px) {
+  main { padding: 24px 16px 40px; }
+  .figures { gap: 12px 28px; } .figures b { font-size: 24px; }
+  .grid { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 10px; }
+  .list tr { display: block; padding: 7px 0; border-bottom: 1px solid var(--line); }
+  .list td { display: block; padding: 0; border: 0; text-align: left; }
+}
 """
 
 
@@ -115,7 +124,7 @@ def _table_of_reasons(report: "Report") -> str:
         return ""
     most = max(report.reasons.values())
     rows = "".join(
-        f"<tr><td><code>{_text(reason)}</code></td><td class=n>{count:,}</td>"
+        f"<tr><td class=reason><code>{_text(reason)}</code></td><td class=n>{count:,}</td>"
         f"<td class=bar>{_bar(count, most, 'bad')}</td>"
         f"<td class='soft hint'>{'may pass' if REASONS.get(reason) else ''}</td></tr>"
         for reason, count in report.reasons.most_common()
@@ -155,11 +164,12 @@ def _pictures(report: "Report") -> str:
 
 def _examples(report: "Report") -> str:
     rows = "".join(
-        f"<tr><td><code>{_text(reason)}</code></td><td class=url><bdi>{_text(url, 160)}</bdi></td>"
+        f"<tr><td class=reason><code>{_text(reason)}</code></td>"
+        f"<td class=url><bdi>{_text(url, 160)}</bdi></td>"
         f"<td class=soft><bdi>{_text(detail, 120)}</bdi></td></tr>"
         for reason, url, detail in sorted(report.examples)
     )
-    return f"<h2>Failures, the first of each cause</h2><table>{rows}</table>" if rows else ""
+    return f"<h2>Failures, the first of each cause</h2><table class=list>{rows}</table>" if rows else ""
 
 
 def _origin(report: "Report") -> str:
@@ -170,7 +180,7 @@ def _origin(report: "Report") -> str:
     )
     settings = ", ".join(f"{name} {value}" for name, value in report.description.image.items())
     limit = f", limit {report.description.limit:,}" if report.description.limit else ""
-    return f"<h2>Made from</h2><table>{rows}</table><p class=soft>{_text(settings + limit)}</p>"
+    return f"<h2>Made from</h2><table class=list>{rows}</table><p class=soft>{_text(settings + limit)}</p>"
 
 
 def _ranges(counts: Counter[int], lower_bounds: Sequence[int]) -> list[tuple[str, int]]:
