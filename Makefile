@@ -10,6 +10,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+# One of the long tests looks at a page in Chromium, and fails where there is none: apt-get install chromium.
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -m ""
 

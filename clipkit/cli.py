@@ -205,13 +205,18 @@ def models(as_json: Json = False) -> None:
     show(model_table(), as_json)
 
 
-def _terminated(number: int, frame: "FrameType | None") -> NoReturn:
+def _ended(number: int, frame: "FrameType | None") -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
 def main() -> None:
     """Run the command line; end the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _ended)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # who ignores it may go on doing so
+        signal.signal(signal.SIGINT, _ended)
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

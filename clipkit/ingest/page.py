@@ -41,16 +41,18 @@ code, .url { font: 13px/1.45 ui-monospace, Consolas, monospace; overflow-wrap: a
 .figures b { display: block; font-size: 30px; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .split { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); }
 .split i, td.bar i { min-width: 3px; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 0 48px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr));
+  gap: 0 48px; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: 13px; }
 td, th { padding: 4px 14px 4px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
+td.reason { white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.n.bad { color: var(--bad); }
 td.bar { width: 46%; vertical-align: middle; padding-right: 0; } .hosts td.bar { width: 27%; }
 td.bar div { display: flex; gap: 1px; }
 td.bar i { height: 9px; background: var(--bar); border-radius: 2px; }
-td.hint { padding-left: 14px; width: 12%; }
+td.hint { padding-left: 14px; width: 12%; white-space: nowrap; }
 .split i.good, td.bar i.good { background: var(--good); }
 .split i.bad, td.bar i.bad { background: var(--bad); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 14px; }
@@ -61,6 +63,13 @@ figcaption { padding: 7px 9px 9px; font-size: 12.5px; line-height: 1.35; overflo
 figcaption bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4;
   overflow: hidden; }
 figcaption span { color: var(--soft); font-size: 11px; }
+@media (max-width: 640px) {
+  main { padding: 24px 16px 40px; }
+  .figures { gap: 12px 28px; } .figures b { font-size: 24px; }
+  .grid { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 10px; }
+  .list tr { display: block; padding: 7px 0; border-bottom: 1px solid var(--line); }
+  .list td { display: block; padding: 0; border: 0; text-align: left; }
+}
 """
 
 
@@ -118,7 +127,7 @@ def _table_of_reasons(report: "Report") -> str:
         return ""
     most = max(report.reasons.values())
     rows = "".join(
-        f"<tr><td><code>{_text(reason)}</code></td><td class=n>{count:,}</td>"
+        f"<tr><td class=reason><code>{_text(reason)}</code></td><td class=n>{count:,}</td>"
         f"<td class=bar><div>{_bar(count, most, 'bad')}</div></td>"
         f"<td class='soft hint'>{'may pass' if REASONS.get(reason) else ''}</td></tr>"
         for reason, count in report.reasons.most_common()
@@ -162,11 +171,12 @@ def _pictures(report: "Report") -> str:
 
 def _examples(report: "Report") -> str:
     rows = "".join(
-        f"<tr><td><code>{_text(reason)}</code></td><td class=url><bdi>{_text(url, 160)}</bdi></td>"
+        f"<tr><td class=reason><code>{_text(reason)}</code></td>"
+        f"<td class=url><bdi>{_text(url, 160)}</bdi></td>"
         f"<td class=soft><bdi>{_text(detail, 120)}</bdi></td></tr>"
         for reason, url, detail in sorted(report.examples)
     )
-    return f"<h2>Failures, the first of each cause</h2><table>{rows}</table>" if rows else ""
+    return f"<h2>Failures, the first of each cause</h2><table class=list>{rows}</table>" if rows else ""
 
 
 def _origin(report: "Report") -> str:
@@ -179,7 +189,9 @@ def _origin(report: "Report") -> str:
     more = f"<p class=soft>and {left:,} more files</p>" if left > 0 else ""
     settings = ", ".join(f"{name} {value}" for name, value in report.description.image.items())
     passes = "".join(f"<p class=soft>{_pass(each)}</p>" for each in report.passes)
-    return f"<h2>Made from</h2><table>{rows}</table>{more}{passes}<p class=soft>{_text(settings)}</p>"
+    return (
+        f"<h2>Made from</h2><table class=list>{rows}</table>{more}{passes}<p class=soft>{_text(settings)}</p>"
+    )
 
 
 def _pass(one: "Pass") -> str:

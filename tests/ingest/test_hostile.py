@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from clipkit.shards.schemas import REASONS
+from tests.chromium import chromium
 from tests.ingest.hostile import MISDEEDS, PICTURE, RETRIES, TIMEOUT, limited_once
 from tests.serving import Server, answer
 
@@ -169,6 +171,39 @@ def test_captions_are_kept_to_the_letter(ended: Ended) -> None:
         texts = [member for member in tar.getmembers() if member.name.endswith(".txt")]
         written = [stream.read() for member in texts if (stream := tar.extractfile(member))]
     assert written == [caption.encode() for caption in expected]
+
+
+@pytest.mark.slow
+def test_the_report_shows_what_strangers_wrote_and_does_nothing_of_it(ended: Ended, tmp_path: Path) -> None:
+    report = ended.out / "report.html"
+    text = report.read_text()
+    bare = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&#x27;", "'")
+    (tmp_path / "bare.html").write_text(bare)
+    start, end = bare.index("<meta http-equiv"), bare.index("<meta name")
+    (tmp_path / "free.html").write_text(bare[:start] + bare[end:])
+    with chromium(tmp_path / "profile") as page:
+        for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
+            page.open(report, width, 900, dark=dark)
+            asked = [each["request"]["url"] for each in page.reported("Network.requestWillBeSent")]
+            assert {url for url in asked if not url.startswith("data:image/jpeg;base64,")} == {
+                report.as_uri()
+            }
+            complaints = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+            assert page.reported(*complaints, "Network.loadingFailed") == []
+            assert page.value("window.ran") is None
+            assert page.value("document.documentElement.scrollWidth") <= width, "nothing is off the screen"
+            shown = page.value("[...document.images].filter(each => each.naturalWidth).length")
+            assert shown == len(ended.samples)
+            assert MARKUP in page.value("document.body.innerText").replace("\n", " ")
+            page.picture(tmp_path / f"{width}{dark}.png")
+        pictures = [Image.open(path) for path in sorted(tmp_path.glob("*.png"))]
+        corners = [picture.convert("L").tobytes()[0] for picture in pictures]
+        assert [corner > 128 for corner in corners] == [True, False, True, False], "light, and dark"
+        # Were a text ever not escaped, the page's own policy would still keep it from doing anything.
+        page.open(tmp_path / "bare.html", 1280, 900)
+        assert page.value("window.ran") is None and page.reported("Log.entryAdded")
+        page.open(tmp_path / "free.html", 1280, 900)
+        assert page.value("window.ran"), "without either, it would do it"
 
 
 def test_bombs_do_not_explode(ended: Ended) -> None:

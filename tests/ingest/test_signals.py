@@ -6,11 +6,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started
+from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started, until
 from tests.serving import Server
 
 RECORDS = 1150
@@ -68,6 +69,21 @@ def test_it_ends_quietly_and_goes_on(signalled: Signalled, tmp_path: Path, name:
     interrupt(signalled, tmp_path / "out", name, MOMENTS[1::4])
 
 
+@pytest.mark.parametrize("name", SIGNALS)
+def test_impatience_is_quiet_too(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / "list.tsv").write_text(f"x\t{server.add('/', server.silence)}\n")
+    for pause in (0.0, 0.001, 0.01, 0.05):
+        server.hits.clear()
+        process = started(command(tmp_path / "list.tsv", tmp_path / "out"), tmp_path)
+        until(lambda: server.hits, "the URL is asked for")
+        for _ in range(3):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.Signals[name])
+            time.sleep(pause)
+        code, _, errors = ended(process)
+        assert code in (SIGNALS[name], -signal.Signals[name]) and "Traceback" not in errors, errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIGNALS)
 def test_at_many_moments(signalled: Signalled, tmp_path: Path, name: str) -> None:
@@ -84,8 +100,8 @@ def test_at_random_moments(signalled: Signalled, tmp_path: Path, name: str) -> N
         ingests += 1
         while not finished:
             process = signalled.start(out)
-            while process.poll() is None and not (out / ".lock").exists():  # Python itself is starting
-                time.sleep(0.01)
+            # Before that, Python itself is starting.
+            until(lambda: process.poll() is not None or (out / ".lock").exists(), "it begins")  # noqa: B023
             time.sleep(chance.uniform(0, 1))
             if process.poll() is None:
                 os.killpg(process.pid, signal.Signals[name])
