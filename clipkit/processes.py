@@ -41,3 +41,17 @@ def _end_after(watched: int) -> None:
     waiting.register(watched, select.POLLIN)
     waiting.poll()
     os._exit(1)
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Put the handlers of Ctrl-C and SIGTERM back that a library called inside replaces by its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import Crashed, Engine, local
+from clipkit.ingest.engines.engine import Crashed, Engine
+from clipkit.ingest.engines.local import local
+from clipkit.ingest.engines.names import ON_THIS_MACHINE
 from clipkit.ingest.preflight import preflight
 from clipkit.ingest.report import REPORT_FILE, write_report
 from clipkit.ingest.rows import Chunk, ChunkOutcome
@@ -77,7 +79,8 @@ def ingest(
     """Download `source` into the dataset at `out`; continue there if an earlier run was stopped.
 
     Raises DatasetError if `out` holds something else or workers died again and again, SourceError if the
-    source cannot be read, NetworkError if no request could get anywhere, OSError as the file system does.
+    source cannot be read, NetworkError if no request could get anywhere, EngineError as the engine does,
+    OSError as the file system does.
     Stopped at any moment, the same call goes on where it was.
     """
     records = source.records if config.limit is None else min(source.records, config.limit)
@@ -135,7 +138,7 @@ def _fill(
     make_part = PartMaker(directory, config, tuple(source.kept))
     every = _all_of(chunks(source, config.chunk_rows, config.limit), records)
     unfinished: Iterator[Chunk] = (chunk for chunk in every if not packer.is_done(chunk.number))
-    if engine is local:  # the others' network is another one
+    if engine in ON_THIS_MACHINE:  # the others' network is another one
         unfinished = _after_preflight(unfinished, config)
     workers = min(config.processes, len(todo))
     with closing(engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from clipkit.ingest.run import IngestResult, ingest
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
+from tests.processes import living, until, wait_until_gone
 from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
 
 RECORDS = 1400
@@ -198,30 +198,6 @@ ingest(conceptual_captions([Path(sys.argv[1])]), Path(sys.argv[2]), config)
 def started(path: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json()]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-
-
-def living(session: int) -> list[int]:
-    """The processes of a session that are not zombies."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(sid) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not in 60 s: {what}"
-        time.sleep(0.02)
-
-
-def wait_until_gone(session: int) -> None:
-    until(lambda: not living(session), "all processes end")
 
 
 def complete_chunks(out: Path) -> list[int]:
