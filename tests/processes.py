@@ -19,15 +19,15 @@ def living(session: int) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
+def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not in 60 s: {what}"
+        assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
         time.sleep(0.02)
 
 
-def wait_until_gone(session: int) -> None:
-    until(lambda: not living(session), "all processes end")
+def wait_until_gone(session: int, seconds: float = 60) -> None:
+    until(lambda: not living(session), "all processes end", seconds)
 
 
 def client_of(request: BaseHTTPRequestHandler) -> int:

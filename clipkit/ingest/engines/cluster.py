@@ -1,5 +1,6 @@
 """What Ray and Spark have in common: one task a chunk, on nodes that share the dataset's directory."""
 
+import re
 import socket
 import time
 import traceback
@@ -18,6 +19,8 @@ from clipkit.shards.dataset import DATASET_FILE
 
 _SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 PATIENCE_SECONDS = 600.0  # time enough for a cluster that starts its nodes when they are asked for
+
+_PYTHON_ERROR = re.compile(r"^(\w+(?:Error|Exception): .*)$", re.MULTILINE)
 
 Answer = ChunkOutcome | Exception
 
@@ -134,9 +137,29 @@ class _Jobs:
             self._lost.append(_Job(job.chunk, job.tries + 1))
 
 
+def knock(addresses: str) -> None:
+    """Connect to one of `scheme://host:port,…`: Ray and Spark themselves would try for minutes.
+
+    Raises OSError if none of them takes a connection.
+    """
+    refused = None
+    for address in addresses.rpartition("://")[2].split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            refused = OSError(f"{address}: {error.strerror or error}")
+        except ValueError:
+            return  # no port: what it names is theirs to find
+        else:
+            return
+    if refused:
+        raise refused
+
+
 def unfit(engine: str, error: BaseException) -> EngineError:
-    """Return what to raise where a node cannot run a task at all; a Python error's last line says why."""
-    why = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    """Return what to raise where a node cannot run a task at all; its Python says why."""
+    told = _PYTHON_ERROR.findall(str(error)) or str(error).splitlines() or [type(error).__name__]
     return EngineError(
-        f"--engine {engine}: expected nodes with clipkit {VERSION} and the same Python, found {why[-1]}"
+        f"--engine {engine}: expected nodes with clipkit {VERSION} and the same Python, found {told[-1]}"
     )

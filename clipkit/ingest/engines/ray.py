@@ -2,14 +2,13 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 from clipkit.errors import EngineError
-from clipkit.ingest.engines.cluster import Answer, Task, map_chunks, unfit
+from clipkit.ingest.engines.cluster import Answer, Task, knock, map_chunks, unfit
 from clipkit.ingest.engines.engine import Outcomes
 from clipkit.ingest.engines.extras import extra
 from clipkit.ingest.rows import Chunk
@@ -37,22 +36,29 @@ def _connected(ray: Any, workers: int) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    own = {"num_cpus": workers, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
         with own_signals():
-            try:
-                ray.init(num_cpus=workers, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
-            except ValueError:  # these are refused where there is a cluster
-                ray.init(**quiet)
+            ray.init(**quiet) if _is_there(ray) else ray.init(address="local", **own, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise EngineError(
             f"--engine ray: expected a cluster that answers, found {str(error).splitlines()[0]}; see to "
-            "RAY_ADDRESS, or let `ray stop` forget a cluster that is gone"
+            "RAY_ADDRESS and RAY_AUTH_MODE, or let `ray stop` forget a cluster that is gone"
         ) from None
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # pages of a lost node's log, on stdout
     try:
-        with redirect_stdout(sys.stderr):  # what Ray has to say of lost nodes
-            yield
+        yield
     finally:
         ray.shutdown()
+
+
+def _is_there(ray: Any) -> bool:
+    """Tell whether there is a cluster. Raises OSError if it does not answer."""
+    address = os.environ.get("RAY_ADDRESS") or ray._private.services.canonicalize_bootstrap_address(None)
+    if address in (None, "local"):
+        return False
+    knock(address)
+    return True
 
 
 class _Ray:

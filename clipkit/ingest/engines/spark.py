@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from clipkit.errors import EngineError
-from clipkit.ingest.engines.cluster import Answer, Task, map_chunks, unfit
+from clipkit.ingest.engines.cluster import Answer, Task, knock, map_chunks, unfit
 from clipkit.ingest.engines.engine import Outcomes
 from clipkit.ingest.engines.extras import extra
 from clipkit.ingest.rows import Chunk
@@ -57,18 +57,22 @@ def _context(workers: int) -> Iterator[Any]:
         with own_signals():
             gateway = launch_gateway(popen_kwargs={"stderr": subprocess.DEVNULL})
             conf = SparkConf(_jvm=gateway.jvm).setAll(_SETTINGS.items())
-            if conf.get("spark.master").startswith("local"):
+            if (master := conf.get("spark.master")).startswith("local"):
                 conf.setAll(_HERE.items())
+            elif master.startswith("spark://"):
+                knock(master)
             context = SparkContext(conf=conf, gateway=gateway)
     except (OSError, ValueError, PySparkException, Py4JError) as error:
         why = str(getattr(error, "java_exception", None) or error).strip().splitlines()[0]
         raise EngineError(
             f"--engine spark: expected Java 17 or newer and a master that answers, found {why}"
         ) from None
+    context._accumulatorServer.handle_error = lambda *_: None  # else a traceback tells that Java is gone
     try:
         yield context
     finally:
-        context.stop()
+        with suppress(Exception):  # with Java gone there is nothing to be stopped
+            context.stop()
 
 
 class _Spark:
@@ -103,7 +107,7 @@ class _Spark:
         raise _gone(RuntimeError("it stopped"))
 
     def stop(self) -> None:
-        with suppress(Exception):  # with Java gone there is nothing to be stopped
+        with suppress(Exception):
             self._context.cancelJobGroup(self._group)
 
 
