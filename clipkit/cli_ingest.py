@@ -22,6 +22,15 @@ class CaptionOf(StrEnum):
     BOTH = "both"
 
 
+class EngineName(StrEnum):
+    """Where, or with which tool, an ingest runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    SPARK = "spark"
+    IMG2DATASET = "img2dataset"
+
+
 ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize images into exact shards.")
 
 
@@ -39,7 +48,18 @@ def _run(
     max_aspect: Annotated[
         float | None, typer.Option(help="Long side / short side as served; longer ones fail.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU.")] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="local: processes on this machine. ray, spark: tasks on the cluster that their own settings "
+            "name, else on this machine; all nodes must see --out under the same name. img2dataset: that "
+            "tool makes the requests, by its own rules: no check of addresses, no limit to one host, sizes "
+            "checked only when all has come, a browser's User-Agent, a proxy from the environment."
+        ),
+    ] = EngineName.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, or tasks on a cluster. Default: one a CPU of this machine.")
+    ] = None,
     connections: Annotated[int, typer.Option(help="Connections of each worker.")] = 64,
     per_host: Annotated[int, typer.Option(help="Connections to one host, of all workers together.")] = 64,
     limit: Annotated[
@@ -61,10 +81,14 @@ def _run(
     as_json: Json = False,
 ) -> None:
     from clipkit.ingest.config import IngestConfig
+    from clipkit.ingest.engines.names import ENGINES
     from clipkit.ingest.run import ingest
 
     config = config_of(IngestConfig, locals())
-    show(ingest(source, out or Path(source.stem), config, retry_failed=retry_failed), as_json)
+    result = ingest(
+        source, out or Path(source.stem), config, retry_failed=retry_failed, engine=ENGINES[engine]
+    )
+    show(result, as_json)
 
 
 _SHARED = list(inspect.signature(_run).parameters.values())[1:]

@@ -15,6 +15,10 @@ class NetworkError(ClipkitError):
     """A name resolver, a network or a proxy that does not work."""
 
 
+class EngineError(ClipkitError):
+    """A cluster or a tool that the work was to run on, and that is missing, unfit or gone."""
+
+
 class DatasetError(ClipkitError):
     """A dataset directory or shard that is missing, damaged, in use, or of another kind."""
 

@@ -71,3 +71,17 @@ def watched(made: Iterator[T], error: type[ClipkitError], worker: str) -> Iterat
         cause = "the connection to it broke" if broken else line
         remedy = "make memory free or give fewer --workers, and run the same command again"
         raise error(f"{worker} died, {cause}: {remedy}") from None
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Put the handlers of Ctrl-C and SIGTERM back that a library called inside replaces by its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sessions import living, wait_until_gone
+from tests.processes import living, wait_until_gone
 
 PARENT = """
 import multiprocessing, sys, time

@@ -18,11 +18,10 @@ from typing import Generic, TypeVar
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
-from clipkit.ingest.local_files import read_file
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.resolve import Diagnosis, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from clipkit.ingest.tar_rows import read_member
+from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.urls import Target, request_target
 
@@ -149,7 +148,7 @@ class _Fetcher(Generic[Key]):
             return False
         key, row = following
         if row.file is not None and not row.problem:
-            self._done.append((key, _read(row.file, row, self._config.max_bytes), None))
+            self._done.append((key, read_row(row, self._config.max_bytes), None))
             return False  # its bytes are taken before more are read
         target = Failed(row.reason, row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):
@@ -230,9 +229,3 @@ class _Fetcher(Generic[Key]):
             self._wait(job, due, now)
         else:
             self._end(job)
-
-
-def _read(path: str, row: UrlRow, max_bytes: int) -> Fetched | Failed:
-    if row.span is not None:
-        return read_member(path, *row.span, max_bytes)
-    return read_file(row.url, path, max_bytes)

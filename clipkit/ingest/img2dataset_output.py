@@ -3,11 +3,10 @@
 A failed row has no member in the tar. Its `status` and the text of the exception tell why.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from clipkit.ingest.failures import status_reason
+from clipkit.ingest.img2dataset_words import reason_of as words_reason
 from clipkit.ingest.records import shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.table_files import row
@@ -17,35 +16,6 @@ COLUMNS = frozenset({"key", "url", "status", "error_message"})
 """The columns by which its table is known."""
 
 _SUCCESS = "success"
-_HTTP = re.compile(r"HTTP Error (\d{3})\b")
-_MESSAGES = (
-    # what urllib, the sockets and img2dataset say (in lower case) → reason; the first that fits
-    ("timed out", "timeout"),
-    ("name or service not known", "dns_not_found"),
-    ("no address associated with hostname", "dns_not_found"),
-    ("nodename nor servname", "dns_not_found"),
-    ("name resolution", "dns_failed"),
-    ("connection reset", "reset"),
-    ("closed connection", "reset"),
-    ("connection refused", "connect"),
-    ("unreachable", "connect"),
-    ("no route to host", "connect"),
-    ("ssl", "tls"),
-    ("certificate", "tls"),
-    ("unknown url type", "scheme"),
-    ("no host given", "bad_url"),
-    ("control characters", "bad_url"),
-    ("nonnumeric port", "bad_url"),
-    ("invalid ipv6 url", "bad_url"),
-    ("codec can't encode", "bad_url"),
-    ("with 'idna' codec", "bad_url"),
-    ("incompleteread", "truncated"),
-    ("x-robots-tag", "opted_out"),
-    ("image too small", "too_small"),
-    ("image area too large", "too_many_pixels"),
-    ("aspect ratio too large", "aspect"),
-    ("!buf.empty()", "empty"),
-)
 _OTHERWISE = {"failed_to_resize": "broken_image"}
 
 
@@ -71,11 +41,7 @@ def failed_rows(source: str, table: Parquet, keep: Sequence[str] = ()) -> Iterat
 
 def reason_of(status: str, message: str) -> str:
     """Return the reason of `REASONS` for a row's status and error message; `protocol` for any other error."""
-    if http := _HTTP.match(message):
-        return status_reason(int(http[1])) or "protocol"
-    lower = message.lower()
-    fitting = (reason for words, reason in _MESSAGES if words in lower)
-    return next(fitting, _OTHERWISE.get(status, "protocol"))
+    return words_reason(message, _OTHERWISE.get(status, "protocol"))[0]
 
 
 def _failed(made: UrlRow, status: str, message: str) -> UrlRow:

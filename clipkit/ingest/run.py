@@ -9,7 +9,9 @@ from pathlib import Path
 
 from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import Crashed, Engine, local
+from clipkit.ingest.engines.engine import Crashed, Engine
+from clipkit.ingest.engines.local import local
+from clipkit.ingest.engines.names import ON_THIS_MACHINE
 from clipkit.ingest.preflight import preflight
 from clipkit.ingest.report import write_report
 from clipkit.ingest.result import IngestResult, result_of
@@ -43,7 +45,7 @@ def ingest(
     failed for a reason that may pass, as further passes whose samples are appended. Stopped at any moment,
     the same call goes on where it was. Raises DatasetError if `out` holds something else or workers died
     again and again, SourceError if the source cannot be read, NetworkError if no request could get anywhere,
-    OSError as the file system does.
+    EngineError as the engine does, OSError as the file system does.
     """
     wanted = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
@@ -56,7 +58,7 @@ def ingest(
     tallies: list[Tally] = []
     with open_for_ingest(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
-            if not tallies and engine is local:  # the others' network is another one
+            if not tallies and engine in ON_THIS_MACHINE:  # the others' network is another one
                 preflight(_first_requests(source), config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipkit.errors import SourceError
+from clipkit.ingest.local_files import read_file
 from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
@@ -57,6 +58,14 @@ def row_of(tar: Path, source: str, number: int, described: Described, wanted: Wa
     kept = {name: as_text(fields.get(name)) for name in wanted.keep} if wanted.keep else None
     span = (picture.offset, picture.size)
     return UrlRow(source, number, url, caption, kept=kept, file=str(tar), span=span)
+
+
+def read_row(row: UrlRow, max_bytes: int) -> Fetched | Failed:
+    """Return the picture of a row that has a file: the file, or its part of a tar."""
+    assert row.file is not None
+    if row.span is not None:
+        return read_member(row.file, *row.span, max_bytes)
+    return read_file(row.url, row.file, max_bytes)
 
 
 def read_member(path: str, offset: int, size: int, max_bytes: int) -> Fetched | Failed:

@@ -1,12 +1,12 @@
 """Chunks in, parts out: what engines map over the source. A pure function of the servers' answers."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import cv2
 import pyarrow as pa
@@ -31,6 +31,19 @@ RowKey = tuple[UnfinishedPart, int]
 """Where a row's outcome belongs: its part, and its place there."""
 
 
+class Fetch(Protocol):
+    """What requests the URLs, as `clipkit.ingest.fetch.fetch` does."""
+
+    def __call__(
+        self,
+        rows: Iterable[tuple[RowKey, UrlRow] | None],
+        config: IngestConfig,
+        *,
+        limited_by: Callable[[str], None],
+    ) -> Iterator[tuple[RowKey, Fetched | Failed] | None]:
+        """Yield what became of each row; tell which host's limit holds others back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Underway:
     """Counts so far of unfinished chunks, each replacing the chunk's earlier ones.
@@ -49,10 +62,11 @@ class PartMaker:
     directory: Path
     config: IngestConfig
     kept: Kept = ()
+    fetch: Fetch = fetch
 
     def __call__(self, chunk: Chunk) -> ChunkOutcome:
         """Make one part, as `make_part`."""
-        return make_part(chunk, self.directory, self.config, self.kept)
+        return make_part(chunk, self.directory, self.config, self.kept, self.fetch)
 
     def crashed(self, chunk: Chunk) -> ChunkOutcome:
         """Make the part of a chunk that no worker survives, as `make_crashed_part`."""
@@ -60,21 +74,27 @@ class PartMaker:
 
     def stream(self, chunks: Iterable[Chunk | None]) -> Iterator[ChunkOutcome | Underway]:
         """Make a part of each chunk, as `make_parts`."""
-        return make_parts(chunks, self.directory, self.config, self.kept)
+        return make_parts(chunks, self.directory, self.config, self.kept, self.fetch)
 
 
-def make_part(chunk: Chunk, directory: Path, config: IngestConfig, kept: Kept = ()) -> ChunkOutcome:
+def make_part(
+    chunk: Chunk, directory: Path, config: IngestConfig, kept: Kept = (), fetch: Fetch = fetch
+) -> ChunkOutcome:
     """Fetch a chunk's URLs, make the pictures, and write its part into the dataset at `directory`.
 
     `kept` are the columns that the rows bring along for the manifest. Raises OSError as the file system does.
     """
-    news = make_parts([chunk], directory, config, kept)
+    news = make_parts([chunk], directory, config, kept, fetch)
     (outcome,) = [each for each in news if isinstance(each, ChunkOutcome)]
     return outcome
 
 
 def make_parts(
-    chunks: Iterable[Chunk | None], directory: Path, config: IngestConfig, kept: Kept = ()
+    chunks: Iterable[Chunk | None],
+    directory: Path,
+    config: IngestConfig,
+    kept: Kept = (),
+    fetch: Fetch = fetch,
 ) -> Iterator[ChunkOutcome | Underway]:
     """Make the same part of each chunk as `make_part`, without waiting for the slowest URL of each.
 

@@ -18,7 +18,7 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
-from tests.sessions import living, until
+from tests.processes import living, until
 
 
 def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:

@@ -13,8 +13,8 @@ import pytest
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import build
 from clipkit.model.config import named_config
+from tests.processes import living, until, wait_until_gone
 from tests.serving import encoded, photo
-from tests.sessions import living, until, wait_until_gone
 
 MICRO = named_config("ViT-Micro/16@32px")
 EARLIER = b'{"kind": "zero-shot", "set": "earlier"}\n'

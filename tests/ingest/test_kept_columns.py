@@ -9,7 +9,8 @@ import pytest
 
 from clipkit.errors import DatasetError
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import Engine, Outcomes, local
+from clipkit.ingest.engines.engine import Engine, Outcomes
+from clipkit.ingest.engines.local import local
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.run import ingest

@@ -14,7 +14,8 @@ import pytest
 
 from clipkit.errors import DatasetError, NetworkError
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import Outcomes, local
+from clipkit.ingest.engines.engine import Outcomes
+from clipkit.ingest.engines.local import local
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.run import ingest

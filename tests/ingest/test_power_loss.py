@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clipkit.ingest.conceptual_captions import conceptual_captions
-from clipkit.ingest.engines import Outcomes
+from clipkit.ingest.engines.engine import Outcomes
 from clipkit.ingest.rows import Chunk
 from clipkit.ingest.run import ingest
 from clipkit.ingest.worker import PartMaker

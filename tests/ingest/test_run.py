@@ -26,8 +26,8 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
+from tests.processes import living, until, wait_until_gone
 from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
-from tests.sessions import living, until, wait_until_gone
 
 RECORDS = 1400
 CONFIG = IngestConfig(

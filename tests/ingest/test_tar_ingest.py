@@ -141,7 +141,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import local
+from clipkit.ingest.engines.local import local
 from clipkit.ingest.rows import ChunkOutcome
 from clipkit.ingest.run import ingest
 from clipkit.ingest.tars import tars

@@ -22,7 +22,7 @@ from clipkit.train.interrupt import TrainInterrupted
 from clipkit.train.loop import Evaluator
 from clipkit.train.run import TrainResult, train
 from clipkit.train.run_directory import RunDirectory
-from tests.sessions import living, wait_until_gone
+from tests.processes import living, wait_until_gone
 
 # 64 samples: 3 epochs are 16 batches and none left over; epochs close at steps 6, 11 and 16.
 CONFIG = TrainConfig(

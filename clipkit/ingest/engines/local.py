@@ -1,4 +1,4 @@
-"""Engines map the making of parts over chunks, somewhere. This one: a pool of processes on this machine."""
+"""The engine that is always there: a pool of processes on this machine."""
 
 import multiprocessing
 import queue
@@ -6,33 +6,15 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
+from clipkit.ingest.engines.engine import TRIES, Crashed, Outcomes
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.processes import deaf_to_interrupts, end_with_parent
-
-_TRIES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Crashed:
-    """A chunk whose worker died each time that it was tried; `cause` is in words."""
-
-    chunk: Chunk
-    cause: str
-
-
-Outcomes = Generator[ChunkOutcome | Underway | Crashed, None, None]
-
-Engine = Callable[[PartMaker, Iterator[Chunk], int, int], Outcomes]
-"""(make_part, chunks, workers, window) → outcomes in any order, and perhaps counts of what is underway. A
-chunk is started only while its number is less than `window` above that of the oldest unfinished one. Closing
-the outcomes stops the work. An engine that knows nothing of overlapping calls `make_part(chunk)`."""
 
 
 def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
@@ -96,7 +78,7 @@ class _Jobs:
 
     def again(self, died: _Died) -> Iterator[Crashed]:
         for job in died.jobs:
-            if job.tries == _TRIES:
+            if job.tries == TRIES:
                 yield Crashed(job.chunk, died.cause)
             else:
                 self._suspects.append(_Job(job.chunk, job.tries + 1))

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines import Crashed, Outcomes, local
+from clipkit.ingest.engines.engine import Crashed, Outcomes
+from clipkit.ingest.engines.local import local
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
 from tests.serving import Server, answer, encoded, kill_workers, photo
