@@ -6,6 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -166,6 +167,17 @@ def test_silence_ends_at_the_timeout_and_at_the_deadline(server: Server) -> None
         failed = outcome(url, **settings)
         assert isinstance(failed, Failed)
         assert (failed.reason, failed.http_status, failed.attempts) == ("timeout", None, attempts), settings
+
+
+def test_a_server_that_takes_no_more_connections_is_a_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
+        for _ in range(3):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        failed = outcome(f"http://127.0.0.1:{full.getsockname()[1]}/", retries=0)
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.http_status, failed.attempts) == ("timeout", None, 1)
 
 
 def after(failures: int, failure: Route, success: Route) -> Route:
