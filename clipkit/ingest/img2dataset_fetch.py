@@ -52,17 +52,20 @@ Download = Callable[[str, float], tuple[bytes | None, str]]
 
 
 def fetch(
-    rows: Iterable[tuple[Key, UrlRow] | None], config: IngestConfig
+    rows: Iterable[tuple[Key, UrlRow] | None], config: IngestConfig, download: Download | None = None
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, as `clipkit.ingest.fetch.fetch` does.
 
     Raises EngineError if img2dataset cannot be imported.
     """
-    return _Requests(rows, config, _downloader()).outcomes()
+    return _Requests(rows, config, download or _downloader()).outcomes()
 
 
 def reason_of(words: str) -> tuple[str, int | None]:
-    """Return the reason for img2dataset's `words`, and the HTTP status if they tell it."""
+    """Return the reason for img2dataset's `words`, and the HTTP status if they tell it.
+
+    Words are all that it tells: a server that does not answer in HTTP may put any of these there.
+    """
     if found := _STATUS.match(words):
         status = int(found[1])
         to_other_scheme = status_reason(status) == "redirects" and "Redirection to url" in words
