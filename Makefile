@@ -11,7 +11,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 # One of the long tests looks at a page in Chromium, and fails where there is none: apt-get install chromium.
-test-all: .venv/installed-dev
+test-all: .venv/installed-all .venv-img2dataset/installed
 	$(BIN)/python -m pytest -m ""
 
 check: .venv/installed-dev
@@ -43,4 +43,15 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/installed-all: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray,spark]'
+	touch $@
+
+# It wants older versions than ours of what both need; of ours, what ingest needs: no torch.
+.venv-img2dataset/installed: pyproject.toml .venv/made
+	$(BIN)/python -m venv --clear .venv-img2dataset
+	.venv-img2dataset/bin/python -m pip install --quiet img2dataset==1.47.0 \
+	  'numpy>=1.26' 'pillow>=11.3' pyarrow pycurl pydantic rich simplejpeg typer
 	touch $@

@@ -40,13 +40,14 @@ def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None],
     config: IngestConfig,
     *,
-    limited_by: Callable[[str], None],
+    limited_by: Callable[[str], None] = lambda host: None,
+    download: Download | None = None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, as `clipkit.ingest.fetch.fetch` does; no host is limited.
 
     Raises EngineError if img2dataset cannot be imported.
     """
-    return _Requests(rows, config, _downloader()).outcomes()
+    return _Requests(rows, config, download or _downloader()).outcomes()
 
 
 def _downloader() -> Download:

@@ -39,7 +39,10 @@ _MESSAGES = (
 
 
 def reason_of(words: str, otherwise: str = "protocol") -> tuple[str, int | None]:
-    """Return the reason for img2dataset's `words`, and the HTTP status if they tell it."""
+    """Return the reason for img2dataset's `words`, and the HTTP status if they tell it.
+
+    Words are all that it tells: a server that does not answer in HTTP may put any of these there.
+    """
     if http := _HTTP.match(words):
         status = int(http[1])
         to_other_scheme = status_reason(status) == "redirects" and "Redirection to url" in words

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.processes import wait_until_gone
 from tests.serving import Server, answer, encoded, photo
 
 CHUNK_ROWS = 1000  # the command line's
+CLIPKIT = (sys.executable, "-m", "clipkit")
 UNSET = ("MASTER", "PYSPARK_SUBMIT_ARGS", "RAY_ADDRESS", "SPARK_CONF_DIR")
 
 
@@ -27,14 +29,14 @@ def make_list(server: Server, folder: Path, records: int) -> Path:
 
 
 def started(
-    engine: str, path: Path, out: Path, cwd: Path, python: str = sys.executable, **environment: str
+    engine: str, path: Path, out: Path, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
 ) -> subprocess.Popen[str]:
     """Start an ingest in a session of its own, on a machine that knows of no cluster."""
     words = ["ingest", "cc", str(path), "--out", str(out), "--engine", engine, "--json"]
     words += ["--allow-private-hosts", "--image-size", "32", "--workers", "2", "--timeout", "60"]
     known = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.Popen(
-        [python, "-m", "clipkit", *words],
+        [*clipkit, *words],
         cwd=cwd,
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -45,10 +47,10 @@ def started(
 
 
 def finished(
-    engine: str, path: Path, out: Path, cwd: Path, python: str = sys.executable, **environment: str
+    engine: str, path: Path, out: Path, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
 ) -> tuple[int, str, str]:
     """Exit code, standard output and error of an ingest that leaves no process behind."""
-    process = started(engine, path, out, cwd, python, **environment)
+    process = started(engine, path, out, cwd, clipkit, **environment)
     stdout, stderr = process.communicate(timeout=300)
     wait_until_gone(process.pid)
     return process.returncode, stdout, stderr

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.shards.dataset import is_unfinished
-from tests.ingest.engines.commands import assert_told, contents, finished, make_list
+from tests.ingest.engines.commands import CLIPKIT, assert_told, contents, finished, make_list
 from tests.processes import client_of, living, until, wait_until_gone
 from tests.serving import Server
 
@@ -71,8 +71,8 @@ class Cluster:
         self.sessions[session].wait(60)
         wait_until_gone(session)
 
-    def run(self, path: Path, out: Path, cwd: Path) -> tuple[int, str, str]:
-        return finished(self.engine, path, out, cwd, **self.environment)
+    def run(self, path: Path, out: Path, cwd: Path, clipkit: Sequence[str] = CLIPKIT) -> tuple[int, str, str]:
+        return finished(self.engine, path, out, cwd, clipkit, **self.environment)
 
 
 def _ray(folder: Path) -> Cluster:
@@ -181,3 +181,19 @@ def test_nodes_without_clipkit_are_told(cluster: Cluster, listed: Path, tmp_path
         stderr, f"--engine {cluster.engine}: expected nodes with clipkit", "clipkit is not installed here"
     )
     assert is_unfinished(tmp_path / "dataset") and not (tmp_path / "dataset" / "failures").exists()
+
+
+IMPATIENT = """
+from clipkit.cli import main
+from clipkit.ingest.engines import cluster
+cluster.PATIENCE_SECONDS = 6.0
+main()
+"""
+
+
+def test_a_cluster_without_nodes_is_told(cluster: Cluster, listed: Path, tmp_path: Path) -> None:
+    impatient = (sys.executable, "-c", IMPATIENT)
+    code, stdout, stderr = cluster.run(listed, tmp_path / "dataset", tmp_path, impatient)
+    assert (code, stdout) == (1, "")
+    assert_told(stderr, "expected nodes to run on, found none")
+    assert is_unfinished(tmp_path / "dataset")

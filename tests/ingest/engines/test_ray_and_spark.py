@@ -162,3 +162,10 @@ def test_an_engine_that_dies_as_a_whole_is_told(
     code, _, stderr = finished("local", listed, tmp_path / "dataset", tmp_path)
     assert code == 0, stderr
     assert contents(tmp_path / "dataset") == expected
+
+
+def test_tasks_that_ray_kills_for_their_memory_are_told(listed: Path, tmp_path: Path) -> None:
+    full = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50"}
+    code, stdout, stderr = finished("ray", listed, tmp_path / "dataset", tmp_path, **full)
+    assert (code, stdout) == (1, "")
+    assert_told(stderr, "workers died on 3 chunks one after the other", "running low on memory")
