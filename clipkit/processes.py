@@ -1,12 +1,17 @@
-"""Starting worker processes so that Ctrl-C, sent to all of them, stays the parent's to answer."""
+"""Worker processes: Ctrl-C, sent to all of them, stays the parent's to answer; and what memory they keep."""
 
+import ctypes
 import os
 import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_MOST_KEPT_BYTES = 64_000_000
+_LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 
 
 @contextmanager
@@ -41,3 +46,15 @@ def _end_after(watched: int) -> None:
     waiting.register(watched, select.POLLIN)
     waiting.poll()
     os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, some MB at most, for the next that it asks for.
+
+    glibc by itself gives a picture's memory back, and the system hands it out anew for the next picture page
+    by page, each filled with zeros first. Elsewhere this does nothing.
+    """
+    with suppress(AttributeError, OSError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT_BYTES)
+        allocator.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)

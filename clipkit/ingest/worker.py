@@ -16,6 +16,7 @@ from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
+from clipkit.processes import keep_freed_memory
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _NEWS_SECONDS = 0.3
@@ -76,6 +77,7 @@ def make_parts(
     says that the next chunk is not there yet. How many are at work is up to who gives them.
     """
     cv2.setNumThreads(1)
+    keep_freed_memory()
     with _Parts(directory, kept, early=2 * config.connections) as parts:
         for ended in fetch(parts.rows(iter(chunks)), config):
             if ended:
