@@ -15,6 +15,7 @@ seconds are those of all their processes, nginx's not counted.
 """
 
 import argparse
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--urls", type=int, default=4000)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # nginx is ended then too
     pictures = make_corpus(CORPUS)
     mean = statistics.mean(picture.stat().st_size for picture in pictures)
     print(f"{len(pictures):,} pictures of {mean / 1000:.0f} kB mean; lists of {options.urls:,} URLs\n")
