@@ -1,6 +1,7 @@
 """`clipkit ingest …`: each command says how its list is opened; all else is the same for all of them."""
 
 import inspect
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -101,6 +102,8 @@ def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "So
         own = inspect.signature(opening).parameters.values()
 
         def command(**options: Any) -> None:
+            # Ingest multiplies no matrices: in each process, threads would be made for it, and wait.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
             _run(opened, **options)
 

@@ -124,7 +124,12 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 def kill_workers(*_: object) -> None:
     """Kill them as the system would: without a word to the objects that stand for them."""
-    for children in Path("/proc/self/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, signal.SIGKILL)
+    for child in _children(os.getpid()):
+        if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
+            for worker in _children(child):
+                os.kill(worker, signal.SIGKILL)
+
+
+def _children(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for each in children for child in each.read_text().split()]

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -11,11 +12,14 @@ import simplejpeg
 from clipkit.ingest.colour import Pixels, to_srgb
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
+from clipkit.ingest.resize import resized
 from clipkit.ingest.rows import Failed
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.
 CHROMA = "420"
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 LARGEST_SIDE = 16_384  # of the stored picture, in pixels; a JPEG ends at 65,500
 _EXTENSIONS = {"jpeg": "jpg"}
 
@@ -65,9 +69,8 @@ def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits) -> Pic
     size = _stored_size(decoded.width, decoded.height, config.image_size)
     if max(size) > LARGEST_SIDE:
         raise UnreadableError("aspect", f"{decoded.width} x {decoded.height}")
-    pixels = decoded.pixels
-    if size != (pixels.shape[1], pixels.shape[0]):
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    extent = decoded.width / decoded.reduction, decoded.height / decoded.reduction
+    pixels = resized(decoded.pixels, extent, size)
     rgb = np.ascontiguousarray(to_srgb(upright(pixels, decoded.orientation), decoded.icc))
     width, height = decoded.width, decoded.height
     if decoded.orientation >= 5:
@@ -105,9 +108,26 @@ def difference_hash(rgb: Pixels) -> int:
     The picture as luma (BT.601) is reduced to 9 × 8 by area; bit 63 − (8·row + column) says whether a
     cell is darker than its right neighbour (Krawetz, "Kind of Like That", 2013).
     """
-    grey = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
-    darker = np.asarray(grey)[:, :-1] < np.asarray(grey)[:, 1:]
-    return int.from_bytes(np.packbits(darker).tobytes(), "big")
+    cells = _means(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8), rows=8, columns=9)
+    return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
+
+
+def _means(grey: Pixels, rows: int, columns: int) -> Pixels:
+    # From the sums over all rectangles at the top left: exact, and several times as fast as resizing by area.
+    sums = cv2.integral(grey, sdepth=cv2.CV_64F)
+    height, width = grey.shape
+    (above, below, down), (left, right, across) = _borders(height, rows), _borders(width, columns)
+    strips = sums[above] * (rows - down)[:, None] + sums[below] * down[:, None]
+    totals = strips[:, left] * (columns - across) + strips[:, right] * across
+    cells = np.diff(np.diff(totals, axis=0), axis=1)
+    return np.floor(cells / (height * width) + 0.5).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _borders(size: int, cells: int) -> tuple[Places, Places, Places]:
+    # Where cells end among pixels: after whole ones, at the next, and how many parts of `cells` beyond.
+    whole, part = np.divmod(np.arange(cells + 1) * size, cells)
+    return whole, np.minimum(whole + 1, size), part
 
 
 def _stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:

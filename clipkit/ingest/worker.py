@@ -17,7 +17,7 @@ from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
-from clipkit.processes import allow_files
+from clipkit.processes import allow_files, keep_freed_memory
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _OTHER_FILES = 256  # beside a connection's socket and its name's look-up
@@ -104,6 +104,7 @@ def make_parts(
     ConfigError if the system does not allow as many open files as there are to be connections.
     """
     cv2.setNumThreads(1)
+    keep_freed_memory()
     files = 2 * config.connections + _OTHER_FILES
     if not allow_files(files):
         raise ConfigError(

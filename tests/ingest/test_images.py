@@ -350,6 +350,15 @@ def test_the_difference_hash_has_the_bits_of_its_definition() -> None:
     assert difference_hash(rgb) == 1 << 63 | 1
 
 
+@pytest.mark.parametrize("shape", [(256, 341), (64, 64), (31, 500), (5, 7), (1, 1)])
+def test_the_difference_hash_compares_means_over_equal_areas(shape: tuple[int, int]) -> None:
+    grey = np.random.default_rng(shape[1]).integers(0, 256, shape, dtype=np.uint8)
+    parts = grey.repeat(8, axis=0).repeat(9, axis=1)  # each cell is now a whole number of these
+    cells = parts.reshape(8, shape[0], 9, shape[1]).mean(axis=(1, 3))
+    bits = "".join(str(int(bit)) for bit in (np.rint(cells)[:, :-1] < np.rint(cells)[:, 1:]).flat)
+    assert difference_hash(np.stack([grey] * 3, axis=-1)) == int(bits, 2)
+
+
 def test_the_same_bytes_give_the_same_picture() -> None:
     data = encoded(photo(500, 400), quality=80)
     assert made(data) == made(data)

@@ -1,5 +1,6 @@
 """Columns kept from a table, over a whole ingest: in every manifest, in no failure, whatever stopped it."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Engine, Outcomes
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.result import IngestResult
-from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.ingest.rows import Chunk
 from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
@@ -49,13 +50,11 @@ def run(table: Path, out: Path, engine: Engine = local) -> IngestResult:
 
 
 def stopping_after(count: int) -> Engine:
-    def engine(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
-        ended = 0
-        for outcome in local(make_part, chunks, workers, window):
-            if ended == count:
-                raise KeyboardInterrupt
-            ended += isinstance(outcome, ChunkOutcome)
-            yield outcome
+    """An engine that is given so many chunks and interrupted when they have ended."""
+
+    def engine(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+        yield from local(make, itertools.islice(chunks, count), workers, window)
+        raise KeyboardInterrupt
 
     return engine
 
