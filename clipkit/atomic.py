@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,24 @@ TEMPORARIES = ".*.tmp"
 """The pattern of temporary files' names: what a kill may leave behind."""
 
 
-def temporary_path(path: Path) -> Path:
-    """Return the temporary name beside `path`, free to be created: what a kill left there is removed."""
-    temporary = _temporary(path)
+def temporary_path(path: Path, writer: str = "") -> Path:
+    """Return the temporary name beside `path`, free to be created: what a kill left there is removed.
+
+    Where several may write `path`, on a cluster say, each is a `writer` with a name of its own.
+    """
+    temporary = path.with_name(f".{path.name}.{writer}.tmp" if writer else f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     return temporary
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed over `path`, else removed.
 
-    Only one writer per path at a time. Raises OSError as the file system does (a full disk, say), but with
-    the name `path` if it has none or the temporary one; `path` then is as it was before.
+    Only one `writer` of that name per path at a time. Raises OSError as the file system does (a full disk,
+    say), but with the name `path` if it has none or the temporary one; `path` then is as it was before.
     """
-    temporary = temporary_path(path)
+    temporary = temporary_path(path, writer)
     try:
         with named(path):
             yield temporary
@@ -46,7 +50,7 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(_temporary(path)):
+        if error.filename is None or fnmatch(Path(error.filename).name, f".{path.name}.*tmp"):
             error.filename = str(path)
         raise
 
@@ -68,10 +72,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8."""
     with replaced(path) as temporary:
@@ -91,9 +91,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_table(path: Path, table: "pa.Table") -> None:
+def write_table(path: Path, table: "pa.Table", writer: str = "") -> None:
     """Replace `path` by `table` as Parquet (zstd)."""
     import pyarrow.parquet as pq
 
-    with replaced(path) as temporary:
+    with replaced(path, writer) as temporary:
         pq.write_table(table, temporary, compression="zstd")

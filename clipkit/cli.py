@@ -7,6 +7,7 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
     from types import FrameType
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # names that strangers gave must not steer the terminal
 
 app = typer.Typer(
     name="clipkit",
@@ -235,5 +238,6 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    print(f"clipkit: {' '.join(line.splitlines())}", file=sys.stderr)
+    line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(line.splitlines()))
+    print(f"clipkit: {line}", file=sys.stderr)
     sys.exit(code)

@@ -82,12 +82,12 @@ def _run(
     as_json: Json = False,
 ) -> None:
     from clipkit.ingest.config import IngestConfig
-    from clipkit.ingest.engines.names import ENGINES
+    from clipkit.ingest.engines.names import chosen
     from clipkit.ingest.run import ingest
 
     config = config_of(IngestConfig, locals())
     result = ingest(
-        source, out or Path(source.stem), config, retry_failed=retry_failed, engine=ENGINES[engine]
+        source, out or Path(source.stem), config, retry_failed=retry_failed, engine=chosen(engine, config)
     )
     show(result, as_json)
 

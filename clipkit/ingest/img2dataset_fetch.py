@@ -94,10 +94,12 @@ class _Requests(Generic[Key]):
             yield self._next()
 
     def _next(self) -> tuple[Key, Fetched | Failed] | None:
+        if overdue := self._overdue():
+            return overdue
         try:
             number, outcome = self._ended.get(timeout=_SHORT_WAIT if self._starved else _LONGEST_WAIT)
         except queue.Empty:
-            return self._overdue()
+            return None
         key, _ = self._underway.pop(number, (None, 0.0))
         return None if key is None else (key, outcome)
 

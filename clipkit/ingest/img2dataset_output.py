@@ -36,7 +36,7 @@ def failed_rows(source: str, table: Parquet, keep: Sequence[str] = ()) -> Iterat
         if status != _SUCCESS:
             kept = [as_text(fields.get(name)) for name in keep]
             made = row(source, number, (fields["url"], fields.get("caption", ""), *kept), keep)
-            yield made if made.problem else _failed(made, str(status), str(message))
+            yield made if made.problem else _failed(made, str(status), message or "")
 
 
 def reason_of(status: str, message: str) -> str:

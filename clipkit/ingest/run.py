@@ -11,7 +11,6 @@ from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
 from clipkit.ingest.engines.local import local
-from clipkit.ingest.engines.names import ON_THIS_MACHINE
 from clipkit.ingest.preflight import preflight
 from clipkit.ingest.report import write_report
 from clipkit.ingest.result import IngestResult, result_of
@@ -24,6 +23,7 @@ from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, op
 from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
 from clipkit.shards.passes import Retried, begin_pass
+from clipkit.shards.schemas import REASONS
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
@@ -58,7 +58,7 @@ def ingest(
     tallies: list[Tally] = []
     with open_for_ingest(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
-            if not tallies and engine in ON_THIS_MACHINE:  # the others' network is another one
+            if not tallies and engine is local:  # the others' network is another one
                 preflight(_first_requests(source), config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:
@@ -80,7 +80,8 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield unfinished
     if wanted > dataset.listed or not dataset.passes:
         yield Pass(kind="list", first=dataset.listed, records=wanted - dataset.listed)
-    is_retried = unfinished is not None and unfinished.kind == "retry"
+    last = dataset.passes[-1]
+    is_retried = last is unfinished and last.kind == "retry"
     if retry_failed and not is_retried and (records := count_retryable(dataset.directory)):
         yield Pass(kind="retry", records=records)
 
@@ -132,12 +133,13 @@ class _OnePass:
             self._fill(packer, todo, display)
         index = packer.finish(number_of_chunks)
         samples = sum(shard.samples for shard in index.shards)
-        totals = Totals(
-            records=dataset.listed,
-            samples=samples,
-            failures=dataset.listed - samples,
-            shards=len(index.shards),
-        )
+        failures = sum(file.samples for file in index.failure_files)
+        if samples + failures != dataset.listed:
+            raise DatasetError(
+                f"{dataset.directory}: expected {dataset.listed:,} records to be samples or failures, found "
+                f"{samples:,} and {failures:,}; was a file of it changed? Ingest into a new directory"
+            )
+        totals = Totals(records=dataset.listed, samples=samples, failures=failures, shards=len(index.shards))
         write_report(dataset.directory)
         dataset.finish(totals)
 
@@ -146,6 +148,8 @@ class _OnePass:
         earlier = records - _rows_in(todo, records, config.chunk_rows)
         if earlier:
             display.say(f"{self.title}: going on in {directory} after {earlier:,} of {records:,} URLs")
+        if config.workers > config.processes:
+            display.say(f"{self.title}: {config.processes} workers, as --per-host {config.per_host} allows")
         begun = time.monotonic()
         make_part = PartMaker(directory, config, tuple(self.source.kept))
         workers = min(config.processes, len(todo))
@@ -181,7 +185,7 @@ class _OnePass:
         retried = Retried(self.dataset.directory)
         rows = (row for row in self.source if (row.source, row.source_row) in retried)
         # What another tool could not fetch is a problem of the record until it is tried here.
-        return (replace(row, problem=None) if row.problem else row for row in rows)
+        return (replace(row, problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
 
 
 def _survived(

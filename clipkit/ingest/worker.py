@@ -123,10 +123,10 @@ def make_parts(
 
 
 def make_crashed_part(chunk: Chunk, directory: Path, kept: Kept = ()) -> ChunkOutcome:
-    """Write the part of a chunk that no worker survives: every row a failure that may be tried again."""
+    """Write the part of a chunk that no worker survives: its URLs are failures that may be tried again."""
     part = UnfinishedPart(chunk, directory, kept)
-    for place in range(len(chunk.rows)):
-        part.add(place, CRASHED)
+    for place, row in enumerate(chunk.rows):
+        part.add(place, Failed(row.reason, row.problem) if row.problem else CRASHED)
     return part.write()
 
 

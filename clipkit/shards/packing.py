@@ -73,11 +73,6 @@ class Packer:
         self._discard_unlisted()
         self._load_complete(from_row=progress.row)
 
-    @property
-    def oldest(self) -> int:
-        """The first chunk whose part is neither packed nor complete on disk."""
-        return self._loaded
-
     def is_done(self, chunk: int) -> bool:
         """Tell whether the chunk needs no work: packed already, or its part is complete on disk."""
         return chunk < self._loaded or is_complete(self._directory, chunk)

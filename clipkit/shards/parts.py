@@ -1,5 +1,6 @@
 """Parts: work in progress. A part is what became of one chunk of the source: a tar and a Parquet file."""
 
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,9 @@ class PartWriter:
     def __init__(self, directory: Path, chunk: int, kept: Iterable[pa.Field] = ()):
         self._schema = part_schema(kept)
         self._tar_path, self._table_path = part_paths(directory, chunk)
-        self._temporary = temporary_path(self._tar_path)
+        # A task that a cluster took for lost may still be at it, beside the one in its place.
+        self._writer = secrets.token_hex(8)
+        self._temporary = temporary_path(self._tar_path, self._writer)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
         self._tar: BinaryIO
@@ -86,7 +89,9 @@ class PartWriter:
                 flush(self._temporary)
                 self._temporary.replace(self._tar_path)
                 flush(self._tar_path.parent)  # else a power cut could leave the table alone
-                write_table(self._table_path, pa.Table.from_pylist(self._rows, schema=self._schema))
+                write_table(
+                    self._table_path, pa.Table.from_pylist(self._rows, schema=self._schema), self._writer
+                )
         finally:
             self._temporary.unlink(missing_ok=True)
 

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from clipkit.atomic import make_folder, replaced
 from clipkit.shards.failure_files import next_number, read_failures, write_failures
 from clipkit.shards.index import Index, IngestProgress, read_index
-from clipkit.shards.parquet import read_parquet
 from clipkit.shards.parts import PARTS
 
 _RETRIED = "retried.parquet"
+_NONE = bytearray()
+_BATCH = 1 << 16
 _RETRIED_SCHEMA = pa.schema([("source", pa.string()), ("source_row", pa.int64())])
 
 
@@ -48,19 +49,28 @@ class Retried:
     """The records that a begun retry pass tries: a bit for each record up to the last one of them."""
 
     def __init__(self, directory: Path):
-        table = read_parquet(directory / PARTS / _RETRIED, "the records to retry")
-        self._bits: dict[str, bytes] = {}
-        for name in table["source"].unique().to_pylist():
-            rows = table.filter(pc.equal(table["source"], name))["source_row"].to_numpy()
-            bits = np.zeros(int(rows.max()) // 8 + 1, dtype=np.uint8)
-            np.bitwise_or.at(bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
-            self._bits[name] = bits.tobytes()
+        self._bits: dict[str, bytearray] = {}
+        with pq.ParquetFile(directory / PARTS / _RETRIED) as file:
+            for batch in file.iter_batches(_BATCH, use_threads=False):
+                self._mark(batch)
 
     def __contains__(self, record: tuple[str, int]) -> bool:
         """Tell whether the record (source, source_row) is among them."""
         source, row = record
-        bits = self._bits.get(source, b"")
+        bits = self._bits.get(source, _NONE)
         return row >> 3 < len(bits) and bool(bits[row >> 3] >> (row & 7) & 1)
+
+    def _mark(self, batch: pa.RecordBatch) -> None:
+        sources = batch["source"].dictionary_encode()
+        order = np.argsort(sources.indices.to_numpy(), kind="stable")
+        rows = batch["source_row"].to_numpy()[order]
+        ends = np.cumsum(np.bincount(sources.indices.to_numpy(), minlength=len(sources.dictionary)))
+        for name, of_source in zip(sources.dictionary.to_pylist(), np.split(rows, ends[:-1]), strict=True):
+            bits = self._bits.setdefault(name, bytearray())
+            bits.extend(bytes(max(0, int(of_source.max()) // 8 + 1 - len(bits))))
+            view = np.frombuffer(bits, dtype=np.uint8)
+            np.bitwise_or.at(view, of_source >> 3, (1 << (of_source & 7)).astype(np.uint8))
+            del view  # a bytearray that is looked at cannot grow
 
 
 def _take_out(directory: Path, index: Index, number: int) -> int:

@@ -1,6 +1,7 @@
 """Further passes over a finished dataset: more of its list, and what failed before."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import DatasetError, NetworkError
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.engines.engine import Outcomes
+from clipkit.ingest.engines.engine import Crashed, Outcomes
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.rows import Chunk, ChunkOutcome
@@ -23,6 +25,7 @@ from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import read_index
+from clipkit.shards.passes import Retried
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from tests.serving import Server, answer, encoded, photo
@@ -178,6 +181,57 @@ def test_an_unfinished_pass_is_finished_before_the_next(
     assert contents(out) == contents(straight)
 
 
+def crashing(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+    for chunk in chunks:
+        yield Crashed(chunk, "a test")
+
+
+def test_what_was_no_url_before_a_crash_is_none_afterwards(server: Server, tmp_path: Path) -> None:
+    good = server.add("/good.jpg", answer(encoded(photo())))
+    path = tmp_path / "list.csv"
+    path.write_text(f"url,caption\n{good},x\n{good}\n{good},y\n")
+    with pytest.raises(DatasetError, match="complete but for 2 URLs"):
+        ingest(table_files([path]), tmp_path / "dataset", CONFIG, engine=crashing)
+    result = ingest(table_files([path]), tmp_path / "dataset", CONFIG, retry_failed=True)
+    assert (result.samples, result.failures, server.hits) == (2, {"bad_row": 1}, {"/good.jpg": 2})
+    unbroken = ingest(table_files([path]), tmp_path / "unbroken", CONFIG)
+    assert unbroken.failures == result.failures
+
+
+def test_a_pass_that_a_larger_limit_adds_is_retried_too(
+    listed: Path, illness: Illness, tmp_path: Path
+) -> None:
+    out = tmp_path / "dataset"
+    run(listed, out, limit=500)
+
+    def stopping(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+        yield from ()
+        raise KeyboardInterrupt
+
+    source = table_files([listed], keep=["twice"])
+    with pytest.raises(KeyboardInterrupt):
+        config = CONFIG.model_copy(update={"limit": 500})
+        ingest(source, out, config, engine=stopping, retry_failed=True)
+    run(listed, out, retry_failed=True)
+    assert [each.records for each in read_dataset(out).passes] == [500, 100, 800, 260]
+    check_accounts(out, RECORDS, 910)
+
+
+def test_a_retry_of_many_sources(tmp_path: Path) -> None:
+    """The records to retry are told from others whatever the number of files and of batches."""
+    (tmp_path / "parts").mkdir()
+    rng = random.Random(0)
+    records = sorted({(rng.randrange(400), rng.randrange(100_000)) for _ in range(150_000)})
+    names, rows = zip(*((f"{source}.tar", row) for source, row in records), strict=True)
+    pq.write_table(pa.table({"source": names, "source_row": rows}), tmp_path / "parts" / "retried.parquet")
+    retried = Retried(tmp_path)
+    known = set(records)
+    for _ in range(100_000):
+        record = (rng.randrange(401), rng.randrange(100_100))
+        assert ((f"{record[0]}.tar", record[1]) in retried) == (record in known)
+    assert all((f"{source}.tar", row) in retried for source, row in records)
+
+
 def test_a_retry_without_a_network_leaves_the_dataset_as_it_was(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +289,8 @@ def killed_at_every(step: int, listed: Path, illness: Illness, tmp_path: Path) -
         code, _ = killed(listed, out, moment)
         assert code == -signal.SIGKILL
         outcomes["finished" if read_dataset(out).complete else "unfinished"] += 1
-        run(listed, out, retry_failed=not read_dataset(out).passes[1:])
+        # The same command; if it was killed when all but its end was done, that would begin another pass.
+        run(listed, out, retry_failed=not (read_dataset(out).complete and read_dataset(out).passes[1:]))
         assert contents(out) == contents(unbroken), f"killed at change {moment} of {events}"
     return outcomes
 

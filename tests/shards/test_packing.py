@@ -230,3 +230,15 @@ def test_an_index_of_another_kind_is_refused(tmp_path: Path, small_dataset: Path
     (tmp_path / "index.parquet").write_bytes((small_dataset / "000000.parquet").read_bytes())
     with pytest.raises(DatasetError, match="columns"):
         read_index(tmp_path)
+
+
+def test_two_writers_of_a_part_leave_a_whole_one(tmp_path: Path) -> None:
+    row = {"source": "s", "source_row": 0, "url": "u", "caption": "c", "ext": "jpg"}
+    with PartWriter(tmp_path, 0) as lost:
+        for _ in range(50):
+            lost.success(row, b"image")
+        with PartWriter(tmp_path, 0) as again:
+            again.success(row, b"image")
+        lost.success(row, b"image")
+    (shard,) = Packer(tmp_path).finish(1).shards
+    assert shard.samples == 51 and not (tmp_path / "parts").exists()

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipkit.errors import ConfigError
 from clipkit.ingest.engines.engine import Outcomes
-from clipkit.ingest.engines.extras import expect_extra
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.img2dataset_fetch import fetch
 from clipkit.ingest.rows import Chunk
@@ -14,10 +12,4 @@ from clipkit.ingest.worker import PartMaker
 
 def with_img2dataset(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
     """Run as `local` (an Engine), but for the requests."""
-    expect_extra("img2dataset", "img2dataset")
-    if make_part.config.proxy:
-        raise ConfigError(
-            "--engine img2dataset: expected no --proxy, that tool takes its own from the environment; "
-            "set http_proxy and https_proxy"
-        )
-    yield from local(replace(make_part, fetch=fetch), chunks, workers, window)
+    return local(replace(make_part, fetch=fetch), chunks, workers, window)

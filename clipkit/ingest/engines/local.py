@@ -24,9 +24,11 @@ def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: i
     whatever way. The chunks of a worker that died are tried once more, each alone, so that one which kills
     its worker takes no other along. Raises what `make_part` raises.
     """
-    pool = [_Worker(make_part) for _ in range(workers)]
-    jobs = _Jobs(chunks, window, pool)
+    pool: list[_Worker] = []
     try:
+        for _ in range(workers):
+            pool.append(_Worker(make_part))
+        jobs = _Jobs(chunks, window, pool)
         while True:
             jobs.give_out()
             busy = {worker.connection: worker for worker in pool if worker.jobs}

@@ -10,7 +10,6 @@ from clipkit.cli_ingest import EngineName
 from clipkit.errors import EngineError
 from clipkit.ingest.engines.extras import expect_extra
 from clipkit.ingest.engines.names import ENGINES
-from clipkit.shards.dataset import is_unfinished
 
 WITHOUT = """
 import sys
@@ -38,7 +37,7 @@ def test_a_missing_extra_is_one_line(engine: str, tmp_path: Path) -> None:
         f"pip install 'clipkit[{engine}]'"
     )
     assert "Traceback" not in finished.stderr
-    assert is_unfinished(tmp_path / "dataset"), "nothing was marked as failed"
+    assert not (tmp_path / "dataset").exists(), "nothing was begun"
 
 
 def test_a_folder_of_that_name_is_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
