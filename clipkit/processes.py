@@ -23,14 +23,39 @@ _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started inside never get SIGINT: they inherit it blocked. The parent gets it on leaving."""
+    """Processes started inside never get SIGINT: they inherit it blocked. The parent gets it on leaving.
+
+    So it does SIGTERM: a parent that goes while a worker starts would leave that one with half of its orders.
+    """
     # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _held_back():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    # Blocking is not enough: another thread may take a signal, and Python then acts in the main one.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came[:1]:
+            signal.raise_signal(each)
 
 
 def allow_files(count: int) -> bool:

@@ -2,10 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from clipkit.processes import deaf_to_interrupts
 from tests.processes import living, wait_until_gone
 
 PARENT = """
@@ -73,3 +77,34 @@ def page_faults(how: str) -> int:
 
 def test_freed_memory_is_kept_for_the_next_picture() -> None:
     assert page_faults("keep") * 10 < page_faults("give back")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_acted_upon_when_the_workers_have_started(number: signal.Signals) -> None:
+    def act(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, act)
+    ending, started = threading.Event(), False
+    other = threading.Thread(target=ending.wait)  # it takes the signal that the main thread has blocked
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), deaf_to_interrupts():
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+            started = True
+        assert started and signal.getsignal(number) is act
+    finally:
+        ending.set()
+        other.join()
+        signal.signal(number, before)
+
+
+def test_who_ignores_a_signal_goes_on_doing_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deaf_to_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

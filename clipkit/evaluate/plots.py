@@ -52,12 +52,13 @@ def plot_curves(runs: list[Path], out: Path) -> Plot:
 
     Lines are what the runs logged, rings the results of evaluating their checkpoints, grey dots chance. The
     name of `out` ends in .png (200 dots an inch) or .svg. Raises EvaluationError for another ending, for no
-    run, and as `read_run` does.
+    run, for what is no picture at `out`, and as `read_run` does.
     """
     if out.suffix.lower() not in PICTURE_SUFFIXES:
         raise EvaluationError(f"{out}: expected a name that ends in {' or '.join(PICTURE_SUFFIXES)}")
     if not runs:
         raise EvaluationError("no run to plot; give one or more run directories")
+    _refuse_what_is_no_picture(out)
     curves = [read_run(run) for run in runs]
     figure = curves_figure(curves)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,20 @@ def plot_curves(runs: list[Path], out: Path) -> Plot:
         figure.savefig(temporary, format=out.suffix.lower()[1:], dpi=_DOTS_PER_INCH)
     panels = tuple(axes.get_title() for axes in figure.axes)
     return Plot(out, tuple(run.label for run in curves), panels)
+
+
+def _refuse_what_is_no_picture(out: Path) -> None:
+    if not out.exists():
+        return
+    start = b""
+    if out.is_file():
+        with out.open("rb") as stream:
+            start = stream.read(2000)
+    if not start.startswith(b"\x89PNG") and b"<svg" not in start:
+        raise EvaluationError(
+            f"{out}: expected a new name, or a picture to replace, found something else there; "
+            "give the plot another name"
+        )
 
 
 def curves_figure(runs: list[RunCurves]) -> Figure:

@@ -46,12 +46,15 @@ def _url_column(path: Path) -> int:
     with opened(path) as stream:
         looked_at = list(itertools.islice(read_records(stream), _RECORDS_LOOKED_AT))
     if not looked_at:
-        raise SourceError(f"{path}: expected a list of captions and URLs, found an empty file")
+        raise SourceError(
+            f"{path}: expected a list of captions and URLs, found an empty file; is it the right one?"
+        )
     rows = [columns for record in looked_at if len(columns := record.split("\t")) == 2]
     votes = [sum(bool(_URL.match(columns[side])) for columns in rows) for side in (0, 1)]
     if not any(votes):
         raise SourceError(
             f"{path}: expected lines of caption<TAB>URL or URL<TAB>caption without a header, "
-            f"found no URL column in the first {len(looked_at)}; the first is {shortened(looked_at[0])!r}"
+            f"found no URL column in the first {len(looked_at)}; the first is {shortened(looked_at[0])!r}; "
+            "for a table with a header use `clipkit ingest table`"
         )
     return 0 if votes[0] > votes[1] else 1

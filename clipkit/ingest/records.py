@@ -40,7 +40,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 yield stream
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{path}: expected a list of URLs, found that it cannot be read ({why})") from None
+        raise SourceError(
+            f"{path}: expected a list of URLs, found that it cannot be read ({why}); check its name"
+        ) from None
 
 
 def check_regular(stream: BinaryIO, path: Path) -> None:

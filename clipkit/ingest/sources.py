@@ -63,7 +63,8 @@ def identify(path: Path, name: str) -> SourceFile:
             return SourceFile(name=name, bytes=stream.tell(), sha256=digest.hexdigest())
     except OSError as error:
         raise SourceError(
-            f"{path}: expected a list of URLs, found that it cannot be read ({error.strerror})"
+            f"{path}: expected a list of URLs, found that it cannot be read ({error.strerror}); "
+            "check its name"
         ) from None
 
 

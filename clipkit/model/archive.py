@@ -53,6 +53,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def is_model_file(path: Path) -> bool:
+    """Whether a file looks like one of these formats, by its directory or header alone."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(9)[8:] == b"{":  # safetensors: the header's length, then the header, JSON
+                return True
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or torch's allocator for the CPU had no more memory to give."""
     return isinstance(error, MemoryError) or (

@@ -18,7 +18,7 @@ from torch.nn import functional
 from clipkit.atomic import replaced, write_json
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.model import open_clip_format, openai_format
-from clipkit.model.archive import SAFETENSORS_SUFFIX, read_safetensors
+from clipkit.model.archive import SAFETENSORS_SUFFIX, is_model_file, read_safetensors
 from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig
@@ -71,7 +71,7 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
     `model` names the model of a source that does not say its own. Raises CheckpointError for a source that
     cannot be read, for what the target cannot express, and when the reopened result's features differ by more
     than 1e-5 (logits: 1e-4); then no file is left. Raises ConfigError for a target that does not fit the
-    format, or that is the source itself.
+    format, or that is the source itself or anything else than a model file.
     """
     chosen = FORMATS.get(to)
     if chosen is None:
@@ -80,6 +80,11 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
         raise ConfigError(f"{target}: safetensors files, and only those, are called NAME{SAFETENSORS_SUFFIX}")
     if source.exists() and target.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the file to convert itself: give the result a name of its own")
+    if target.exists() and not is_model_file(target):
+        raise ConfigError(
+            f"{target}: expected a new name, or a model file to replace, found something else there; "
+            "give the result another name"
+        )
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}")
     weights = read_weights(source, model)

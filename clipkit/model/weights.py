@@ -132,7 +132,9 @@ def check_model(found: ClipConfig, wanted: ClipConfig, path: Path) -> None:
     """Raise CheckpointError if a file's configuration is not the one asked for, showing both."""
     differences = found.differences(wanted)
     if differences:
-        raise CheckpointError(f"{path} is a {found.name}, not a {wanted.name}: {'; '.join(differences[:4])}")
+        raise CheckpointError(
+            f"{path} is a {found.name}, not a {wanted.name}: {'; '.join(differences[:4])}; leave out --model"
+        )
 
 
 def _candidates(tensors: Mapping[str, Any]) -> list[str]:

@@ -105,6 +105,17 @@ def test_png_and_svg_by_name(tmp_path: Path) -> None:
     assert ElementTree.parse(tmp_path / "curves.SVG").getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_only_pictures_are_replaced(tmp_path: Path) -> None:
+    run, notes = write_run(tmp_path / "run"), tmp_path / "notes.svg"
+    notes.write_text("three years of work")
+    with pytest.raises(EvaluationError, match="a picture to replace, found something else"):
+        plot_curves([run], notes)
+    assert notes.read_text() == "three years of work"
+    for name in ("curves.png", "curves.svg"):
+        plot_curves([run], tmp_path / name)
+        plot_curves([run], tmp_path / name)
+
+
 def test_a_run_without_metrics_gets_one_line_and_no_picture(tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     with pytest.raises(EvaluationError, match=r"no metrics\.jsonl; expected the directory of a training run"):

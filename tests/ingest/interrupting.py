@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
@@ -133,14 +131,6 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, output, errors
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for the condition, a minute at most."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not in a minute: {what}"
-        time.sleep(0.01)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

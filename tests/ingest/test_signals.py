@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started, until
+from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started
+from tests.processes import until
 from tests.serving import Server
 
 RECORDS = 1150
@@ -96,18 +97,18 @@ def test_at_random_moments(signalled: Signalled, tmp_path: Path, name: str) -> N
     chance = random.Random(name)
     interrupted = ingests = 0
     while interrupted < 10:
-        out, finished = tmp_path / str(ingests), False
-        ingests += 1
-        while not finished:
-            process = signalled.start(out)
-            # Before that, Python itself is starting.
-            until(lambda: process.poll() is not None or (out / ".lock").exists(), "it begins")  # noqa: B023
-            time.sleep(chance.uniform(0, 1))
-            if process.poll() is None:
-                os.killpg(process.pid, signal.Signals[name])
-            code, _, errors = ended(process)
-            # While Python itself ends, nobody catches the signal: shells call that 130 and 143, too.
-            assert code in (0, SIGNALS[name], -signal.Signals[name]) and "Traceback" not in errors, errors
-            finished = code == 0
-            interrupted += not finished
-        assert contents(out) == signalled.expected
+        out = tmp_path / str(ingests)
+        process = signalled.start(out)
+        # Before that, Python itself is starting.
+        until(lambda: process.poll() is not None or (out / ".lock").exists(), "it begins")  # noqa: B023
+        time.sleep(chance.uniform(0, 1.5))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.Signals[name])
+        code, _, errors = ended(process)
+        # While Python itself ends, nobody catches the signal: shells call that 130 and 143, too.
+        assert code in (0, SIGNALS[name], -signal.Signals[name]) and "Traceback" not in errors, errors
+        interrupted += code != 0
+        if code == 0:
+            assert contents(out) == signalled.expected
+            ingests += 1
+    assert signalled.finished(tmp_path / str(ingests)) == signalled.expected

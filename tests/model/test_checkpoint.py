@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_both_are_shown(saved: Path
     line = one_line(lambda: load_model(saved, model="RN50"))
     assert "is a ViT-Micro/16@32px, not a RN50: embed_dim is 64, not 1024" in line
     line = one_line(lambda: load_model(saved, model="ViT-Micro-16-32-gelu"))
-    assert line.endswith("activation is 'quick_gelu', not 'gelu'")
+    assert line.endswith("activation is 'quick_gelu', not 'gelu'; leave out --model")
 
 
 def test_a_full_disk_is_that_error_and_leaves_the_old_file_whole(tiny_disk: Path, saved: Path) -> None:

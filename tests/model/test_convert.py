@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -294,10 +295,26 @@ def test_the_names_of_the_formats_are_known_without_torch() -> None:
 def test_a_full_disk_leaves_the_old_file(tiny_disk: Path, tmp_path: Path, to: str) -> None:
     source = written(trained_looking(MICRO), tmp_path / "a.pt")
     target = target_of(tiny_disk / "a.pt", to)
-    target.write_bytes(b"old")
+    old = b"\x02" + bytes(7) + b"{}"  # an empty safetensors file
+    target.write_bytes(old)
     with pytest.raises(OSError, match=f"No space left on device: '{target}'"):
         convert(source, target, to)
-    assert {path.name: path.read_bytes() for path in tiny_disk.iterdir()} == {target.name: b"old"}
+    assert {path.name: path.read_bytes() for path in tiny_disk.iterdir()} == {target.name: old}
+
+
+def test_only_model_files_are_replaced(tmp_path: Path) -> None:
+    source = written(trained_looking(MICRO), tmp_path / "a.pt")
+    notes = tmp_path / "notes.pt"
+    notes.write_text("three years of work")
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("photos/1.jpg", b"x")
+    for target in (notes, tmp_path / "archive.pt", tmp_path):
+        before = target.read_bytes() if target.is_file() else None
+        with pytest.raises(ConfigError, match="a model file to replace, found something else"):
+            convert(source, target, "clipkit")
+        assert before is None or target.read_bytes() == before
+    for to in ("openai", "clipkit", "open-clip"):
+        convert(source, tmp_path / "again.pt", to)
 
 
 def _assert_nothing_written(source: Path, to: str, expected: str, model: str | None = None) -> None:
