@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,8 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or fnmatch(Path(error.filename).name, f".{path.name}.*tmp"):
+        name = str(error.filename or "").rpartition("/")[2]
+        if error.filename is None or (name.startswith(f".{path.name}.") and name.endswith(".tmp")):
             error.filename = str(path)
         raise
 

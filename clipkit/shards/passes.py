@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.atomic import make_folder, replaced
+from clipkit.errors import DatasetError
 from clipkit.shards.failure_files import next_number, read_failures, write_failures
 from clipkit.shards.index import Index, IngestProgress, read_index
 from clipkit.shards.parts import PARTS
@@ -46,13 +47,23 @@ def begin_pass(directory: Path, number: int, *, retry: bool) -> None:
 
 
 class Retried:
-    """The records that a begun retry pass tries: a bit for each record up to the last one of them."""
+    """The records that a begun retry pass tries: a bit for each record up to the last one of them.
+
+    Raises DatasetError if their file is missing or damaged.
+    """
 
     def __init__(self, directory: Path):
         self._bits: dict[str, bytearray] = {}
-        with pq.ParquetFile(directory / PARTS / _RETRIED) as file:
-            for batch in file.iter_batches(_BATCH, use_threads=False):
-                self._mark(batch)
+        path = directory / PARTS / _RETRIED
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_BATCH, use_threads=False):
+                    self._mark(batch)
+        except (pa.ArrowException, OSError) as error:
+            found = "no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+            raise DatasetError(
+                f"{path}: expected the records to try again, found: {found}; restore it, or ingest anew"
+            ) from None
 
     def __contains__(self, record: tuple[str, int]) -> bool:
         """Tell whether the record (source, source_row) is among them."""

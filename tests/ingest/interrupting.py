@@ -131,9 +131,3 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, output, errors
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """The files of a dataset; the report bears its folder's name."""
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name != "report.html"]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingest.interrupting import Moment, Pictures, command, contents, ended, started
+from tests.datasets import contents
+from tests.ingest.interrupting import Moment, Pictures, command, ended, started
 from tests.serving import Server
 
 RECORDS = 400

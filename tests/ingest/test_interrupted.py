@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingest.interrupting import CHUNK_ROWS, Moment, Pictures, contents, ended, program, started
+from tests.datasets import contents
+from tests.ingest.interrupting import CHUNK_ROWS, Moment, Pictures, ended, program, started
 from tests.serving import Server
 
 

@@ -18,6 +18,7 @@ from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
 from clipkit.shards.schemas import FAILURE_SCHEMA
+from tests.datasets import contents
 from tests.serving import Server, answer, encoded, photo
 
 RECORDS = 1300
@@ -57,11 +58,6 @@ def stopping_after(count: int) -> Engine:
         raise KeyboardInterrupt
 
     return engine
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name != "report.html"]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_manifests_have_them_and_failures_do_not(table: Path, tmp_path: Path) -> None:

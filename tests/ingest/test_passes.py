@@ -28,6 +28,7 @@ from clipkit.shards.index import read_index
 from clipkit.shards.passes import Retried
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
+from tests.datasets import contents
 from tests.serving import Server, answer, encoded, photo
 
 RECORDS = 1300
@@ -71,11 +72,6 @@ def listed(server: Server, illness: Illness, tmp_path: Path) -> Path:
 def run(path: Path, out: Path, *, retry_failed: bool = False, **settings: object) -> IngestResult:
     source = table_files([path], keep=["twice"])
     return ingest(source, out, CONFIG.model_copy(update=settings), retry_failed=retry_failed)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "report.html")
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def rows_of(out: Path) -> Iterator[tuple[int, bool]]:
@@ -306,3 +302,12 @@ def test_a_retry_killed_at_every_moment_ends_in_the_same_bytes(
     listed: Path, illness: Illness, tmp_path: Path
 ) -> None:
     assert killed_at_every(1, listed, illness, tmp_path)["unfinished"] >= 10
+
+
+def test_without_its_list_of_records_a_retry_says_so(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(DatasetError, match="expected the records to try again, found: no such file; restore"):
+        Retried(tmp_path)
+    (tmp_path / "parts" / "retried.parquet").write_bytes(b"PAR1 no, it is not")
+    with pytest.raises(DatasetError, match="expected the records to try again, found: "):
+        Retried(tmp_path)

@@ -14,7 +14,8 @@ from clipkit.ingest.rows import Chunk
 from clipkit.ingest.run import ingest
 from clipkit.ingest.worker import PartMaker
 from clipkit.shards.index import read_index
-from tests.ingest.interrupting import CONFIG, Pictures, contents, ended, program, started
+from tests.datasets import contents
+from tests.ingest.interrupting import CONFIG, Pictures, ended, program, started
 from tests.serving import Server
 
 RECORDS = 1150  # one whole shard and another one

@@ -26,6 +26,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
+from tests.datasets import contents
 from tests.processes import living, until, wait_until_gone
 from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
 
@@ -72,13 +73,6 @@ def expected_reasons() -> Counter[str]:
 
 def run(path: Path, out: Path, **settings: object) -> IngestResult:
     return ingest(conceptual_captions([path]), out, CONFIG.model_copy(update=settings))
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(directory)): path.read_bytes() for path in files if path.name != "report.html"
-    }
 
 
 def test_every_record_is_a_sample_or_a_failure(listed: Path, server: Server, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.run import ingest
 from clipkit.ingest.tars import tars
+from tests.datasets import contents
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_img2dataset, write_tar
 
@@ -64,13 +65,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, out: Path, **settings: object) -> IngestResult:
     return ingest(tars([str(folder)], keep=["score"]), out, CONFIG.model_copy(update=settings))
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(directory)): path.read_bytes() for path in files if path.name != "report.html"
-    }
 
 
 def manifests(directory: Path) -> list[dict[str, Any]]:

@@ -56,11 +56,6 @@ def finished(
     return process.returncode, stdout, stderr
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "report.html")
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
 def assert_told(stderr: str, *words: str) -> None:
     """One line of error, at the end, that says all of `words`."""
     errors = [line for line in stderr.splitlines() if line.startswith("clipkit: ")]

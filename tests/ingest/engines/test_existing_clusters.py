@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from clipkit.shards.dataset import is_unfinished
-from tests.ingest.engines.commands import CLIPKIT, assert_told, contents, finished, make_list
+from tests.datasets import contents
+from tests.ingest.engines.commands import CLIPKIT, assert_told, finished, make_list
 from tests.processes import client_of, living, until, wait_until_gone
 from tests.serving import Server
 

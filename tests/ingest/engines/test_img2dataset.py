@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ingest.engines.commands import assert_told, contents, finished, make_list
+from tests.datasets import contents
+from tests.ingest.engines.commands import assert_told, finished, make_list
 from tests.processes import client_of
 from tests.serving import Server, answer
 

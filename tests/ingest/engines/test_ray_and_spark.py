@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from clipkit.shards.summary import summarize
-from tests.ingest.engines.commands import CHUNK_ROWS, assert_told, contents, finished, make_list, started
+from tests.datasets import contents
+from tests.ingest.engines.commands import CHUNK_ROWS, assert_told, finished, make_list, started
 from tests.processes import client_of, living, until, wait_until_gone
 from tests.serving import Server
 
