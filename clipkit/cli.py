@@ -19,6 +19,7 @@ from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
 from clipkit.commands import Json, config_of, show
 from clipkit.errors import ClipkitError
+from clipkit.locations import is_remote_error
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -235,6 +236,10 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
         _fail(f"{place}{what}; what was finished is kept: mend this and run the same command again", 1)
+    except Exception as error:
+        if not is_remote_error(error):
+            raise
+        _fail(f"{error}; is the address right, and are the keys for it in the environment?", 1)
 
 
 def _fail(line: str, code: int) -> NoReturn:

@@ -20,6 +20,7 @@ ROOT_MODULES = {
     "tables",
     "processes",
     "lines",
+    "locations",
     "locks",
     "pictures",
     "splitmix",

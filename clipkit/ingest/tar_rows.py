@@ -10,14 +10,8 @@ from clipkit.ingest.local_files import read_file
 from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
+from clipkit.shards.foreign import CAPTIONS, PICTURES
 from clipkit.shards.tar_reader import Member, Sample, TarReader
-
-PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
-"""Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
-CAPTIONS = ("caption", "text")
-"""The json's fields that hold the caption of a sample without a txt member."""
-MEMBERS = frozenset({*PICTURES, "txt", "json"})
-"""The extensions that count; all other members are ignored and never read."""
 
 Fields = Mapping[str, Any]
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +13,12 @@ import pyarrow as pa
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
+from clipkit.locations import can_list, is_remote
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
+_ASKED_AT_ONCE = 16
 _PROGRESS = b"clipkit.ingest"
 _NAMES = re.compile(r"\d{6}\.tar|failures/\d{6}\.parquet")
 
@@ -69,15 +73,13 @@ class Index:
 
     def check_files(self, directory: Path) -> None:
         """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed."""
-        for shard in self.shards:
+        for shard, found in zip(self.shards, _file_sizes(directory, self.shards), strict=True):
             path = directory / shard.name
-            try:
-                found = path.stat().st_size
-            except FileNotFoundError:
+            if found is None:
                 raise DatasetError(
                     f"{path}: the index lists this shard, but it is missing; "
                     "restore it, or ingest again into a new directory"
-                ) from None
+                )
             if found != shard.bytes:
                 raise DatasetError(
                     f"{path}: expected {shard.bytes} bytes as the index says, found {found}; restore it"
@@ -89,6 +91,25 @@ class Index:
         columns = {name: [getattr(entry, name) for entry in self.entries] for name in INDEX_SCHEMA.names}
         schema = INDEX_SCHEMA.with_metadata({_PROGRESS: json.dumps(self.progress._asdict()).encode()})
         write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
+
+
+def _file_sizes(directory: Path, shards: Sequence[IndexEntry]) -> Iterable[int | None]:
+    if not is_remote(directory):
+        return (_file_size(directory / shard.name) for shard in shards)
+    listed = (
+        {path.name: path.stat().st_size for path in directory.glob("*.tar")} if can_list(directory) else {}
+    )
+    if listed:
+        return [listed.get(shard.name) for shard in shards]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        return list(threads.map(lambda shard: _file_size(directory / shard.name), shards))
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def read_index(directory: Path) -> Index:

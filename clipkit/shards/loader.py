@@ -131,8 +131,9 @@ class _Batches(Dataset[Batch | ClipkitError]):
             return self._transform(image, draw_key(self._plan.seed, position))
         except Exception as error:  # a decoder's errors are of many kinds; each means a damaged picture
             line = str(error).partition("\n")[0] or type(error).__name__
-            path = self._shard_set.directory / self._shard_set.names[shard]
-            raise DatasetError(f"{path}: the picture of sample {key} cannot be decoded: {line}") from error
+            raise DatasetError(
+                f"{self._shard_set.place(shard)}: the picture of sample {key} cannot be decoded: {line}"
+            ) from error
 
 
 def _begin_worker(worker: int) -> None:

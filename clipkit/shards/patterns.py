@@ -8,39 +8,46 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote, location, scheme_of
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.parts import PARTS
 
 MAX_TARS = 1_000_000
 _NAMED = 3
-_ELSEWHERE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+PATTERN = re.compile(r"[*?\[{]|::")
+"""What makes a name one of several tars."""
+_COMMAND = re.compile(r"pipe:", re.IGNORECASE)
 _GLOB = re.compile(r"[*?\[]")
 _NUMBERS = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.-?([0-9]{1,18}))?")
 _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 
-def tar_paths(sources: Sequence[str]) -> list[Path]:
+def tar_paths(sources: Sequence[str], *, remote: bool = False) -> list[Path]:
     """Return the tars that `sources` name, in that order; a directory stands for its *.tar by name.
 
     A source that is no file or directory is split at `::`, its braces are expanded, and what then has *, ? or
-    [ is a glob. Raises DatasetError, with the first few names, if some of these tars are missing, and for
-    commands and addresses.
+    [ is a glob. Raises DatasetError, with the first few names, if some of these tars are missing, for
+    commands, and for addresses unless `remote`; whether a tar is there behind an address is not looked at.
     """
     paths = []
     for pattern in itertools.chain.from_iterable(map(_patterns, sources)):
+        if scheme_of(pattern) is not None and not remote:
+            raise DatasetError(
+                f"{pattern}: expected tars on this machine, found an address; download them first"
+            )
         paths += _found(pattern)
         if len(paths) > MAX_TARS:
             raise DatasetError(
                 f"{pattern}: expected at most {MAX_TARS:,} tars, found more; make several calls"
             )
-    missing = [str(path) for path in paths if not _exists(path)]
+    missing = [str(path) for path in paths if not is_remote(path) and not _exists(path)]
     if missing:
         more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
         raise DatasetError(
             f"{', '.join(missing[:_NAMED])}{more}: expected {len(paths):,} tars, found {len(missing):,} "
             "of them missing; restore them, or name only those that are there"
         )
-    return [tar for path in paths for tar in (_inside(path) if path.is_dir() else [path])]
+    return [tar for path in paths for tar in (_inside(path) if _is_folder(path) else [path])]
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -62,21 +69,26 @@ def _exists(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 (a Path raises if its name is too long)
 
 
+def _is_folder(path: Path) -> bool:
+    # A tar behind an address is named as one; asking for each of thousands would take its time.
+    return path.suffix != ".tar" and path.is_dir() if is_remote(path) else path.is_dir()
+
+
 def _patterns(source: str) -> Iterator[str]:
     if _exists(source):
         return iter([source])
     pieces = source.split("::")
     for piece in pieces:
-        if _ELSEWHERE.match(piece):
-            raise DatasetError(
-                f"{piece}: expected tars on this machine, found a command or an address; download them first"
-            )
+        if _COMMAND.match(piece):
+            raise DatasetError(f"{piece}: expected tars, found a command; those are never run")
     return itertools.chain.from_iterable(map(expand_braces, pieces))
 
 
 def _found(pattern: str) -> list[Path]:
     if not pattern:
         raise DatasetError("expected the name of a tar, found an empty one; look at the pattern's ends")
+    if scheme_of(pattern) is not None:
+        return _found_there(pattern)
     if not _GLOB.search(pattern) or _exists(pattern):
         return [Path(pattern)]
     matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 (a Path's glob is relative)
@@ -85,13 +97,25 @@ def _found(pattern: str) -> list[Path]:
     return [Path(match) for match in matches]
 
 
+def _found_there(address: str) -> list[Path]:
+    folder, slash, name = address.rpartition("/")
+    if _GLOB.search(folder):
+        raise DatasetError(f"{address}: expected *, ? and [ only behind the last slash of an address")
+    if not _GLOB.search(name) or scheme_of(address) in ("http", "https"):  # there, ? begins a query
+        return [location(address)]
+    matches = sorted(location(folder + slash).glob(name), key=str)
+    if not matches:
+        raise DatasetError(f"{address}: expected tars of such names, found none")
+    return matches
+
+
 def _inside(directory: Path) -> list[Path]:
     if (directory / DATASET_FILE).exists() and (directory / PARTS).is_dir():
         raise DatasetError(
             f"{directory}: expected a finished ingest, found one that was interrupted; "
             "run the same `clipkit ingest` again, it goes on where it stopped"
         )
-    tars = sorted(path for path in directory.glob("*.tar") if not path.name.startswith("."))
+    tars = sorted((path for path in directory.glob("*.tar") if not path.name.startswith(".")), key=str)
     if not tars:
         raise DatasetError(f"{directory}: expected files ending in .tar, found none in it")
     return tars

@@ -1,20 +1,25 @@
-"""ShardSet: random access to the samples of a dataset directory, by shard and row."""
+"""ShardSet: random access to the samples of a dataset directory or of foreign tars, by shard and row."""
 
+import json
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import is_unfinished
-from clipkit.shards.format import sample_key
-from clipkit.shards.index import read_index
-from clipkit.shards.parquet import read_parquet
+from clipkit.locations import is_remote, location, scheme_of
+from clipkit.progress import Progress
+from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.foreign import ForeignTars
+from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.parts import PARTS
+from clipkit.shards.patterns import PATTERN
+from clipkit.shards.shard_files import DatasetFiles, Int64s, Opened, ShardFiles
 
 _OPEN_SHARDS = 400
-_RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
+_FILLED_AHEAD = 4  # at a time
 
 
 class Sample(NamedTuple):
@@ -25,42 +30,51 @@ class Sample(NamedTuple):
     caption: str
 
 
-class _OpenShard(NamedTuple):
-    descriptor: int
-    ranges: np.ndarray[Any, np.dtype[np.int64]]
-
-
 class ShardSet:
-    """The committed shards of a dataset directory.
+    """The shards of a dataset directory, or tars of other tools, on this machine or behind addresses.
 
-    Samples are read with pread at the manifests' byte ranges; no tar is parsed. A ShardSet can be pickled:
-    each process opens its own files. With `unfinished`, what an ingest has committed so far is read. Raises
-    DatasetError if the directory has no index, no samples, an ingest that has not finished, or lacks a shard
-    that the index lists.
+    `source` is a dataset directory; or a folder of webdataset's or img2dataset's tars, a brace or glob
+    pattern of such, or several of these, whose headers are indexed once (see ForeignTars). Addresses are
+    s3://, gs:// and https://; their shards are copied into a bounded cache as they are needed. Samples are
+    read with pread at known byte ranges; no tar is parsed for it. A ShardSet can be pickled: each process
+    opens its own files. With `unfinished`, what an ingest has committed so far is read.
+
+    Raises DatasetError if there are no samples, an ingest that has not finished, or a shard is missing.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, unfinished: bool = False):
-        self.directory = Path(directory)
-        index = read_index(self.directory)
-        if not unfinished and is_unfinished(self.directory):
-            raise DatasetError(
-                f"{self.directory}: expected a finished ingest, found one that was interrupted; "
-                "run the same `clipkit ingest` again, it goes on where it stopped"
-            )
-        self.names = [shard.name for shard in index.shards]
-        self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)
-        self.fingerprint = index.fingerprint()
-        if not self.sizes.sum():
-            raise DatasetError(f"{self.directory}: expected samples, found none; see its failures/ for why")
-        self._bytes = [shard.bytes for shard in index.shards]
-        index.check_files(self.directory)
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str],
+        *,
+        unfinished: bool = False,
+        progress: Callable[[str, int | None, str], Progress] = Progress,
+    ):
+        self.source = source if isinstance(source, str | os.PathLike) else " ".join(source)
+        self._files = _files(source, unfinished, progress)
+        self._open: OrderedDict[int, Opened] = OrderedDict()
+        self._filling: OrderedDict[int, Future[None]] = OrderedDict()
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The shards' file names."""
+        return self._files.names
+
+    @property
+    def sizes(self) -> Int64s:
+        """The shards' numbers of samples, int64."""
+        return self._files.sizes
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 (hex) that shards of another content do not have: the identity of the data."""
+        return self._files.fingerprint
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_open": OrderedDict(), "_filling": OrderedDict(), "_threads": None}
 
     def __del__(self) -> None:
         self.close()
@@ -70,47 +84,104 @@ class ShardSet:
         for shard in self.__dict__.get("_open", {}).values():
             os.close(shard.descriptor)
         self.__dict__.get("_open", {}).clear()
+        if threads := self.__dict__.get("_threads"):
+            threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+            self._filling.clear()
 
     def read(self, shard: int, row: int) -> Sample:
-        """Return the sample at `row` (0-based) of shard number `shard` (in index order)."""
+        """Return the sample at `row` (0-based) of shard number `shard`.
+
+        Raises DatasetError if its bytes are not there.
+        """
         opened = self._opened(shard)
         image_offset, image_bytes, caption_offset, caption_bytes = opened.ranges[row].tolist()
-        # The caption follows its picture in the tar: one read brings both.
-        length = caption_offset + caption_bytes - image_offset
-        data = os.pread(opened.descriptor, length, image_offset)
+        start = min(image_offset, caption_offset)
+        # The caption follows its picture in the tar, usually: one read brings both.
+        length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
+        data = os.pread(opened.descriptor, length, start)
         if len(data) != length:
             raise DatasetError(
-                f"{self.directory / self.names[shard]}: expected {length} bytes at {image_offset}, found "
-                f"{len(data)}; is the shard cut off?"
+                f"{self.place(shard)}: expected {length} bytes at {start}, found {len(data)}; "
+                "is the shard cut off?"
             )
-        caption = data[caption_offset - image_offset :].decode(errors="replace")
-        return Sample(self.key(shard, row), data[:image_bytes], caption)
+        image = data[image_offset - start : image_offset - start + image_bytes]
+        text = data[caption_offset - start : caption_offset - start + caption_bytes]
+        field = opened.fields[row] if opened.fields else None
+        caption = text.decode(errors="replace") if field is None else self._field(shard, row, text, field)
+        return Sample(self.key(shard, row), image, caption)
 
     def key(self, shard: int, row: int) -> str:
         """Return the key of the sample at `row` of shard number `shard`."""
-        return sample_key(int(Path(self.names[shard]).stem), row)
+        return self._files.key(shard, row)
 
-    def _opened(self, shard: int) -> _OpenShard:
+    def place(self, shard: int) -> str:
+        """Return where shard number `shard` lies, for messages."""
+        return self._files.place(shard)
+
+    def prepare(self, shards: Iterable[int]) -> None:
+        """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
+        for shard in shards:
+            if shard in self._filling:
+                continue
+            self._threads = self._threads or ThreadPoolExecutor(_FILLED_AHEAD, thread_name_prefix="fill")
+            self._filling[shard] = self._threads.submit(self._fill, shard)
+            if len(self._filling) > _OPEN_SHARDS:
+                self._filling.popitem(last=False)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards lie behind addresses, so that it pays to `prepare` them."""
+        return self._files.remote
+
+    def _fill(self, shard: int) -> None:
+        try:
+            self._files.fill(shard)
+        except DatasetError:
+            return  # who then reads it meets the same, and tells
+
+    def _field(self, shard: int, row: int, text: bytes, field: str) -> str:
+        try:
+            value = json.loads(text)[field]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            value = None
+        if not isinstance(value, str):
+            raise DatasetError(
+                f"{self.place(shard)}: expected a caption in the field {field!r} of the json of sample "
+                f"{self.key(shard, row)}, found none; was the tar changed?"
+            )
+        return value.encode(errors="replace").decode()
+
+    def _opened(self, shard: int) -> Opened:
         opened = self._open.get(shard)
         if opened is None:
-            path = self.directory / self.names[shard]
-            manifest = path.with_suffix(".parquet")
-            ranges = self._read_ranges(manifest, int(self.sizes[shard]), self._bytes[shard])
-            opened = self._open[shard] = _OpenShard(os.open(path, os.O_RDONLY | os.O_CLOEXEC), ranges)
+            opened = self._open[shard] = self._files.open(shard)
             if len(self._open) > _OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1].descriptor)
         else:
             self._open.move_to_end(shard)
         return opened
 
-    def _read_ranges(self, path: Path, samples: int, tar_bytes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        table = read_parquet(path, "the shard's manifest", _RANGES)
-        ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in _RANGES], axis=1)
-        image, image_bytes, caption, caption_bytes = ranges.T
-        possible = (ranges >= 0).all(axis=1) & (image + image_bytes <= caption)
-        possible &= caption + caption_bytes <= tar_bytes
-        if len(ranges) != samples or not possible.all():
-            raise DatasetError(
-                f"{path}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"
-            )
-        return ranges
+
+def _files(
+    source: str | os.PathLike[str] | Sequence[str],
+    unfinished: bool,
+    progress: Callable[[str, int | None, str], Progress],
+) -> ShardFiles:
+    sources = [str(source)] if isinstance(source, str | os.PathLike) else [str(each) for each in source]
+    if len(sources) == 1 and (directory := _dataset_directory(sources[0])) is not None:
+        return DatasetFiles(directory, unfinished=unfinished)
+    return ForeignTars(sources, progress)
+
+
+def _dataset_directory(source: str) -> Path | None:
+    """Return the dataset directory that a source is, None if it names tars."""
+    path = None if scheme_of(source) is None and "::" in source else location(source)
+    if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not path.is_dir()):
+        return None
+    if is_remote(path) and (path / INDEX_FILE).exists():
+        return path
+    if is_remote(path):
+        return None if list(path.glob("*.tar")) else path
+    is_dataset = any((path / name).exists() for name in (INDEX_FILE, DATASET_FILE, PARTS))
+    return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None

@@ -52,19 +52,13 @@ class _Header(NamedTuple):
 class TarReader:
     """A tar of this machine, held open. Memory is bounded for any content.
 
-    Raises DatasetError, which names the byte, for what is no tar, compressed, cut off, damaged, or has sparse
-    members.
+    A `descriptor` of it, if there is one, becomes the reader's own. Raises DatasetError, which names the
+    byte, for what is no tar, compressed, cut off, damaged, or has sparse members.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, descriptor: int | None = None):
         self.path = path
-        try:
-            # Not waiting for a writer, should it be a pipe.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise DatasetError(
-                f"{path}: expected a tar, found that it cannot be read ({error.strerror})"
-            ) from None
+        self._descriptor = self._opened() if descriptor is None else descriptor
         found = os.fstat(self._descriptor)
         self._end = found.st_size
         self._headers = _Window(self._descriptor)
@@ -133,6 +127,15 @@ class TarReader:
         if os.pread(self._descriptor, 2 * BLOCK_BYTES, max(0, self._end - 2 * BLOCK_BYTES)) != 2 * _ZEROS:
             for _ in self.members():
                 pass
+
+    def _opened(self) -> int:
+        try:
+            # Not waiting for a writer, should it be a pipe.
+            return os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise DatasetError(
+                f"{self.path}: expected a tar, found that it cannot be read ({error.strerror})"
+            ) from None
 
     def _check(self, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):

@@ -53,7 +53,7 @@ def run_settings(config: TrainConfig, shard_set: ShardSet) -> dict[str, Any]:
     """Return what decides a run's numbers, as plain JSON values: its config and the identity of its data."""
     plan = ShardPlan(shard_set.sizes, config.seed)
     data = {
-        "directory": str(shard_set.directory),
+        "directory": str(shard_set.source),
         "fingerprint": shard_set.fingerprint,
         "samples": len(shard_set),
         "streams": plan.streams,

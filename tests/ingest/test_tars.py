@@ -17,8 +17,9 @@ from clipkit.errors import ClipkitError, SourceError
 from clipkit.ingest.records import MAX_RECORD_BYTES
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.sources import Source
-from clipkit.ingest.tar_rows import PICTURES, read_member
+from clipkit.ingest.tar_rows import read_member
 from clipkit.ingest.tars import tars
+from clipkit.shards.foreign import PICTURES
 from clipkit.shards.shard_set import ShardSet
 from tests.tars import write_img2dataset, write_tar
 

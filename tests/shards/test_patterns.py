@@ -73,11 +73,11 @@ def test_missing_tars_are_counted_and_the_first_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("pipe:cat x.tar", "pipe:cat x.tar: expected tars on this machine, found a command or an address"),
+        ("pipe:cat x.tar", "pipe:cat x.tar: expected tars, found a command; those are never run"),
         ("https://h/{0..9}.tar", "download them first"),
         ("s3://bucket/x.tar", "download them first"),
         ("gs://bucket/x.tar", "download them first"),
-        ("empty::pipe:cat x", "download them first"),
+        ("empty::pipe:cat x", "those are never run"),
         ("{0..3.tar", "a closing brace for each opening one"),
         ("nothing-*.tar", "expected tars of such names, found none"),
         ("empty", r"expected files ending in \.tar, found none"),

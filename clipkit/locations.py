@@ -1,0 +1,152 @@
+"""Where datasets lie: folders of this machine, and addresses of object stores and web servers.
+
+An address becomes a `UPath`, which does what a `Path` does here, through fsspec. Code takes either as a
+`Path`, and asks `is_remote` where the two differ: behind an address are no renames, locks and descriptors.
+"""
+
+import errno
+import importlib.util
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from clipkit.errors import ConfigError
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
+"""The schemes known, and the package that each needs; what is not installed with clipkit is an extra."""
+_CONNECT_SECONDS = 15.0
+_SILENT_SECONDS = 60.0  # without a byte, until a request is given up and tried again
+_ATTEMPTS = 5
+_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp", "ClientError"),
+    ("fsspec.exceptions", "FSTimeoutError"),
+    ("gcsfs.retry", "HttpError"),
+)
+_PAUSES = (0.5, 1.0, 2.0)
+
+Result = TypeVar("Result")
+
+
+def location(text: str) -> Path:
+    """Return the path or address that a user gave. Nothing is looked for yet.
+
+    Raises ConfigError for a command (`pipe:`), an address of an unknown kind, and a lacking extra.
+    """
+    if text.lower().startswith("pipe:"):
+        raise ConfigError(f"{text}: expected a path or an address, found a command; those are never run")
+    scheme = scheme_of(text)
+    if scheme is None:
+        return Path(text)
+    if scheme == "file":
+        return Path(text[len("file://") :])
+    if scheme not in _EXTRAS:
+        raise ConfigError(
+            f"{text}: expected a path or an address of {', '.join(f'{name}://' for name in _EXTRAS)}, "
+            f"found {scheme}://"
+        )
+    if importlib.util.find_spec(_EXTRAS[scheme]) is None:
+        raise ConfigError(f"{text}: {scheme}:// needs a further package: pip install 'clipkit[{scheme}]'")
+    from upath import UPath
+
+    return cast("Path", UPath(text, **_options(scheme)))
+
+
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of an address in lower case, None for what is none."""
+    found = _ADDRESS.match(text)
+    return found[1].lower() if found else None
+
+
+def is_remote(path: Path) -> bool:
+    """Tell whether a path is an address."""
+    return not isinstance(path, Path)
+
+
+def can_list(path: Path) -> bool:
+    """Tell whether the folder behind an address can be listed: web servers do not tell what they have."""
+    return cast("Any", path).protocol not in ("http", "https")
+
+
+def is_remote_error(error: BaseException) -> bool:
+    """Tell whether an error is one by which the libraries behind addresses say that something failed there.
+
+    Most of theirs are OSErrors; these are the others.
+    """
+    loaded = [getattr(sys.modules.get(module), name, None) for module, name in _ERRORS]
+    return isinstance(error, tuple(kind for kind in loaded if kind))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        cast("Any", path).fs.rm(cast("Any", path).path, recursive=True)
+
+
+@contextmanager
+def downloaded(path: Path) -> Iterator[Path]:
+    """Yield the file itself if it is on this machine, else a copy that is removed afterwards."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="clipkit-") as folder:
+        copy = Path(folder) / path.name
+        download(path, copy)
+        yield copy
+
+
+def download(source: Path, target: Path) -> None:
+    """Copy the file behind an address to a path on this machine."""
+    patiently(lambda: cast("Any", source).fs.get_file(cast("Any", source).path, str(target)))
+
+
+def upload(source: Path, target: Path) -> None:
+    """Copy a file of this machine to an address, where it appears whole or not at all."""
+    patiently(lambda: cast("Any", target).fs.put_file(str(source), cast("Any", target).path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a small file's content, of this machine or behind an address."""
+    return patiently(path.read_bytes) if is_remote(path) else path.read_bytes()
+
+
+def patiently(action: Callable[[], Result]) -> Result:
+    """Return the action's result; what may pass of an object store's errors is waited for some seconds."""
+    for pause in _PAUSES:
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError):
+            raise
+        except Exception as error:
+            if not (isinstance(error, OSError) or is_remote_error(error)) or error_is_of_disk(error):
+                raise
+        time.sleep(pause)
+    return action()
+
+
+def error_is_of_disk(error: BaseException) -> bool:
+    """Tell whether an error is that this machine's disk is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _options(scheme: str) -> Mapping[str, Any]:
+    if scheme == "s3":
+        retries = {"max_attempts": _ATTEMPTS, "mode": "standard"}
+        times = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _SILENT_SECONDS}
+        return {"use_listings_cache": False, "config_kwargs": times | {"retries": retries}}
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        return {"use_listings_cache": False, "client_kwargs": {"timeout": timeout}}
+    return {"use_listings_cache": False}

@@ -1,0 +1,113 @@
+"""What a ShardSet reads from: shards by number, each a tar with the byte ranges of its samples."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
+from clipkit.shards.cache import Cache, Wanted
+from clipkit.shards.dataset import is_unfinished
+from clipkit.shards.format import sample_key
+from clipkit.shards.index import read_index
+from clipkit.shards.parquet import read_parquet
+
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
+
+
+class Opened(NamedTuple):
+    """A shard held open: a descriptor, and the samples' byte ranges, int64 (samples, 4), columns RANGES.
+
+    `fields` names for each sample the field of its JSON that is the caption, None where all is caption.
+    """
+
+    descriptor: int
+    ranges: Int64s
+    fields: list[str | None] | None = None
+
+
+class ShardFiles(Protocol):
+    """Shards by number; picklable. `fingerprint` is a SHA-256 (hex) that another content does not have."""
+
+    names: list[str]
+    sizes: Int64s
+    fingerprint: str
+    remote: bool
+
+    def place(self, shard: int) -> str:
+        """Return where the shard lies, for messages."""
+
+    def open(self, shard: int) -> Opened:
+        """Open a shard. Raises DatasetError if it is missing or damaged."""
+
+    def fill(self, shard: int) -> None:
+        """Have what lies elsewhere copied to this machine, to be opened soon."""
+
+    def key(self, shard: int, row: int) -> str:
+        """Return a sample's key."""
+
+
+class DatasetFiles:
+    """The committed shards of a dataset directory, here or behind an address."""
+
+    def __init__(self, directory: Path, *, unfinished: bool = False):
+        self.directory = directory
+        index = read_index(directory)
+        if not unfinished and is_unfinished(directory):
+            raise DatasetError(
+                f"{directory}: expected a finished ingest, found one that was interrupted; "
+                "run the same `clipkit ingest` again, it goes on where it stopped"
+            )
+        self.names = [shard.name for shard in index.shards]
+        self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)
+        self.fingerprint = index.fingerprint()
+        if not self.sizes.sum():
+            raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
+        index.check_files(directory)
+        self._entries = index.shards
+        self.remote = is_remote(directory)
+        self._cache = Cache() if self.remote else None
+
+    def place(self, shard: int) -> str:
+        """Return where the shard lies, for messages."""
+        return str(self.directory / self.names[shard])
+
+    def open(self, shard: int) -> Opened:
+        """Open a shard by its manifest. Raises DatasetError if one of them is missing or damaged."""
+        manifest = (self.directory / self.names[shard]).with_suffix(".parquet")
+        table = read_parquet(manifest, "the shard's manifest", RANGES)
+        ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
+        check_ranges(str(manifest), ranges, int(self.sizes[shard]), self._entries[shard].bytes)
+        return Opened(self._descriptor(shard), ranges)
+
+    def fill(self, shard: int) -> None:
+        """Have a shard behind an address copied into the cache."""
+        if self._cache:
+            self._cache.fill(self._wanted(shard))
+
+    def key(self, shard: int, row: int) -> str:
+        """Return a sample's key."""
+        return sample_key(int(Path(self.names[shard]).stem), row)
+
+    def _descriptor(self, shard: int) -> int:
+        if self._cache:
+            return self._cache.open(self._wanted(shard))
+        return os.open(self.directory / self.names[shard], os.O_RDONLY | os.O_CLOEXEC)
+
+    def _wanted(self, shard: int) -> Wanted:
+        entry = self._entries[shard]
+        return Wanted(self.directory / entry.name, entry.bytes, entry.sha256)
+
+
+def check_ranges(place: str, ranges: Int64s, samples: int, tar_bytes: int) -> None:
+    """Raise DatasetError if the ranges are not of so many samples within a tar of so many bytes."""
+    image, image_bytes, caption, caption_bytes = ranges.T
+    possible = (ranges >= 0).all(axis=1)
+    possible &= (image + image_bytes <= tar_bytes) & (caption + caption_bytes <= tar_bytes)
+    if len(ranges) != samples or not possible.all():
+        raise DatasetError(
+            f"{place}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"
+        )

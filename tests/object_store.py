@@ -1,0 +1,137 @@
+"""A real S3 server (moto's) on loopback, and before it a door at which requests can be made to fail."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+BUCKET = "bucket"
+Fault = Callable[[str, str], str | None]
+"""(method, path) → "500", "503", "short", "slow", "reset", or None for a proper answer."""
+
+_HOP = {"connection", "transfer-encoding", "host"}
+
+
+class _Door(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "_Listener"
+
+    def handle_any(self) -> None:
+        store = self.server.store
+        store.requests.append((self.command, self.path))
+        fault = store.fault(self.command, self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.close_connection = True
+        elif fault in ("500", "503"):
+            self.answer(int(fault), {}, b"", 0)
+        else:
+            self.forward(body, fault)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 (http.server's names)
+
+    def forward(self, body: bytes, fault: str | None) -> None:
+        server = http.client.HTTPConnection("127.0.0.1", self.server.store.port)
+        server.request(self.command, self.path, body, dict(self.headers.items()))
+        answer = server.getresponse()
+        content = answer.read()
+        server.close()
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
+        if fault == "slow":
+            self.server.store.stopping.wait(20)
+        length = int(headers.pop("Content-Length", len(content)))
+        if fault == "short":
+            content = content[: len(content) // 2]
+        self.answer(answer.status, headers, content, length)
+
+    def answer(self, status: int, headers: dict[str, str], content: bytes, length: int) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(content)
+        self.close_connection = self.close_connection or len(content) < length
+
+    def log_message(self, *values: object) -> None:
+        pass
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    store: "ObjectStore"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
+class ObjectStore:
+    """The door's address is `endpoint`. `fault` says what befalls a request; `requests` are those so far."""
+
+    def __init__(self, port: int):
+        self.port = port
+        self.requests: list[tuple[str, str]] = []
+        self.fault: Fault = lambda method, path: None
+        self.stopping = threading.Event()
+        self.http = _Listener(("127.0.0.1", 0), _Door)
+        self.http.store = self
+        self.endpoint = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    @contextmanager
+    def running(self) -> Iterator["ObjectStore"]:
+        """Answer from a thread until the block is left."""
+        thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.stopping.set()
+            self.http.shutdown()
+            thread.join()
+            self.http.server_close()
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs to know to use it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[int]:
+    """Run moto's S3 server; yield its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (folder / "s3.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": ""})
+    try:
+        _wait_until_it_answers(server, port)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_until_it_answers(server: "subprocess.Popen[bytes]", port: int) -> None:
+    end = time.monotonic() + 90
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("moto's server did not start")

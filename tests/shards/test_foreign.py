@@ -1,0 +1,188 @@
+"""Tars of other tools, read as they are."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+
+from clipkit.errors import DatasetError
+from clipkit.shards.loader import batches
+from clipkit.shards.shard_set import ShardSet
+from tests.conftest import picture
+from tests.datasets import everything
+from tests.shards.test_loader import tokenize, transform
+from tests.tars import write_img2dataset, write_tar
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three tars of 5 samples, made by webdataset's writer."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for number in range(3):
+        rows = range(number * 5, number * 5 + 5)
+        samples = [{"__key__": f"s{row:03d}", "jpg": picture(row), "txt": f"caption {row}"} for row in rows]
+        write_tar(folder / f"{number:05d}.tar", samples)
+    return folder
+
+
+def test_they_are_what_webdataset_reads(folder: Path) -> None:
+    tars = [str(path) for path in sorted(folder.iterdir())]
+    with warnings.catch_warnings(action="ignore"):  # it leaves closing its files to the garbage collector
+        theirs = list(wds.WebDataset(tars, shardshuffle=False))
+        gc.collect()
+    expected = [(sample["__key__"], sample["jpg"], sample["txt"].decode()) for sample in theirs]
+    assert len(expected) == 15
+    for source in (folder, f"{folder}/{{00000..00002}}.tar", f"{folder}/*.tar"):
+        assert everything(ShardSet(source)) == expected
+    both = ShardSet([f"{folder}/00000.tar", f"{folder}/0000{{1,2}}.tar"])
+    assert everything(both) == expected
+    assert both.fingerprint == ShardSet(folder).fingerprint
+
+
+def test_loader_processes_read_them(folder: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "stop": 24, "transform": transform, "tokenize": tokenize}
+    here, there = (list(batches(ShardSet(folder), workers=workers, **settings)) for workers in (0, 2))
+    assert len(here) == 6
+    for ours, theirs in zip(here, there, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_an_img2dataset_folder(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"url": "http://h/1", "caption": "one", "jpg": picture(1)},
+        {"url": "http://h/2", "caption": "two", "status": "failed_to_download", "error_message": "404"},
+        {"url": "http://h/3", "caption": "thrée", "jpg": picture(3)},
+    ]
+    write_img2dataset(tmp_path / "laion", 0, rows)
+    found = everything(ShardSet(tmp_path / "laion"))
+    assert found == [("000000000", picture(1), "one"), ("000000002", picture(3), "thrée")]
+
+
+def test_pictures_of_other_kinds_and_captions_in_a_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(
+        tmp_path / "x.tar",
+        [
+            {"__key__": "a", "png": b"png", "json": {"caption": "in the json \N{SNOWMAN}", "url": "u"}},
+            {"__key__": "b", "jpeg": b"jpeg", "json": {"text": "as text"}, "cls": 3},
+            {"__key__": "c", "webp": b"webp", "txt": "text first", "json": {"caption": "not this"}},
+            {"__key__": "d", "jpg": b"jpg", "json": {"title": "no caption"}},
+            {"__key__": "e", "txt": "no picture"},
+            {"__key__": "f", "jpg": b"jpg", "json": [1, 2]},
+        ],
+    )
+    expected = [
+        ("a", b"png", "in the json \N{SNOWMAN}"),
+        ("b", b"jpeg", "as text"),
+        ("c", b"webp", "text first"),
+    ]
+    assert everything(ShardSet(tmp_path / "x.tar")) == expected
+    assert "3 samples have no picture or no caption and are left out" in capsys.readouterr().err
+    assert everything(ShardSet(tmp_path / "x.tar")) == expected, "by the index beside it"
+
+
+def test_headers_are_read_once(folder: Path, cache: Path) -> None:
+    expected = everything(ShardSet(folder))
+    indexes = sorted(folder.glob(".*.headers.parquet"))
+    assert len(indexes) == 3 and not cache.exists()
+    for tar in folder.glob("*.tar"):  # without headers only the index can tell what is where
+        found = tar.stat()
+        content = bytearray(tar.read_bytes())
+        for index in pq.read_table(tar.with_name(f".{tar.name}.headers.parquet")).to_pylist():
+            content[index["image_offset"] - 512 : index["image_offset"]] = bytes(512)
+        tar.write_bytes(content)
+        os.utime(tar, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert everything(ShardSet(folder)) == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+def test_where_nothing_can_be_written_the_index_goes_to_the_cache(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import os; from clipkit.shards.shard_set import ShardSet; os.setgroups([]); os.setgid(65534); "
+        f"os.setuid(65534); print(len(ShardSet({str(folder)!r})))"
+    )
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    (tmp_path / "their").mkdir()
+    os.chown(tmp_path / "their", 65534, 65534)
+    environment = os.environ | {"CLIPKIT_CACHE": str(tmp_path / "their" / "cache")}
+    made = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert made.stdout == "15\n", made.stderr
+    assert len(list((tmp_path / "their").rglob("*.parquet"))) == 3
+    assert not list(folder.glob(".*"))
+
+
+def test_a_tar_that_grows_or_changes_is_noticed(folder: Path) -> None:
+    shard_set = ShardSet(folder)
+    with (folder / "00001.tar").open("ab") as tar:
+        tar.write(bytes(10_240))
+    with pytest.raises(DatasetError, match=r"00001\.tar: expected the tar as it was .* found it changed"):
+        shard_set.read(1, 0)
+    (folder / "00002.tar").unlink()
+    with pytest.raises(DatasetError, match=r"00002\.tar: expected the tar .* No such file"):
+        shard_set.read(2, 0)
+    assert len(ShardSet(folder)) == 10, "indexed anew"
+
+
+def test_what_is_wrong_with_tars_is_said_before_the_first_step(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "00001.tar").read_bytes()
+    damaged = bytearray(whole)
+    damaged[0] ^= 1
+    for content, words in (
+        (whole[:3000], "was it cut off"),
+        (bytes(damaged), "expected at byte 0 a tar header"),
+        (b"\x1f\x8b" + whole, "a compressed one"),
+        (bytes(10_240), None),
+    ):
+        (folder / "00001.tar").write_bytes(content)
+        if words is None:
+            assert ShardSet(folder).sizes.tolist() == [5, 0, 5], "an empty tar is one of no samples"
+        else:
+            with pytest.raises(DatasetError, match=rf"00001\.tar: .*{words}"):
+                ShardSet(folder)
+    with pytest.raises(DatasetError, match="found 1 of them missing"):
+        ShardSet(f"{folder}/{{00000..00003}}.tar")
+    (tmp_path / "empty").mkdir()
+    write_tar(tmp_path / "empty" / "0.tar", [{"__key__": "a", "txt": "alone"}])
+    with pytest.raises(DatasetError, match="expected samples, found none with a picture"):
+        ShardSet(tmp_path / "empty")
+
+
+def test_an_index_that_lies_is_no_way_out_of_the_tar(folder: Path) -> None:
+    ShardSet(folder)
+    index = folder / ".00000.tar.headers.parquet"
+    table = pq.read_table(index)
+    beyond = table.set_column(1, "image_offset", pa.array([1 << 40] * 5, pa.int64()))
+    pq.write_table(beyond.replace_schema_metadata(table.schema.metadata), index)
+    with pytest.raises(DatasetError, match="impossible ones"):
+        ShardSet(folder).read(0, 0)
+    index.write_bytes(b"PAR1 nothing")
+    assert everything(ShardSet(folder))[0][0] == "s000", "what is no index is made anew"
+
+
+def test_a_changed_caption_field_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", [{"__key__": "a", "jpg": b"j", "json": {"caption": "one"}}])
+    shard_set = ShardSet(tar)
+    found, content = tar.stat(), tar.read_bytes()
+    tar.write_bytes(content.replace(json.dumps("caption").encode(), json.dumps("captian").encode()))
+    os.utime(tar, ns=(found.st_atime_ns, found.st_mtime_ns))
+    with pytest.raises(DatasetError, match=r"x\.tar: expected a caption in the field 'caption' .* sample a"):
+        shard_set.read(0, 0)

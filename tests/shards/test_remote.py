@@ -1,0 +1,174 @@
+"""Datasets behind addresses: a real S3 server and a real web server on loopback, with their faults."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import s3fs
+
+from clipkit.errors import ConfigError, DatasetError
+from clipkit.locations import location
+from clipkit.shards.cache import Cache, Wanted
+from clipkit.shards.loader import batches
+from clipkit.shards.shard_set import ShardSet
+from tests.datasets import everything
+from tests.object_store import BUCKET, ObjectStore, s3_server
+from tests.serving import Server, answer
+from tests.shards.test_loader import tokenize, transform
+from tests.tars import write_tar
+
+
+@pytest.fixture(scope="module")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def store(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    with ObjectStore(s3_port).running() as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("clipkit.locations._PAUSES", (0.01, 0.01))
+        s3fs.S3FileSystem.clear_instance_cache()  # they remember another door
+        fs = location(f"s3://{BUCKET}").fs  # type: ignore[attr-defined]
+        if not fs.exists(BUCKET):
+            fs.mkdir(BUCKET)
+        yield store
+
+
+@pytest.fixture
+def uploaded(store: ObjectStore, small_dataset: Path, tmp_path: Path) -> str:
+    address = f"s3://{BUCKET}/{tmp_path.name}"
+    fs = location(address).fs  # type: ignore[attr-defined]
+    fs.put(str(small_dataset), f"{BUCKET}/{tmp_path.name}", recursive=True)
+    return address
+
+
+def test_a_dataset_in_a_bucket_is_the_one_on_disk(uploaded: str, small_dataset: Path) -> None:
+    local, remote = ShardSet(small_dataset), ShardSet(uploaded)
+    assert (remote.names, remote.fingerprint) == (local.names, local.fingerprint)
+    assert everything(remote) == everything(local)
+
+
+def test_loader_processes_read_from_a_bucket(uploaded: str, small_dataset: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 100, "stop": 1000, "transform": transform, "tokenize": tokenize}
+    local = list(batches(ShardSet(small_dataset), **settings))
+    remote = list(batches(pickle.loads(pickle.dumps(ShardSet(uploaded))), workers=2, **settings))
+    assert len(remote) == 10
+    for ours, theirs in zip(local, remote, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "short", "reset"])
+def test_what_may_pass_is_tried_again(
+    store: ObjectStore, uploaded: str, small_dataset: Path, fault: str
+) -> None:
+    failed: set[str] = set()
+
+    def once(method: str, path: str) -> str | None:
+        is_first = method == "GET" and path.partition("?")[0] not in failed
+        failed.add(path.partition("?")[0])
+        return fault if is_first else None
+
+    store.fault = once
+    assert everything(ShardSet(uploaded)) == everything(ShardSet(small_dataset))
+    assert any(path.endswith(".tar") for path in failed)
+
+
+def test_what_stays_short_is_an_error_that_names_it(store: ObjectStore, uploaded: str) -> None:
+    shard_set = ShardSet(uploaded)
+    store.fault = lambda method, path: "short" if "000001.tar" in path and method == "GET" else None
+    with pytest.raises(DatasetError, match=r"000001\.tar: expected [\d,]+ bytes of SHA-256 .* tried 3 times"):
+        shard_set.read(1, 0)
+    assert shard_set.read(0, 0).key == "000000000"
+
+
+def test_bytes_changed_on_the_way_are_noticed(store: ObjectStore, uploaded: str, small_dataset: Path) -> None:
+    shard_set = ShardSet(uploaded)
+    damaged = bytearray((small_dataset / "000000.tar").read_bytes())
+    damaged[5000] ^= 1
+    (location(uploaded) / "000000.tar").write_bytes(bytes(damaged))
+    with pytest.raises(DatasetError, match=r"000000\.tar: expected .* found as many of SHA-256"):
+        shard_set.read(0, 0)
+
+
+def test_a_shard_missing_in_the_bucket_is_an_error_before_the_first_step(uploaded: str) -> None:
+    (location(uploaded) / "000002.tar").unlink()
+    with pytest.raises(DatasetError, match=r"000002\.tar: the index lists this shard, but it is missing"):
+        ShardSet(uploaded)
+
+
+def test_no_dataset_no_bucket_no_server_get_one_line(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in (f"s3://{BUCKET}/nothing", "s3://no-such-bucket/x"):
+        with pytest.raises(DatasetError, match=f"{address}: expected a dataset directory"):
+            ShardSet(address)
+    with pytest.raises(ConfigError, match=r"expected a path or an address of s3://.*found ftp://"):
+        ShardSet("ftp://127.0.0.1/x")
+    with pytest.raises(ConfigError, match="found a command; those are never run"):
+        ShardSet("pipe:touch x")
+
+
+def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_path: Path) -> None:
+    shards = ShardSet(uploaded)
+    sizes = [(location(uploaded) / name).stat().st_size for name in shards.names]
+    cache = Cache(tmp_path / "bounded", max_bytes=sizes[0] + sizes[2])
+    wanted = [Wanted(location(uploaded) / name, size) for name, size in zip(shards.names, sizes, strict=True)]
+    descriptors = [cache.open(wanted[place]) for place in (0, 1, 1, 2)]
+    names = {path.name.partition("-")[2] for path in cache.folder.iterdir()}
+    assert names == {"000001.tar", "000002.tar"} or sizes[1] + sizes[2] > cache.max_bytes
+    assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= cache.max_bytes
+    assert os.pread(descriptors[0], 9, 0) == b"000000000", "who has it open goes on"
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_a_full_disk_under_the_cache_is_one_line(
+    uploaded: str, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tiny_disk))
+    shard_set = ShardSet(uploaded)
+    with pytest.raises(DatasetError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
+        everything(shard_set)
+    shard_set.close()
+
+
+def test_a_dataset_on_a_web_server(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    with Server().running() as server:
+        for path in small_dataset.iterdir():
+            if path.is_file():
+                serve(server, f"/ds/{path.name}", path.read_bytes())
+        assert everything(ShardSet(server.url("/ds"))) == everything(ShardSet(small_dataset))
+        with pytest.raises(DatasetError, match="expected a dataset directory"):
+            ShardSet(server.url("/nothing"))
+
+
+def test_foreign_tars_on_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    with Server().running() as server:
+        for number in range(3):
+            samples = [
+                {"__key__": f"s{number}{row}", "jpg": b"\xff\xd8\xff" + bytes([row]), "txt": f"{row}"}
+                for row in range(4)
+            ]
+            tar = write_tar(tmp_path / f"{number}.tar", samples)
+            serve(server, f"/{number}.tar", tar.read_bytes())
+        shard_set = ShardSet(server.url("/{0..2}.tar"))
+        assert shard_set.sizes.tolist() == [4, 4, 4]
+        assert shard_set.read(2, 1) == ("s21", b"\xff\xd8\xff\x01", "1")
+        with pytest.raises(DatasetError, match=r"/3\.tar: expected a tar, found no such file"):
+            ShardSet(server.url("/{0..3}.tar"))
+
+
+def serve(server: Server, path: str, body: bytes) -> None:
+    server.add(path, answer(body))
