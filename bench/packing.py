@@ -19,15 +19,15 @@ from pathlib import Path
 import webdataset
 
 from clipkit.shards.packing import Packer
-from clipkit.shards.parts import PartWriter, part_paths, read_part
+from clipkit.shards.parts import PartWriter, make_parts_folder, part_paths, parts_folder, read_part
 
 CHUNK = 1000
 
 
-def make_parts(directory: Path, samples: int, size: int) -> None:
+def make_parts(parts: Path, samples: int, size: int) -> None:
     noise = random.Random(0)
     for chunk, first in enumerate(range(0, samples, CHUNK)):
-        with PartWriter(directory, chunk) as part:
+        with PartWriter(parts, chunk) as part:
             for row in range(first, min(first + CHUNK, samples)):
                 known = {
                     "source": "bench",
@@ -46,10 +46,11 @@ def pack(directory: Path, chunks: int) -> None:
 
 
 def write_tars(directory: Path, chunks: int) -> None:
+    parts = parts_folder(directory, 0)
     for chunk in range(chunks):
-        rows = read_part(directory, chunk, ["caption", "image_offset", "image_bytes"]).to_pylist()
+        rows = read_part(parts, chunk, ["caption", "image_offset", "image_bytes"]).to_pylist()
         path = directory / f"{chunk:06d}.tar"
-        with part_paths(directory, chunk)[0].open("rb") as part, webdataset.TarWriter(str(path)) as tar:
+        with part_paths(parts, chunk)[0].open("rb") as part, webdataset.TarWriter(str(path)) as tar:
             for number, row in enumerate(rows):
                 part.seek(row["image_offset"])
                 key = f"{chunk * CHUNK + number:09d}"
@@ -60,7 +61,7 @@ def write_tars(directory: Path, chunks: int) -> None:
 
 def seconds(side: Callable[[Path, int], None], parts: Path, chunks: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(parts, Path(folder) / "parts")
+        shutil.copytree(parts, parts_folder(Path(folder), 0))
         start = time.perf_counter()
         side(Path(folder), chunks)
         return time.perf_counter() - start
@@ -74,8 +75,8 @@ def main() -> None:
     options = parser.parse_args()
     chunks = -(-options.samples // CHUNK)
     with tempfile.TemporaryDirectory() as folder:
-        make_parts(Path(folder), options.samples, options.bytes)
-        parts = Path(folder) / "parts"
+        parts = make_parts_folder(Path(folder), 0)
+        make_parts(parts, options.samples, options.bytes)
         pairs = [
             (seconds(pack, parts, chunks), seconds(write_tars, parts, chunks)) for _ in range(options.runs)
         ]

@@ -33,7 +33,7 @@ def _write_dataset(directory: Path, samples: int, chunk_rows: int = 50, fail_eve
         packer = Packer(directory)
         chunks = range(0, samples, chunk_rows)
         for chunk, first in enumerate(chunks):
-            with PartWriter(directory, chunk) as part:
+            with PartWriter(packer.parts, chunk) as part:
                 for row in range(first, min(first + chunk_rows, samples)):
                     known = {"source": "list.tsv", "source_row": row, "url": f"http://example.com/{row}"}
                     known["caption"] = f"caption of picture number {row}"

@@ -22,7 +22,8 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_ingest
 from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
-from clipkit.shards.passes import Retried, begin_pass
+from clipkit.shards.parts import parts_folder
+from clipkit.shards.passes import Retried, prepare_pass
 from clipkit.shards.schemas import REASONS
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
@@ -120,12 +121,20 @@ class _OnePass:
         self.tally = Tally()
         self.title = "ingest" if which.kind == "list" else "retry"
 
+    @property
+    def number(self) -> int:
+        """The pass's place among the dataset's, once it has begun."""
+        return len(self.dataset.passes) - 1
+
     def make(self, display: Progress) -> None:
         dataset = self.dataset
-        if dataset.complete or not dataset.passes:
+        goes_on = bool(dataset.passes) and not dataset.complete
+        number = len(dataset.passes) - goes_on
+        prepared = prepare_pass(dataset.directory, number, retry=self.which.kind == "retry")
+        if not goes_on:
             dataset.begin(self.which)
-        number = len(dataset.passes) - 1
-        begin_pass(dataset.directory, number, retry=self.which.kind == "retry")
+        if prepared:
+            prepared.write(dataset.directory)
         packer = Packer(dataset.directory)
         number_of_chunks = -(-self.which.records // self.config.chunk_rows)
         todo = [number for number in range(number_of_chunks) if not packer.is_done(number)]
@@ -151,7 +160,7 @@ class _OnePass:
         if config.workers > config.processes:
             display.say(f"{self.title}: {config.processes} workers, as --per-host {config.per_host} allows")
         begun = time.monotonic()
-        make_part = PartMaker(directory, config, tuple(self.source.kept))
+        make_part = PartMaker(directory, self.number, config, tuple(self.source.kept))
         workers = min(config.processes, len(todo))
         unfinished = (chunk for chunk in self._chunks() if not packer.is_done(chunk.number))
         with closing(self.engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:
@@ -182,7 +191,7 @@ class _OnePass:
     def _rows(self) -> Iterator[UrlRow]:
         if self.which.kind == "list":
             return itertools.islice(self.source, self.which.first, self.which.first + self.which.records)
-        retried = Retried(self.dataset.directory)
+        retried = Retried(parts_folder(self.dataset.directory, self.number))
         rows = (row for row in self.source if (row.source, row.source_row) in retried)
         # What another tool could not fetch is a problem of the record until it is tried here.
         return (replace(row, problem=None) if row.problem and REASONS[row.reason] else row for row in rows)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from clipkit.atomic import named
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
-from clipkit.shards.parts import PARTS, PartWriter
+from clipkit.shards.parts import PartWriter
 
 _FAILURE = ("reason", "detail", "http_status", "attempts", "retryable")
 _PICTURE = tuple(field.name for field in fields(Picture) if field.name != "content")
@@ -27,14 +27,13 @@ class _Kept(NamedTuple):
 
 
 class UnfinishedPart:
-    """What became of a chunk's rows so far; pictures wait in a file without a name, not in memory.
+    """What became of a chunk's rows so far; pictures wait in a file without a name in the `folder` of parts.
 
     Raises OSError as the file system does.
     """
 
-    def __init__(self, chunk: Chunk, directory: Path, kept: Iterable[pa.Field] = ()):
+    def __init__(self, chunk: Chunk, folder: Path, kept: Iterable[pa.Field] = ()):
         self.chunk = chunk
-        self._directory = directory
         self._kept = kept
         self._made: list[_Kept | Failed | None] = [None] * len(chunk.rows)
         self._left = len(chunk.rows)
@@ -42,8 +41,6 @@ class UnfinishedPart:
         self._successes = 0
         self._failures: Counter[str] = Counter()
         self._received = 0
-        folder = directory / PARTS
-        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._contents = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
 
@@ -74,7 +71,7 @@ class UnfinishedPart:
         """Write the part, every row having ended."""
         with named(self._folder):
             self._contents.flush()
-        with self._contents, PartWriter(self._directory, self.chunk.number, self._kept) as part:
+        with self._contents, PartWriter(self._folder, self.chunk.number, self._kept) as part:
             for row, made in zip(self.chunk.rows, self._made, strict=True):
                 columns = _columns(row)
                 if isinstance(made, _Kept):

@@ -18,6 +18,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
 from clipkit.processes import allow_files, keep_freed_memory
+from clipkit.shards.parts import parts_folder
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _OTHER_FILES = 256  # beside a connection's socket and its name's look-up
@@ -57,41 +58,50 @@ class Underway:
 
 @dataclass(frozen=True, slots=True)
 class PartMaker:
-    """What an engine is given: call it on one chunk, or let it overlap many; picklable."""
+    """What an engine is given: call it on one chunk, or let it overlap many; picklable.
+
+    The parts belong to pass `pass_number` over the dataset at `directory`.
+    """
 
     directory: Path
+    pass_number: int
     config: IngestConfig
     kept: Kept = ()
     fetch: Fetch = fetch
 
+    @property
+    def parts(self) -> Path:
+        """The folder that the parts are written into."""
+        return parts_folder(self.directory, self.pass_number)
+
     def __call__(self, chunk: Chunk) -> ChunkOutcome:
         """Make one part, as `make_part`."""
-        return make_part(chunk, self.directory, self.config, self.kept, self.fetch)
+        return make_part(chunk, self.parts, self.config, self.kept, self.fetch)
 
     def crashed(self, chunk: Chunk) -> ChunkOutcome:
         """Make the part of a chunk that no worker survives, as `make_crashed_part`."""
-        return make_crashed_part(chunk, self.directory, self.kept)
+        return make_crashed_part(chunk, self.parts, self.kept)
 
     def stream(self, chunks: Iterable[Chunk | None]) -> Iterator[ChunkOutcome | Underway]:
         """Make a part of each chunk, as `make_parts`."""
-        return make_parts(chunks, self.directory, self.config, self.kept, self.fetch)
+        return make_parts(chunks, self.parts, self.config, self.kept, self.fetch)
 
 
 def make_part(
-    chunk: Chunk, directory: Path, config: IngestConfig, kept: Kept = (), fetch: Fetch = fetch
+    chunk: Chunk, folder: Path, config: IngestConfig, kept: Kept = (), fetch: Fetch = fetch
 ) -> ChunkOutcome:
-    """Fetch a chunk's URLs, make the pictures, and write its part into the dataset at `directory`.
+    """Fetch a chunk's URLs, make the pictures, and write its part into the `folder` of its pass.
 
     `kept` are the columns that the rows bring along for the manifest. Raises OSError as the file system does.
     """
-    news = make_parts([chunk], directory, config, kept, fetch)
+    news = make_parts([chunk], folder, config, kept, fetch)
     (outcome,) = [each for each in news if isinstance(each, ChunkOutcome)]
     return outcome
 
 
 def make_parts(
     chunks: Iterable[Chunk | None],
-    directory: Path,
+    folder: Path,
     config: IngestConfig,
     kept: Kept = (),
     fetch: Fetch = fetch,
@@ -111,7 +121,7 @@ def make_parts(
             f"--connections {config.connections} needs {files:,} open files a worker, found a lower limit; "
             "raise it (ulimit -Hn), or give fewer"
         )
-    with _Parts(directory, kept, early=2 * config.connections) as parts:
+    with _Parts(folder, kept, early=2 * config.connections) as parts:
         for ended in fetch(parts.rows(iter(chunks)), config, limited_by=parts.limit):
             if ended:
                 (part, place), outcome = ended
@@ -122,9 +132,9 @@ def make_parts(
         yield from parts.rest()
 
 
-def make_crashed_part(chunk: Chunk, directory: Path, kept: Kept = ()) -> ChunkOutcome:
+def make_crashed_part(chunk: Chunk, folder: Path, kept: Kept = ()) -> ChunkOutcome:
     """Write the part of a chunk that no worker survives: its URLs are failures that may be tried again."""
-    part = UnfinishedPart(chunk, directory, kept)
+    part = UnfinishedPart(chunk, folder, kept)
     for place, row in enumerate(chunk.rows):
         part.add(place, Failed(row.reason, row.problem) if row.problem else CRASHED)
     return part.write()
@@ -133,8 +143,8 @@ def make_crashed_part(chunk: Chunk, directory: Path, kept: Kept = ()) -> ChunkOu
 class _Parts:
     """The parts at work. Whole ones are written by a thread, so that transfers do not wait for the disk."""
 
-    def __init__(self, directory: Path, kept: Kept, early: int):
-        self._directory = directory
+    def __init__(self, folder: Path, kept: Kept, early: int):
+        self._folder = folder
         self._kept = kept
         self._early = early
         self._unfinished: dict[int, UnfinishedPart] = {}
@@ -165,7 +175,7 @@ class _Parts:
             if chunk is None:
                 yield None
                 continue
-            part = self._unfinished[chunk.number] = UnfinishedPart(chunk, self._directory, self._kept)
+            part = self._unfinished[chunk.number] = UnfinishedPart(chunk, self._folder, self._kept)
             for place, row in enumerate(chunk.rows):
                 if following is None and place + self._early >= len(chunk.rows):
                     following = next(chunks, None)

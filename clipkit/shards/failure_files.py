@@ -54,6 +54,14 @@ def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEnt
     return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
 
 
+def remove_failures_from(directory: Path, number: int) -> None:
+    """Remove the files that no index lists: those with this number or a higher one."""
+    for path in (directory / FAILURES).glob("*.parquet"):
+        match = _NUMBER.fullmatch(f"{FAILURES}/{path.name}")
+        if match and int(match[1]) >= number:
+            path.unlink()
+
+
 def next_number(index: Index) -> int:
     """Return the first number above those of the index's failure files."""
     return max((number_of(entry) + 1 for entry in index.failure_files), default=0)

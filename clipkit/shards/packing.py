@@ -30,7 +30,14 @@ from clipkit.shards.format import (
 )
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.parquet import write_hashed
-from clipkit.shards.parts import PARTS, complete_parts, is_complete, part_paths, read_part
+from clipkit.shards.parts import (
+    PARTS,
+    complete_parts,
+    is_complete,
+    make_parts_folder,
+    part_paths,
+    read_part,
+)
 from clipkit.shards.schemas import FAILURE_SCHEMA, manifest_schema
 
 FAILURE_FILE_CHUNKS = 100
@@ -55,7 +62,8 @@ class _Piece(NamedTuple):
 class Packer:
     """Packs the parts of one pass into a dataset directory; create it once, `add` each part, then `finish`.
 
-    Continues where the index says that an earlier one stopped; a pass's first sample begins a new shard.
+    Continues where the index says that an earlier one stopped; a pass's first sample begins a new shard. The
+    parts are to be written into its folder `parts`.
     Raises DatasetError for an index that cannot be read, OSError as the file system does; a shard is either
     committed whole or does not exist.
     """
@@ -65,6 +73,7 @@ class Packer:
         self._commit_seconds = commit_seconds
         self._index = read_index(directory) if (directory / INDEX_FILE).exists() else Index()
         progress = self._index.progress
+        self.parts = make_parts_folder(directory, progress.pass_number)
         self._failures = progress.failures
         self._pieces: deque[_Piece] = deque()
         self._available = 0
@@ -75,7 +84,7 @@ class Packer:
 
     def is_done(self, chunk: int) -> bool:
         """Tell whether the chunk needs no work: packed already, or its part is complete on disk."""
-        return chunk < self._loaded or is_complete(self._directory, chunk)
+        return chunk < self._loaded or is_complete(self.parts, chunk)
 
     def add(self, chunk: int) -> None:
         """Take note that the chunk's part is complete; seal the shards that became possible."""
@@ -99,8 +108,8 @@ class Packer:
         return self._index
 
     def _load_complete(self, from_row: int = 0) -> None:
-        while is_complete(self._directory, self._loaded):
-            table = read_part(self._directory, self._loaded)
+        while is_complete(self.parts, self._loaded):
+            table = read_part(self.parts, self._loaded)
             rows = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
             rows = rows[rows >= from_row]
             if len(rows):
@@ -126,7 +135,7 @@ class Packer:
             pieces.append(piece)
             count -= len(piece.rows)
         shards = len(self._index.shards)
-        self._index.entries.append(_write_shard(self._directory, shards, pieces))
+        self._index.entries.append(_write_shard(self._directory, shards, self.parts, pieces))
 
     def _commit(self) -> None:
         packed_to = self._pieces[0].chunk if self._pieces else self._loaded
@@ -143,14 +152,14 @@ class Packer:
         while self._failures < end:
             stop = min(self._failures + FAILURE_FILE_CHUNKS, end)
             number = self._index.progress.first_failure_file + self._failures // FAILURE_FILE_CHUNKS
-            failures = _failures(self._directory, range(self._failures, stop))
+            failures = _failures(self.parts, range(self._failures, stop))
             if len(failures):
                 self._index.entries.append(write_failures(self._directory, number, failures))
             self._failures = stop
 
     def _remove_parts(self, packed_to: int) -> None:
-        for chunk in complete_parts(self._directory):
-            tar, table = part_paths(self._directory, chunk)
+        for chunk in complete_parts(self.parts):
+            tar, table = part_paths(self.parts, chunk)
             if chunk < packed_to:
                 tar.unlink(missing_ok=True)
             if chunk < min(packed_to, self._failures):
@@ -158,7 +167,7 @@ class Packer:
 
     def _discard_unlisted(self) -> None:
         # A kill leaves temporary files; one between writing a shard and the commit, files not in the index.
-        for pattern in (TEMPORARIES, f"*/{TEMPORARIES}"):
+        for pattern in (TEMPORARIES, f"*/{TEMPORARIES}", f"*/*/{TEMPORARIES}"):
             for path in self._directory.glob(pattern):
                 path.unlink()
         listed = {entry.name for entry in self._index.entries}
@@ -170,7 +179,7 @@ class Packer:
         self._remove_parts(self._index.progress.chunk)
 
 
-def _write_shard(directory: Path, number: int, pieces: list[_Piece]) -> IndexEntry:
+def _write_shard(directory: Path, number: int, parts: Path, pieces: list[_Piece]) -> IndexEntry:
     samples = pa.concat_tables([piece.samples for piece in pieces]).combine_chunks()
     keys = [sample_key(number, row) for row in range(len(samples))]
     extensions, captions = samples["ext"].to_pylist(), samples["caption"].to_pylist()
@@ -179,9 +188,7 @@ def _write_shard(directory: Path, number: int, pieces: list[_Piece]) -> IndexEnt
     size = 0
     content_offsets: list[tuple[int, int]] = []
     with replaced(path) as temporary, temporary.open("wb") as tar:
-        for key, ext, caption, image in zip(
-            keys, extensions, captions, _images(directory, pieces), strict=True
-        ):
+        for key, ext, caption, image in zip(keys, extensions, captions, _images(parts, pieces), strict=True):
             picture, text = tar_member(f"{key}.{ext}", image), tar_member(f"{key}.txt", caption.encode())
             content_offsets.append((size + HEADER_BYTES, size + len(picture) + HEADER_BYTES))
             sample = picture + text
@@ -196,9 +203,9 @@ def _write_shard(directory: Path, number: int, pieces: list[_Piece]) -> IndexEnt
     return IndexEntry("shard", path.name, len(keys), size + len(end), digest.hexdigest(), manifest_sha256)
 
 
-def _images(directory: Path, pieces: list[_Piece]) -> Iterator[bytes]:
+def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
     for piece in pieces:
-        with part_paths(directory, piece.chunk)[0].open("rb") as tar:
+        with part_paths(parts, piece.chunk)[0].open("rb") as tar:
             offsets, sizes = piece.samples["image_offset"], piece.samples["image_bytes"]
             for offset, size in zip(offsets.to_pylist(), sizes.to_pylist(), strict=True):
                 image = os.pread(tar.fileno(), size, offset)
@@ -218,9 +225,9 @@ def _manifest(samples: pa.Table, keys: list[str], content_offsets: list[tuple[in
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _failures(directory: Path, chunks: range) -> pa.Table:
+def _failures(parts: Path, chunks: range) -> pa.Table:
     tables = []
     for chunk in chunks:
-        part = read_part(directory, chunk)
+        part = read_part(parts, chunk)
         tables.append(part.filter(pc.is_valid(part["reason"])).select(FAILURE_SCHEMA.names))
     return pa.concat_tables(tables).combine_chunks()

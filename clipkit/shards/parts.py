@@ -1,6 +1,11 @@
-"""Parts: work in progress. A part is what became of one chunk of the source: a tar and a Parquet file."""
+"""Parts: work in progress. A part is what became of one chunk of the source: a tar and a Parquet file.
+
+Those of a pass lie in a folder of its own, which whoever begins the pass makes and its end removes, never a
+worker: one of an earlier pass that was taken for lost finds no place for what it has.
+"""
 
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,33 +22,50 @@ PARTS = "parts"
 _TABLES = 8 * "[0-9]" + ".parquet"
 
 
-def part_paths(directory: Path, chunk: int) -> tuple[Path, Path]:
-    """Return the tar and the Parquet file of chunk `chunk` of the dataset in `directory`."""
-    stem = directory / PARTS / f"{chunk:08d}"
+def parts_folder(directory: Path, pass_number: int) -> Path:
+    """Return where the parts of a pass over the dataset in `directory` lie."""
+    return directory / PARTS / f"{pass_number:04d}"
+
+
+def make_parts_folder(directory: Path, pass_number: int) -> Path:
+    """Make the folder of a pass, unless it is there; remove what other passes left beside it."""
+    folder = parts_folder(directory, pass_number)
+    make_folder(folder)
+    for other in folder.parent.iterdir():
+        if other.name != folder.name:
+            # A worker of an earlier pass may be writing there yet: what it leaves is removed next time.
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def part_paths(folder: Path, chunk: int) -> tuple[Path, Path]:
+    """Return the tar and the Parquet file of chunk `chunk` in a pass's folder."""
+    stem = folder / f"{chunk:08d}"
     return stem.with_suffix(".tar"), stem.with_suffix(".parquet")
 
 
-def is_complete(directory: Path, chunk: int) -> bool:
+def is_complete(folder: Path, chunk: int) -> bool:
     """Tell whether the chunk's part is whole on disk; its Parquet file is renamed into place last."""
-    return part_paths(directory, chunk)[1].exists()
+    return part_paths(folder, chunk)[1].exists()
 
 
-def complete_parts(directory: Path) -> Iterator[int]:
+def complete_parts(folder: Path) -> Iterator[int]:
     """Yield the numbers of the parts that are whole on disk, ascending."""
-    yield from sorted(int(path.stem) for path in (directory / PARTS).glob(_TABLES))
+    yield from sorted(int(path.stem) for path in folder.glob(_TABLES))
 
 
 class PartWriter:
-    """Writes one part; call `success` and `failure` in source order.
+    """Writes one part into the `folder` of its pass; call `success` and `failure` in source order.
 
     A row is a dictionary of PART_SCHEMA's columns, a sample's also of the `kept` ones; absent ones are null,
     offsets and byte counts are filled in here. Leaving the `with` block renames the tar, then the Parquet
-    file, into place; an exception leaves nothing. Raises OSError as the file system does.
+    file, into place, unless another writer has made the part meanwhile, which stays as it is; an exception
+    leaves nothing. Raises OSError as the file system does, one that the folder is not there included.
     """
 
-    def __init__(self, directory: Path, chunk: int, kept: Iterable[pa.Field] = ()):
+    def __init__(self, folder: Path, chunk: int, kept: Iterable[pa.Field] = ()):
         self._schema = part_schema(kept)
-        self._tar_path, self._table_path = part_paths(directory, chunk)
+        self._tar_path, self._table_path = part_paths(folder, chunk)
         # A task that a cluster took for lost may still be at it, beside the one in its place.
         self._writer = secrets.token_hex(8)
         self._temporary = temporary_path(self._tar_path, self._writer)
@@ -52,7 +74,6 @@ class PartWriter:
         self._tar: BinaryIO
 
     def __enter__(self) -> Self:
-        make_folder(self._tar_path.parent)
         self._tar = self._temporary.open("wb")
         return self
 
@@ -85,7 +106,7 @@ class PartWriter:
             with named(self._tar_path), self._tar:
                 if kind is None:
                     self._tar.write(tar_end(self._size))
-            if kind is None:
+            if kind is None and not self._table_path.exists():  # else its table may have been read
                 flush(self._temporary)
                 self._temporary.replace(self._tar_path)
                 flush(self._tar_path.parent)  # else a power cut could leave the table alone
@@ -96,7 +117,7 @@ class PartWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def read_part(directory: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:
+def read_part(folder: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:
     """Return the part's table, one row a URL in source order."""
-    path = part_paths(directory, chunk)[1]
+    path = part_paths(folder, chunk)[1]
     return read_parquet(path, "a part that ingest wrote; remove it and run the same ingest again", columns)

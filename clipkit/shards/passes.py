@@ -12,11 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.atomic import make_folder, replaced
+from clipkit.atomic import replaced
 from clipkit.errors import DatasetError
-from clipkit.shards.failure_files import next_number, read_failures, write_failures
+from clipkit.shards.failure_files import (
+    next_number,
+    read_failures,
+    remove_failures_from,
+    write_failures,
+)
 from clipkit.shards.index import Index, IngestProgress, read_index
-from clipkit.shards.parts import PARTS
+from clipkit.shards.parts import PARTS, make_parts_folder
 
 _RETRIED = "retried.parquet"
 _NONE = bytearray()
@@ -24,37 +29,39 @@ _BATCH = 1 << 16
 _RETRIED_SCHEMA = pa.schema([("source", pa.string()), ("source_row", pa.int64())])
 
 
-def begin_pass(directory: Path, number: int, *, retry: bool) -> None:
-    """Make the finished dataset in `directory` ready for pass `number`; what is ready stays as it is.
+def prepare_pass(directory: Path, number: int, *, retry: bool) -> Index | None:
+    """Make the finished dataset in `directory` ready for pass `number`; it begins when the index returned is
+    written. None: it has begun, or is the first one, which needs nothing.
 
-    A `retry` pass takes the failures that may pass out of their files. Raises DatasetError as reading does,
-    OSError as the file system does; a pass is either begun whole or not at all.
+    For a `retry` pass the index lacks the failures that may pass; they stand in a file of their own. Until it
+    is written the dataset is as it was, as it is after an error: DatasetError as reading does, OSError as the
+    file system does.
     """
-    if number == 0:
-        return
-    index = read_index(directory)
+    index = read_index(directory) if number else Index()
     if index.progress.pass_number == number:
-        return
-    parts = directory / PARTS
-    if parts.exists():  # all of them packed: their chunks' numbers are given anew
-        shutil.rmtree(parts)
-    first = next_number(index)
+        return None
+    shutil.rmtree(directory / PARTS, ignore_errors=True)  # all of them packed, or of a pass not begun
+    first = following = next_number(index)
     if retry:
-        make_folder(parts)
-        first = _take_out(directory, index, first)
-    index.progress = IngestProgress(pass_number=number, first_failure_file=first)
-    index.write(directory)
+        try:
+            following = _take_out(directory, index, first, make_parts_folder(directory, number))
+        except BaseException:
+            shutil.rmtree(directory / PARTS, ignore_errors=True)
+            remove_failures_from(directory, first)
+            raise
+    index.progress = IngestProgress(pass_number=number, first_failure_file=following)
+    return index
 
 
 class Retried:
-    """The records that a begun retry pass tries: a bit for each record up to the last one of them.
+    """The records that a begun retry pass tries, whose parts lie in `parts`: a bit for each record.
 
     Raises DatasetError if their file is missing or damaged.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, parts: Path):
         self._bits: dict[str, bytearray] = {}
-        path = directory / PARTS / _RETRIED
+        path = parts / _RETRIED
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_BATCH, use_threads=False):
@@ -84,11 +91,14 @@ class Retried:
             del view  # a bytearray that is looked at cannot grow
 
 
-def _take_out(directory: Path, index: Index, number: int) -> int:
-    """Write the failures that may pass to a file of their own; return the next failure file's number."""
+def _take_out(directory: Path, index: Index, number: int, parts: Path) -> int:
+    """Write the failures that may pass to a file of their own, the rest anew, file by file.
+
+    Returns the next failure file's number.
+    """
     entries = index.shards
     with (
-        replaced(directory / PARTS / _RETRIED) as temporary,
+        replaced(parts / _RETRIED) as temporary,
         pq.ParquetWriter(temporary, _RETRIED_SCHEMA, compression="zstd") as retried,
     ):
         for entry in index.failure_files:

@@ -13,8 +13,8 @@ RECORDS = 400
 MOMENTS = {
     # when the disk becomes full → the file that cannot be written then
     Moment("mkdir", "/dataset$", before=False): "dataset.json",
-    Moment("open", r"/parts/\.0{8}\.tar"): "parts/00000000.tar",
-    Moment("replace", r"/parts/\.0{8}\.tar"): "parts/00000000.parquet",
+    Moment("open", r"/parts/0000/\.0{8}\.tar"): "parts/0000/00000000.tar",
+    Moment("replace", r"/parts/0000/\.0{8}\.tar"): "parts/0000/00000000.parquet",
     Moment("open", r"/\.000000\.tar"): "000000.tar",
     Moment("replace", r"/\.000000\.tar", before=False): "000000.parquet",
     Moment("replace", r"/\.000000\.parquet", before=False): "failures",

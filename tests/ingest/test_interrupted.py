@@ -16,16 +16,16 @@ def around(*moments: tuple[str, str]) -> list[Moment]:
     return [Moment(*moment, before=before) for moment in moments for before in (True, False)]
 
 
-PART, PARTS = r"/parts/\.?\d{8}", r"/parts$"
+PART, FOLDER = r"/parts/0000/\.?\d{8}", r"/parts/0000$"
 SHARDS = [rf"/\.?00000{number}" for number in range(3)]
 INDEX = r"/\.?index\.parquet"
 REMOVED = rf"{PART}\.(tar|parquet)$"
 MOMENTS = {
     # Between the writing of a part's tar and the flush of the folder that then has both of its files.
     "part rename": [
-        *around(("fsync", rf"{PART}.tar"), ("replace", rf"{PART}.tar"), ("fsync", PARTS)),
+        *around(("fsync", rf"{PART}.tar"), ("replace", rf"{PART}.tar"), ("fsync", FOLDER)),
         *around(("fsync", rf"{PART}.parquet"), ("replace", rf"{PART}.parquet")),
-        *(Moment("fsync", PARTS, 2, before) for before in (True, False)),
+        *(Moment("fsync", FOLDER, 2, before) for before in (True, False)),
     ],
     # Amidst the writing of a shard's tar parts are opened.
     "pack": [
@@ -40,7 +40,7 @@ MOMENTS = {
     "part removal": [
         *(Moment("unlink", REMOVED, number, before) for number in (1, 3, 7) for before in (True, False)),
         *(Moment("unlink", rf"{PART}\.parquet$", number) for number in (1, 10, 20)),
-        *around(("rmdir", PARTS)),
+        *around(("rmdir", r"/parts$")),
     ],
 }
 A_FEW = [moment for moments in MOMENTS.values() for moment in moments[1:4:2]]
@@ -104,7 +104,7 @@ def no_deeds(interrupted: Interrupted) -> None:
 
 
 def complete_chunks(out: Path) -> list[int]:
-    return [int(path.stem) for path in (out / "parts").glob("*.parquet")]
+    return [int(path.stem) for path in (out / "parts" / "0000").glob("*.parquet")]
 
 
 def kill_downloads(interrupted: Interrupted, requests: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
+from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import read_index
+from clipkit.shards.parts import PartWriter
 from clipkit.shards.passes import Retried
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -215,11 +218,10 @@ def test_a_pass_that_a_larger_limit_adds_is_retried_too(
 
 def test_a_retry_of_many_sources(tmp_path: Path) -> None:
     """The records to retry are told from others whatever the number of files and of batches."""
-    (tmp_path / "parts").mkdir()
     rng = random.Random(0)
     records = sorted({(rng.randrange(400), rng.randrange(100_000)) for _ in range(150_000)})
     names, rows = zip(*((f"{source}.tar", row) for source, row in records), strict=True)
-    pq.write_table(pa.table({"source": names, "source_row": rows}), tmp_path / "parts" / "retried.parquet")
+    pq.write_table(pa.table({"source": names, "source_row": rows}), tmp_path / "retried.parquet")
     retried = Retried(tmp_path)
     known = set(records)
     for _ in range(100_000):
@@ -304,10 +306,65 @@ def test_a_retry_killed_at_every_moment_ends_in_the_same_bytes(
     assert killed_at_every(1, listed, illness, tmp_path)["unfinished"] >= 10
 
 
+def test_a_writer_of_an_earlier_pass_leaves_nothing_in_a_later_one(listed: Path, tmp_path: Path) -> None:
+    """As a task that a cluster took for lost, and that goes on where nobody waits for it."""
+    source, out, started = table_files([listed], keep=["twice"]), tmp_path / "dataset", []
+    row = {"source": "list.csv", "source_row": 0, "url": "u", "caption": "of pass 0", "ext": "jpg"}
+
+    def lost(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+        started.append(PartWriter(make.parts, 0, make.kept))
+        started[0].__enter__().success(row | {"twice": "0"}, b"of pass 0")
+        yield from local(make, chunks, workers, window)
+
+    ingest(source, out, CONFIG.model_copy(update={"limit": 150}), engine=lost)
+
+    def found(make: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
+        with pytest.raises(FileNotFoundError):
+            started[0].__exit__(None, None, None)
+        with pytest.raises(FileNotFoundError):  # nor does it begin another part
+            replace(make, pass_number=0)(next(chunks))
+        assert [path.name for path in (out / "parts").iterdir()] == [make.parts.name]
+        assert not list(make.parts.iterdir())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(source, out, CONFIG, engine=found)
+    late = out / "parts" / "0000"  # as if it had begun to write while its folder was removed
+    late.mkdir()
+    with PartWriter(late, 0, [pa.field("twice", pa.string())]) as part:
+        part.success(row | {"twice": "0"}, b"of pass 0")
+    run(listed, out)
+    check_accounts(out, RECORDS, 910)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_retry_that_cannot_read_the_failures_leaves_the_dataset_as_it_was(
+    listed: Path, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "dataset"
+    run(listed, out, limit=150)
+    run(listed, out)
+    second = out / read_index(out).failure_files[1].name
+    whole = second.read_bytes()
+
+    def damaging(title: str, total: int | None, unit: str) -> Progress:
+        # They have been counted by then, and are still to be taken out of their files.
+        second.write_bytes(whole[: len(whole) // 2]) if damage == "cut" else second.unlink()
+        return Progress(title, total, unit)
+
+    before = contents(out)
+    with pytest.raises(DatasetError, match=r"failures/000001\.parquet: expected a failure file; found"):
+        ingest(table_files([listed], keep=["twice"]), out, CONFIG, retry_failed=True, progress=damaging)
+    second.write_bytes(whole)
+    assert contents(out) == before and not (out / "parts").exists()
+    assert read_dataset(out).complete and len(ShardSet(out)) == 910
+    run(listed, out, retry_failed=True)
+    check_accounts(out, RECORDS, 910)
+
+
 def test_without_its_list_of_records_a_retry_says_so(tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
     with pytest.raises(DatasetError, match="expected the records to try again, found: no such file; restore"):
         Retried(tmp_path)
-    (tmp_path / "parts" / "retried.parquet").write_bytes(b"PAR1 no, it is not")
+    (tmp_path / "retried.parquet").write_bytes(b"PAR1 no, it is not")
     with pytest.raises(DatasetError, match="expected the records to try again, found: "):
         Retried(tmp_path)

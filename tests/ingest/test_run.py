@@ -219,7 +219,7 @@ def started(path: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def complete_chunks(out: Path) -> list[int]:
-    return [int(path.stem) for path in (out / "parts").glob("*.parquet")]
+    return [int(path.stem) for path in (out / "parts" / "0000").glob("*.parquet")]
 
 
 def halted(server: Server) -> tuple[threading.Event, threading.Event]:

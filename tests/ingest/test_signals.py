@@ -17,7 +17,7 @@ from tests.processes import until
 from tests.serving import Server
 
 RECORDS = 1150
-PART, SHARD, INDEX = r"/parts/\.?\d{8}", r"/\.?000000", r"/\.index\.parquet"
+PART, SHARD, INDEX = r"/parts/0000/\.?\d{8}", r"/\.?000000", r"/\.index\.parquet"
 MOMENTS = [
     Moment("mkdir", "/out$", before=False),
     Moment("open", rf"{PART}\.tar", before=False),

@@ -161,7 +161,7 @@ def test_a_killed_ingest_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path)
         command = [sys.executable, "-c", PROGRAM, str(folder), str(out), CONFIG.model_dump_json(), chunks]
         ended = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=120)
         assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert list((out / "parts").glob("*.parquet"))
+    assert list((out / "parts" / "0000").glob("*.parquet"))
     assert run(folder, out).fetched <= RECORDS - 600
     assert contents(out) == contents(tmp_path / "unbroken")
 

@@ -22,8 +22,8 @@ def chunks_of(urls: list[str], size: int) -> list[Chunk]:
     return [Chunk(first // size, tuple(rows[first : first + size])) for first in range(0, len(rows), size)]
 
 
-def bytes_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (directory / "parts").iterdir()}
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def gathered(server: Server, parties: int) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -100,8 +100,7 @@ def test_a_chunk_that_is_not_there_yet_is_asked_for_again(server: Server, tmp_pa
 
 def test_what_a_chunk_cannot_write_is_raised(server: Server, tmp_path: Path) -> None:
     (chunk,) = chunks_of([server.add("/", answer(encoded(photo(40, 40))))], 1)
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "00000000.tar").mkdir()  # in the part's place
+    (tmp_path / "00000000.tar").mkdir()  # in the part's place
     with pytest.raises(IsADirectoryError):
         make_part(chunk, tmp_path, CONFIG)
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["00000000.tar"]
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000.tar"]

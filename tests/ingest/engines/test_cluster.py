@@ -17,7 +17,7 @@ from clipkit.ingest.engines.engine import Crashed
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.shards.dataset import DatasetDescription, open_for_ingest
-from clipkit.shards.parts import is_complete
+from clipkit.shards.parts import is_complete, make_parts_folder
 
 CONFIG = IngestConfig(image_size=32, workers=2)
 
@@ -54,7 +54,8 @@ def chunks(count: int) -> Iterator[Chunk]:
 @pytest.fixture
 def make_part(tmp_path: Path) -> Iterator[PartMaker]:
     with open_for_ingest(tmp_path / "dataset", DatasetDescription(sources=(), image={})) as dataset:
-        yield PartMaker(dataset.directory, CONFIG)
+        make_parts_folder(dataset.directory, 0)
+        yield PartMaker(dataset.directory, 0, CONFIG)
 
 
 def test_every_chunk_has_its_part(make_part: PartMaker) -> None:
@@ -62,7 +63,7 @@ def test_every_chunk_has_its_part(make_part: PartMaker) -> None:
     made = [each for each in outcomes if isinstance(each, ChunkOutcome)]
     expected = [ChunkOutcome(number, 0, {"scheme": 1}, 0) for number in range(9)]
     assert sorted(made, key=lambda each: each.number) == expected
-    assert all(is_complete(make_part.directory, number) for number in range(9))
+    assert all(is_complete(make_part.parts, number) for number in range(9))
 
 
 def test_nothing_to_do_ends_at_once(make_part: PartMaker) -> None:
@@ -106,8 +107,8 @@ def test_a_lost_task_is_tried_once_more(make_part: PartMaker) -> None:
 
 def test_what_a_part_raises_is_raised_here(make_part: PartMaker) -> None:
     task = Task.of(make_part)
-    (make_part.directory / "parts").write_text("a file where the folder should be")
-    with pytest.raises(FileExistsError) as raised:
+    make_part.parts.rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
         list(map_chunks(Threads(task), chunks(1), 1, 1))
     assert "make_parts" in "".join(raised.value.__notes__), "the way there is told"
 
@@ -119,14 +120,14 @@ def test_a_node_that_sees_another_directory_writes_nothing(make_part: PartMaker,
     path.write_text("{}") if change == "other" else path.unlink()
     with pytest.raises(EngineError, match=r"dataset: expected a directory that all nodes .* share"):
         list(map_chunks(Threads(task), chunks(1), 1, 1))
-    assert not (make_part.directory / "parts").exists()
+    assert not list(make_part.parts.iterdir())
 
 
 def test_a_relative_directory_is_the_same_one_on_every_node(
     make_part: PartMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    task = Task.of(PartMaker(Path("dataset"), CONFIG))
+    task = Task.of(PartMaker(Path("dataset"), 0, CONFIG))
     monkeypatch.chdir("/")
     assert task(next(chunks(1))) == ChunkOutcome(0, 0, {"scheme": 1}, 0)
 

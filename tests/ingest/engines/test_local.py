@@ -15,6 +15,7 @@ from clipkit.ingest.engines.engine import Crashed, Outcomes
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway, make_crashed_part
+from clipkit.shards.parts import make_parts_folder
 from tests.serving import Server, answer, encoded, kill_workers, photo
 
 CONFIG = IngestConfig(allow_private_hosts=True, image_size=32, workers=2, retries=0, timeout=30, deadline=60)
@@ -31,7 +32,8 @@ def ended(outcomes: Outcomes) -> Iterator[ChunkOutcome | Crashed]:
 
 @pytest.fixture
 def function(tmp_path: Path) -> PartMaker:
-    return PartMaker(tmp_path, CONFIG)
+    make_parts_folder(tmp_path, 0)
+    return PartMaker(tmp_path, 0, CONFIG)
 
 
 def test_every_chunk_has_an_outcome(server: Server, function: PartMaker, tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_every_chunk_has_an_outcome(server: Server, function: PartMaker, tmp_pat
     ]
     assert {(outcome.successes, outcome.failures["http_4xx"]) for outcome in outcomes
             if isinstance(outcome, ChunkOutcome)} == {(2, 1)}  # fmt: skip
-    assert len(list((tmp_path / "parts").glob("*.parquet"))) == 5
+    assert len(list(function.parts.glob("*.parquet"))) == 5
     assert not multiprocessing.active_children()
 
 
@@ -80,8 +82,8 @@ def test_a_chunk_that_kills_every_worker_is_given_up(
     assert crashed == Crashed(deadly, "signal SIGKILL")
     assert server.hits["/deadly"] == 2
     assert len(outcomes) == 2, "the other chunk goes on"
-    assert make_crashed_part(deadly, tmp_path) == ChunkOutcome(0, 0, {"worker_crashed": 2}, 0)
-    part = pq.read_table(tmp_path / "parts" / "00000000.parquet")
+    assert make_crashed_part(deadly, function.parts) == ChunkOutcome(0, 0, {"worker_crashed": 2}, 0)
+    part = pq.read_table(function.parts / "00000000.parquet")
     assert part["reason"].to_pylist() == ["worker_crashed"] * 2
     assert part["retryable"].to_pylist() == [True] * 2
 
@@ -106,7 +108,7 @@ def test_a_chunk_at_work_beside_a_deadly_one_survives(server: Server, function: 
 
 
 def test_what_the_function_raises_is_raised_here(tmp_path: Path) -> None:
-    function = PartMaker(tmp_path / "missing" / "folder", CONFIG)
+    function = PartMaker(tmp_path / "missing" / "folder", 0, CONFIG)
     with pytest.raises(FileNotFoundError) as raised:
         list(ended(local(function, iter([chunk(0, "ftp://x/")]), 2, 1)))
     assert "make_parts" in "".join(raised.value.__notes__), "the way there is told"
