@@ -2,10 +2,13 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from clipkit.locations import is_remote, upload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,9 +31,15 @@ def temporary_path(path: Path, writer: str = "") -> Path:
 def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed over `path`, else removed.
 
+    Behind an address `path` appears whole once it has been uploaded from a temporary file of this machine.
     Only one `writer` of that name per path at a time. Raises OSError as the file system does (a full disk,
     say), but with the name `path` if it has none or the temporary one; `path` then is as it was before.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="clipkit-") as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     temporary = temporary_path(path, writer)
     try:
         with named(path):
@@ -56,7 +65,12 @@ def named(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are not there, so that they stay there after a power cut."""
+    """Make a folder, and those above it that are not there, so that they stay there after a power cut.
+
+    Behind an address there are none.
+    """
+    if is_remote(path):
+        return
     if not path.parent.is_dir():
         make_folder(path.parent)
     path.mkdir(exist_ok=True)

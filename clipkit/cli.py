@@ -58,7 +58,14 @@ def clipkit(
 
 @app.command()
 def train(
-    shards: Annotated[Path, typer.Option(help="The dataset directory to train on.")],
+    shards: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The dataset directory to train on, its s3://, gs:// or https:// address, or tars of other "
+            "tools: a folder or a pattern such as 'laion/{00000..00099}.tar'.",
+        ),
+    ],
     model: Annotated[str, typer.Option(help="A named configuration: see `clipkit models`.")] = "RN50",
     name: Annotated[
         str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
@@ -104,7 +111,7 @@ def train(
     """Train a CLIP model on shards; the same command continues an interrupted run."""
     from clipkit.evaluate.config import EvaluateConfig
     from clipkit.evaluate.run import evaluators
-    from clipkit.shards.shard_set import ShardSet
+    from clipkit.shards.shard_set import ShardSet, name_of
     from clipkit.train.config import TrainConfig
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
@@ -113,7 +120,7 @@ def train(
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
-    run = RunDirectory(runs / (name or f"{shards.resolve().name}-{model.replace('/', '-')}"))
+    run = RunDirectory(runs / (name or f"{name_of(shards)}-{model.replace('/', '-')}"))
     show(train(config, ShardSet(shards), run, watched), as_json)
 
 
@@ -219,16 +226,14 @@ def main() -> None:
         app(prog_name="clipkit")
     except ClipkitError as error:
         _fail(str(error), error.exit_code)
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        if is_remote_error(error):
+            _fail(f"{error}; is the address right, and are the keys for it in the environment?", 1)
+        if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
         _fail(f"{place}{what}; what was finished is kept: mend this and run the same command again", 1)
-    except Exception as error:
-        if not is_remote_error(error):
-            raise
-        _fail(f"{error}; is the address right, and are the keys for it in the environment?", 1)
 
 
 def _fail(line: str, code: int) -> NoReturn:

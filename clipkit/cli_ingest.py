@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.commands import Json, config_of, show
+from clipkit.locations import writable_location
 
 if TYPE_CHECKING:
     from clipkit.ingest.sources import Source
@@ -38,7 +39,12 @@ ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize 
 def _run(
     source: "Source",
     out: Annotated[
-        Path | None, typer.Option(help="The dataset directory. Default: the first file's stem.")
+        Path | None,
+        typer.Option(
+            parser=writable_location,
+            metavar="DIR",
+            help="The dataset directory, or an address of s3:// or gs://. Default: the first file's stem.",
+        ),
     ] = None,
     image_size: Annotated[int, typer.Option(help="Short side of larger pictures, in pixels.")] = 256,
     quality: Annotated[int, typer.Option(help="JPEG quality of the stored pictures.")] = 95,

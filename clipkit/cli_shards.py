@@ -6,13 +6,21 @@ from typing import Annotated
 import typer
 
 from clipkit.commands import Json, show
+from clipkit.locations import location
+
+DatasetDirectory = Annotated[
+    Path,
+    typer.Argument(
+        parser=location, metavar="DIR", help="A dataset directory, or its s3://, gs:// or https://."
+    ),
+]
 
 shards_app = typer.Typer(no_args_is_help=True, help="Look at a dataset directory.")
 
 
 @shards_app.command("info")
 def shards_info(
-    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    directory: DatasetDirectory,
     as_json: Json = False,
 ) -> None:
     """Count samples, bytes, sizes, captions, and failures by cause."""

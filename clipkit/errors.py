@@ -23,6 +23,10 @@ class DatasetError(ClipkitError):
     """A dataset directory or shard that is missing, damaged, in use, or of another kind."""
 
 
+class StorageError(ClipkitError):
+    """An object store that is not there, refuses, or fails again and again."""
+
+
 class ConfigError(ClipkitError):
     """Settings that do not fit each other or what they are applied to."""
 

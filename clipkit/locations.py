@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, StorageError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
@@ -60,6 +60,13 @@ def location(text: str) -> Path:
     return cast("Path", UPath(text, **_options(scheme)))
 
 
+def writable_location(text: str) -> Path:
+    """Return the path or address of a folder to write into. Raises ConfigError as `location`."""
+    if scheme_of(text) in ("http", "https"):
+        raise ConfigError(f"{text}: cannot be written; give a folder of this machine, or s3:// or gs://")
+    return location(text)
+
+
 def scheme_of(text: str) -> str | None:
     """Return the scheme of an address in lower case, None for what is none."""
     found = _ADDRESS.match(text)
@@ -82,7 +89,8 @@ def is_remote_error(error: BaseException) -> bool:
     Most of theirs are OSErrors; these are the others.
     """
     loaded = [getattr(sys.modules.get(module), name, None) for module, name in _ERRORS]
-    return isinstance(error, tuple(kind for kind in loaded if kind))
+    kinds = tuple(kind for kind in loaded if kind)
+    return isinstance(error, kinds) or (isinstance(error, OSError) and isinstance(error.__cause__, kinds))
 
 
 def remove_tree(path: Path) -> None:
@@ -111,8 +119,20 @@ def download(source: Path, target: Path) -> None:
 
 
 def upload(source: Path, target: Path) -> None:
-    """Copy a file of this machine to an address, where it appears whole or not at all."""
-    patiently(lambda: cast("Any", target).fs.put_file(str(source), cast("Any", target).path))
+    """Copy a file of this machine to an address, where it appears whole or not at all.
+
+    Raises StorageError if that is refused, or fails again and again.
+    """
+    try:
+        patiently(lambda: cast("Any", target).fs.put_file(str(source), cast("Any", target).path))
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_remote_error(error)):
+            raise
+        found = str(error).partition("\n")[0] or type(error).__name__
+        raise StorageError(
+            f"{target}: expected to write it, found: {found}; "
+            "what is there already is kept: mend this and run the same command again"
+        ) from error
 
 
 def read_bytes(path: Path) -> bytes:

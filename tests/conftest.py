@@ -2,14 +2,18 @@ import io
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import s3fs
 from PIL import Image
 
+from clipkit.locations import location
 from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
+from tests.object_store import BUCKET, ObjectStore, s3_server
 from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
@@ -95,3 +99,22 @@ def server() -> Iterator[Server]:
     """A server on loopback whose answers the test writes."""
     with Server().running() as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def store(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A real S3 server with a bucket, to which the environment points; whatever fails is tried again soon."""
+    with ObjectStore(s3_port).running() as store:
+        for name, value in (store.environment() | {"CLIPKIT_CACHE": str(tmp_path / "cache")}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("clipkit.locations._PAUSES", (0.01, 0.01))
+        s3fs.S3FileSystem.clear_instance_cache()  # they remember another door
+        bucket = cast("Any", location(f"s3://{BUCKET}"))
+        bucket.fs.mkdirs(BUCKET, exist_ok=True)
+        yield store

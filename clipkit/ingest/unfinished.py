@@ -14,6 +14,7 @@ import pyarrow as pa
 from clipkit.atomic import named
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
+from clipkit.locations import is_remote
 from clipkit.shards.parts import PartWriter
 
 _FAILURE = ("reason", "detail", "http_status", "attempts", "retryable")
@@ -27,7 +28,8 @@ class _Kept(NamedTuple):
 
 
 class UnfinishedPart:
-    """What became of a chunk's rows so far; pictures wait in a file without a name in the `folder` of parts.
+    """What became of a chunk's rows so far; pictures wait in a file without a name in the `folder` of parts,
+    or, if that is behind an address, where this machine has its temporary files.
 
     Raises OSError as the file system does.
     """
@@ -42,7 +44,8 @@ class UnfinishedPart:
         self._failures: Counter[str] = Counter()
         self._received = 0
         self._folder = folder
-        self._contents = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
+        near = None if is_remote(folder) else folder
+        self._contents = tempfile.TemporaryFile(dir=near)  # noqa: SIM115 (closed by `close`)
 
     @property
     def is_whole(self) -> bool:

@@ -14,6 +14,7 @@ from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
 from clipkit.locks import Held, exclusive
 
 DATASET_FILE = "dataset.json"
@@ -123,7 +124,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
     difference is in the message), or is being written by another process.
     """
     try:
-        os.fsencode(directory).decode()
+        os.fsencode(str(directory)).decode()
     except UnicodeDecodeError:
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     _check_can_hold_dataset(directory)
@@ -209,6 +210,9 @@ def _flat(description: DatasetDescription) -> dict[str, Any]:
 
 @contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
+    if is_remote(directory):  # where nothing can be locked, it can only be asked for
+        yield
+        return
     try:
         with exclusive(directory / LOCK_FILE):
             yield

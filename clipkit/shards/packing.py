@@ -6,7 +6,6 @@ A shard is sealed as soon as the parts under it are complete; parts go once the 
 
 import hashlib
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from clipkit.atomic import TEMPORARIES, replaced, write_json
 from clipkit.errors import DatasetError
+from clipkit.locations import downloaded, remove_tree
 from clipkit.shards.failure_files import FAILURES, write_failures
 from clipkit.shards.format import (
     HEADER_BYTES,
@@ -33,7 +33,6 @@ from clipkit.shards.parquet import write_hashed
 from clipkit.shards.parts import (
     PARTS,
     complete_parts,
-    is_complete,
     make_parts_folder,
     part_paths,
     read_part,
@@ -78,16 +77,18 @@ class Packer:
         self._pieces: deque[_Piece] = deque()
         self._available = 0
         self._loaded = progress.chunk
+        self._complete = set(complete_parts(self.parts))
         self._committed = time.monotonic()
         self._discard_unlisted()
         self._load_complete(from_row=progress.row)
 
     def is_done(self, chunk: int) -> bool:
         """Tell whether the chunk needs no work: packed already, or its part is complete on disk."""
-        return chunk < self._loaded or is_complete(self.parts, chunk)
+        return chunk < self._loaded or chunk in self._complete
 
     def add(self, chunk: int) -> None:
         """Take note that the chunk's part is complete; seal the shards that became possible."""
+        self._complete.add(chunk)
         if chunk == self._loaded:
             self._load_complete()
         if self._seal_full() and time.monotonic() - self._committed > self._commit_seconds:
@@ -104,11 +105,11 @@ class Packer:
         sizes = {shard.name: shard.samples for shard in self._index.shards}
         write_json(self._directory / "sizes.json", sizes)
         self._commit()
-        shutil.rmtree(self._directory / PARTS, ignore_errors=True)
+        remove_tree(self._directory / PARTS)
         return self._index
 
     def _load_complete(self, from_row: int = 0) -> None:
-        while is_complete(self.parts, self._loaded):
+        while self._loaded in self._complete:
             table = read_part(self.parts, self._loaded)
             rows = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
             rows = rows[rows >= from_row]
@@ -158,12 +159,13 @@ class Packer:
             self._failures = stop
 
     def _remove_parts(self, packed_to: int) -> None:
-        for chunk in complete_parts(self.parts):
+        for chunk in sorted(self._complete):
             tar, table = part_paths(self.parts, chunk)
             if chunk < packed_to:
                 tar.unlink(missing_ok=True)
             if chunk < min(packed_to, self._failures):
-                table.unlink()
+                table.unlink(missing_ok=True)
+                self._complete.remove(chunk)
 
     def _discard_unlisted(self) -> None:
         # A kill leaves temporary files; one between writing a shard and the commit, files not in the index.
@@ -205,13 +207,14 @@ def _write_shard(directory: Path, number: int, parts: Path, pieces: list[_Piece]
 
 def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
     for piece in pieces:
-        with part_paths(parts, piece.chunk)[0].open("rb") as tar:
+        part = part_paths(parts, piece.chunk)[0]
+        with downloaded(part) as path, path.open("rb") as tar:
             offsets, sizes = piece.samples["image_offset"], piece.samples["image_bytes"]
             for offset, size in zip(offsets.to_pylist(), sizes.to_pylist(), strict=True):
                 image = os.pread(tar.fileno(), size, offset)
                 if len(image) != size:
                     raise DatasetError(
-                        f"{tar.name}: expected {size} bytes at {offset}, found {len(image)}; "
+                        f"{part}: expected {size} bytes at {offset}, found {len(image)}; "
                         "remove the part's two files and run the same ingest again"
                     )
                 yield image

@@ -5,15 +5,16 @@ worker: one of an earlier pass that was taken for lost finds no place for what i
 """
 
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from clipkit.atomic import flush, make_folder, named, temporary_path, write_table
+from clipkit.atomic import make_folder, named, replaced, write_table
+from clipkit.locations import remove_tree
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, part_schema
@@ -31,10 +32,10 @@ def make_parts_folder(directory: Path, pass_number: int) -> Path:
     """Make the folder of a pass, unless it is there; remove what other passes left beside it."""
     folder = parts_folder(directory, pass_number)
     make_folder(folder)
-    for other in folder.parent.iterdir():
+    for other in folder.parent.iterdir() if folder.parent.exists() else ():
         if other.name != folder.name:
             # A worker of an earlier pass may be writing there yet: what it leaves is removed next time.
-            shutil.rmtree(other, ignore_errors=True)
+            remove_tree(other)
     return folder
 
 
@@ -44,13 +45,8 @@ def part_paths(folder: Path, chunk: int) -> tuple[Path, Path]:
     return stem.with_suffix(".tar"), stem.with_suffix(".parquet")
 
 
-def is_complete(folder: Path, chunk: int) -> bool:
-    """Tell whether the chunk's part is whole on disk; its Parquet file is renamed into place last."""
-    return part_paths(folder, chunk)[1].exists()
-
-
 def complete_parts(folder: Path) -> Iterator[int]:
-    """Yield the numbers of the parts that are whole on disk, ascending."""
+    """Yield the numbers of the parts that are whole, ascending: their Parquet files come into place last."""
     yield from sorted(int(path.stem) for path in folder.glob(_TABLES))
 
 
@@ -68,13 +64,14 @@ class PartWriter:
         self._tar_path, self._table_path = part_paths(folder, chunk)
         # A task that a cluster took for lost may still be at it, beside the one in its place.
         self._writer = secrets.token_hex(8)
-        self._temporary = temporary_path(self._tar_path, self._writer)
+        self._ending = ExitStack()
         self._rows: list[dict[str, Any]] = []
         self._size = 0
         self._tar: BinaryIO
 
     def __enter__(self) -> Self:
-        self._tar = self._temporary.open("wb")
+        temporary = self._ending.enter_context(replaced(self._tar_path, self._writer))
+        self._tar = self._ending.enter_context(temporary.open("wb"))
         return self
 
     def success(self, row: dict[str, Any], image: bytes) -> None:
@@ -102,19 +99,20 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with named(self._tar_path), self._tar:
-                if kind is None:
-                    self._tar.write(tar_end(self._size))
-            if kind is None and not self._table_path.exists():  # else its table may have been read
-                flush(self._temporary)
-                self._temporary.replace(self._tar_path)
-                flush(self._tar_path.parent)  # else a power cut could leave the table alone
-                write_table(
-                    self._table_path, pa.Table.from_pylist(self._rows, schema=self._schema), self._writer
-                )
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        if kind is not None:
+            self._ending.__exit__(kind, value, trace)
+            return
+        with suppress(_SupersededError):
+            with self._ending:
+                self._tar.write(tar_end(self._size))
+                if self._table_path.exists():  # and may have been read
+                    raise _SupersededError
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            write_table(self._table_path, table, self._writer)
+
+
+class _SupersededError(Exception):
+    """Another writer has made the part."""
 
 
 def read_part(folder: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:

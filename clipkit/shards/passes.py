@@ -4,7 +4,6 @@ Before a retry pass the records that it tries are taken out of the failure files
 done, and end as samples or failures once more.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import replaced
 from clipkit.errors import DatasetError
+from clipkit.locations import remove_tree
 from clipkit.shards.failure_files import (
     next_number,
     read_failures,
@@ -40,13 +40,13 @@ def prepare_pass(directory: Path, number: int, *, retry: bool) -> Index | None:
     index = read_index(directory) if number else Index()
     if index.progress.pass_number == number:
         return None
-    shutil.rmtree(directory / PARTS, ignore_errors=True)  # all of them packed, or of a pass not begun
+    remove_tree(directory / PARTS)  # all of them packed, or of a pass not begun
     first = following = next_number(index)
     if retry:
         try:
             following = _take_out(directory, index, first, make_parts_folder(directory, number))
         except BaseException:
-            shutil.rmtree(directory / PARTS, ignore_errors=True)
+            remove_tree(directory / PARTS)
             remove_failures_from(directory, first)
             raise
     index.progress = IngestProgress(pass_number=number, first_failure_file=following)
@@ -63,7 +63,7 @@ class Retried:
         self._bits: dict[str, bytearray] = {}
         path = parts / _RETRIED
         try:
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as content, pq.ParquetFile(content) as file:
                 for batch in file.iter_batches(_BATCH, use_threads=False):
                     self._mark(batch)
         except (pa.ArrowException, OSError) as error:

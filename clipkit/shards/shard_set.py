@@ -5,7 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from clipkit.errors import DatasetError
@@ -49,8 +49,9 @@ class ShardSet:
         unfinished: bool = False,
         progress: Callable[[str, int | None, str], Progress] = Progress,
     ):
-        self.source = source if isinstance(source, str | os.PathLike) else " ".join(source)
-        self._files = _files(source, unfinished, progress)
+        sources = [str(each) for each in source] if isinstance(source, list | tuple) else [str(source)]
+        self.source = " ".join(sources)
+        self._files = _files(sources, unfinished, progress)
         self._open: OrderedDict[int, Opened] = OrderedDict()
         self._filling: OrderedDict[int, Future[None]] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
@@ -164,11 +165,8 @@ class ShardSet:
 
 
 def _files(
-    source: str | os.PathLike[str] | Sequence[str],
-    unfinished: bool,
-    progress: Callable[[str, int | None, str], Progress],
+    sources: Sequence[str], unfinished: bool, progress: Callable[[str, int | None, str], Progress]
 ) -> ShardFiles:
-    sources = [str(source)] if isinstance(source, str | os.PathLike) else [str(each) for each in source]
     if len(sources) == 1 and (directory := _dataset_directory(sources[0])) is not None:
         return DatasetFiles(directory, unfinished=unfinished)
     return ForeignTars(sources, progress)
@@ -185,3 +183,11 @@ def _dataset_directory(source: str) -> Path | None:
         return None if list(path.glob("*.tar")) else path
     is_dataset = any((path / name).exists() for name in (INDEX_FILE, DATASET_FILE, PARTS))
     return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None
+
+
+def name_of(source: str) -> str:
+    """Return a short name for what a source names: that of its folder or only tar."""
+    if Path(source).is_dir():
+        return Path(source).resolve().name
+    plain = [part for part in PurePosixPath(source.partition("::")[0]).parts if not PATTERN.search(part)]
+    return plain[-1].removesuffix(".tar") if plain else Path.cwd().name

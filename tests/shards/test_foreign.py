@@ -17,7 +17,7 @@ import webdataset as wds
 
 from clipkit.errors import DatasetError
 from clipkit.shards.loader import batches
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.shard_set import ShardSet, name_of
 from tests.conftest import picture
 from tests.datasets import everything
 from tests.shards.test_loader import tokenize, transform
@@ -186,3 +186,17 @@ def test_a_changed_caption_field_is_an_error_that_names_the_sample(tmp_path: Pat
     os.utime(tar, ns=(found.st_atime_ns, found.st_mtime_ns))
     with pytest.raises(DatasetError, match=r"x\.tar: expected a caption in the field 'caption' .* sample a"):
         shard_set.read(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("s3://bucket/laion", "laion"),
+        ("data/laion/{000..009}.tar", "laion"),
+        ("data/laion/*.tar::data/more/0.tar", "laion"),
+        ("data/one.tar", "one"),
+        ("https://host/set/{0..9}.tar", "set"),
+    ],
+)
+def test_a_run_is_named_after_its_data(source: str, name: str) -> None:
+    assert name_of(source) == name

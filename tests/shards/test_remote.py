@@ -2,13 +2,11 @@
 
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import s3fs
 
 from clipkit.errors import ConfigError, DatasetError
 from clipkit.locations import location
@@ -16,30 +14,10 @@ from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.loader import batches
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import everything
-from tests.object_store import BUCKET, ObjectStore, s3_server
+from tests.object_store import BUCKET, ObjectStore
 from tests.serving import Server, answer
 from tests.shards.test_loader import tokenize, transform
 from tests.tars import write_tar
-
-
-@pytest.fixture(scope="module")
-def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as port:
-        yield port
-
-
-@pytest.fixture
-def store(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    with ObjectStore(s3_port).running() as store:
-        for name, value in store.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("clipkit.locations._PAUSES", (0.01, 0.01))
-        s3fs.S3FileSystem.clear_instance_cache()  # they remember another door
-        fs = location(f"s3://{BUCKET}").fs  # type: ignore[attr-defined]
-        if not fs.exists(BUCKET):
-            fs.mkdir(BUCKET)
-        yield store
 
 
 @pytest.fixture

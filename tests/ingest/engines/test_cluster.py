@@ -17,7 +17,7 @@ from clipkit.ingest.engines.engine import Crashed
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.shards.dataset import DatasetDescription, open_for_ingest
-from clipkit.shards.parts import is_complete, make_parts_folder
+from clipkit.shards.parts import complete_parts, make_parts_folder
 
 CONFIG = IngestConfig(image_size=32, workers=2)
 
@@ -63,7 +63,7 @@ def test_every_chunk_has_its_part(make_part: PartMaker) -> None:
     made = [each for each in outcomes if isinstance(each, ChunkOutcome)]
     expected = [ChunkOutcome(number, 0, {"scheme": 1}, 0) for number in range(9)]
     assert sorted(made, key=lambda each: each.number) == expected
-    assert all(is_complete(make_part.parts, number) for number in range(9))
+    assert list(complete_parts(make_part.parts)) == list(range(9))
 
 
 def test_nothing_to_do_ends_at_once(make_part: PartMaker) -> None:

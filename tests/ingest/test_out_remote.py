@@ -1,0 +1,114 @@
+"""Ingest into a bucket of a real S3 server on loopback: the same bytes as on a disk, whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from clipkit.locations import location
+from clipkit.shards.shard_set import ShardSet
+from tests.datasets import contents, everything
+from tests.object_store import BUCKET, ObjectStore
+from tests.processes import until
+from tests.serving import Server, answer, encoded, photo
+
+PICTURES, DEAD = 45, 5
+SETTINGS = ("--allow-private-hosts", "--workers", "2", "--retries", "0", "--json")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server().running() as server:
+        yield server
+
+
+@pytest.fixture
+def listed(server: Server, tmp_path: Path) -> Path:
+    lines = []
+    for number in range(PICTURES + DEAD):
+        url = server.url(f"/{number}.jpg")
+        if number < PICTURES:
+            server.add(f"/{number}.jpg", answer(encoded(photo(64, 48, number))))
+        lines.append(f"caption {number}\t{url}\n")
+    path = tmp_path / "list.tsv"
+    path.write_text("".join(lines))
+    return path
+
+
+def command(listed: Path, out: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "clipkit", "ingest", "cc", str(listed), "--out", out, *SETTINGS, *options]
+
+
+def ingest(listed: Path, out: str, *options: str) -> dict[str, Any]:
+    done = subprocess.run(command(listed, out, *options), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return cast("dict[str, Any]", json.loads(done.stdout))
+
+
+def in_bucket(out: str, folder: Path) -> dict[str, bytes]:
+    cast("Any", location(out)).fs.get(cast("Any", location(out)).path, str(folder), recursive=True)
+    return contents(folder)
+
+
+def test_a_bucket_holds_the_same_bytes_as_a_disk(store: ObjectStore, listed: Path, tmp_path: Path) -> None:
+    out = f"s3://{BUCKET}/{tmp_path.name}"
+    result = ingest(listed, out)
+    assert (result["records"], result["samples"], result["out"]) == (PICTURES + DEAD, PICTURES, out)
+    ingest(listed, str(tmp_path / "disk"))
+    assert in_bucket(out, tmp_path / "copy") == contents(tmp_path / "disk")
+    assert everything(ShardSet(out)) == everything(ShardSet(tmp_path / "disk"))
+    assert ingest(listed, out)["was_complete"] is True
+    info = [sys.executable, "-m", "clipkit", "shards", "info", out, "--json"]
+    told = json.loads(subprocess.run(info, capture_output=True, text=True, check=True).stdout)
+    assert (told["samples"], told["failures"]) == (PICTURES, DEAD)
+
+
+def test_requests_that_fail_and_a_kill_leave_nothing_that_the_index_lists(
+    store: ObjectStore, server: Server, listed: Path, tmp_path: Path
+) -> None:
+    ingest(listed, str(tmp_path / "disk"))
+    out, hits = f"s3://{BUCKET}/{tmp_path.name}", {"PUT": 0}
+
+    def every_third_upload(method: str, path: str) -> str | None:
+        hits["PUT"] += method == "PUT"
+        return ("500", "503", "reset")[hits["PUT"] % 3] if method == "PUT" and hits["PUT"] % 3 == 1 else None
+
+    store.fault = every_third_upload
+    small_chunks = command(listed, out)
+    running = subprocess.Popen(
+        small_chunks, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    until(lambda: any(method == "PUT" and "/parts/" in path for method, path in store.requests), "a part")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert ingest(listed, out)["samples"] == PICTURES
+    assert in_bucket(out, tmp_path / "copy") == contents(tmp_path / "disk")
+
+
+def test_a_later_pass_goes_into_the_bucket_too(
+    store: ObjectStore, server: Server, listed: Path, tmp_path: Path
+) -> None:
+    server.add("/3.jpg", answer(b"", status=503))
+    for out in (f"s3://{BUCKET}/{tmp_path.name}", str(tmp_path / "disk")):
+        assert ingest(listed, out)["retryable"] == 1
+    server.add("/3.jpg", answer(encoded(photo(64, 48, 3))))
+    for out in (f"s3://{BUCKET}/{tmp_path.name}", str(tmp_path / "disk")):
+        assert ingest(listed, out, "--retry-failed")["samples"] == PICTURES
+    assert in_bucket(f"s3://{BUCKET}/{tmp_path.name}", tmp_path / "copy") == contents(tmp_path / "disk")
+
+
+def test_an_address_that_cannot_be_written_is_one_line(store: ObjectStore, listed: Path) -> None:
+    for out, words in (
+        ("s3://no-such-bucket/x", "bucket does not exist"),
+        ("https://127.0.0.1:1/x", "cannot be written"),
+        ("ftp://127.0.0.1/x", "found ftp://"),
+    ):
+        done = subprocess.run(command(listed, out), capture_output=True, text=True)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) <= 3 and done.stdout == ""
