@@ -1,8 +1,9 @@
 """`clipkit ingest` beside img2dataset: the same list from nginx on loopback, to the same size and quality.
 
-    python bench/ingest.py [--scenario base|threads|dead|latency|memory|single|all] [--runs 5] [--urls 4000]
+    python bench/ingest.py [--scenario NAME|all] [--runs 5] [--urls 4000]
 
 base     both sides on a list of which a tenth is dead; medians, and the median ratio of the pairs
+baseline as base, but of the baseline JPEGs alone: no progressive ones, no WebP, no PNG
 threads  img2dataset with other numbers of connections: which is its best?
 dead     clipkit with two fifths of the list dead, as many pictures as before
 latency  clipkit with every answer 200 ms late, and its throughput by the number of connections
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from web.corpus import make_corpus
+from web.corpus import baseline_jpegs, make_corpus
 from web.lists import write_list, write_long_list
 from web.server import serving
 from web.sides import Run, clipkit_cost, clipkit_side, peer_python, peer_side
@@ -55,6 +56,10 @@ def base(pictures: Sequence[Path], urls: int, runs: int) -> None:
     for what in ("wall", "cpu"):
         ratio = statistics.median(getattr(b.cost, what) / getattr(a.cost, what) for a, b in pairs)
         print(f"{what}: img2dataset's / clipkit's, median of the pairs: {ratio:.2f}\n")
+
+
+def baseline(pictures: Sequence[Path], urls: int, runs: int) -> None:
+    base(baseline_jpegs(pictures), urls, runs)
 
 
 def threads(pictures: Sequence[Path], urls: int, runs: int) -> None:
@@ -164,7 +169,7 @@ def show(done: Mapping[str, Sequence[Run]]) -> None:
     print(flush=True)
 
 
-SCENARIOS = {each.__name__: each for each in (base, threads, dead, latency, memory, single)}
+SCENARIOS = {each.__name__: each for each in (base, baseline, threads, dead, latency, memory, single)}
 
 
 def main() -> None:

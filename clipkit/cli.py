@@ -233,7 +233,8 @@ def main() -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
-        _fail(f"{place}{what}; what was finished is kept: mend this and run the same command again", 1)
+        # Whether anything is kept depends on the command and the moment: nothing is said of it.
+        _fail(f"{place}{what}: mend this and run the same command again", 1)
 
 
 def _fail(line: str, code: int) -> NoReturn:

@@ -5,7 +5,9 @@ import re
 import numpy as np
 
 MAX_PIXELS = 36_000_000
-MAX_SCANS = 200  # cameras and tools write 1 to 20; each costs a pass over the whole picture
+# Cameras and tools write 1 to 20, and each costs a pass over the whole picture: with 50 of them 36 megapixels
+# take 1.0 s of CPU time, with 200 they take 4.2 s.
+MAX_SCANS = 50
 _MAX_SEGMENTS = 5_000
 
 _START_OF_SCAN = b"\xff\xda"

@@ -229,7 +229,7 @@ def test_a_full_disk_in_ingest_loses_nothing(listed: Path, tiny_disk: Path) -> N
     blocker = tiny_disk / "blocker"
     blocker.write_bytes(bytes(3_500_000))
     full = clipkit(*words, "--out", tiny_disk / "dataset")
-    assert_one_line(full, "No space left on device", "run the same command again")
+    assert_one_line(full, "No space left on device: mend this and run the same command again")
     blocker.unlink()
     assert clipkit(*words, "--out", tiny_disk / "dataset").returncode == 0
     reference = listed.parent / "reference"
@@ -333,7 +333,7 @@ def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) ->
 def test_a_full_disk_in_training_keeps_the_last_checkpoint(tiny_dataset: Path, tiny_disk: Path) -> None:
     words = ["--model", "ViT-Micro/16@32px", "--batch-size", 16, "--epochs", 1, "--workers", 0]
     finished = clipkit("train", "--shards", tiny_dataset, *words, "--runs", tiny_disk)
-    assert_one_line(finished, "No space left on device")
+    assert_one_line(finished, "No space left on device; there is none yet")
     assert list(tiny_disk.rglob("*.pt*")) == []
 
 
@@ -345,7 +345,8 @@ def test_a_full_disk_in_convert_and_plot_names_the_file(trained: Path, tiny_disk
         "curves.png": ["plot", "curves", run, "--out", tiny_disk / "curves.png"],
         "curves.svg": ["plot", "curves", run, "--out", tiny_disk / "curves.svg"],
     }.items():
-        assert_one_line(clipkit(*words), f"clipkit: {tiny_disk / written}: No space left on device")
+        told = f"clipkit: {tiny_disk / written}: No space left on device: "
+        assert_one_line(clipkit(*words), told + "mend this and run the same command again")
     assert [path.name for path in tiny_disk.iterdir()] == ["blocker"]
 
 

@@ -8,7 +8,7 @@ import io
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ def make_corpus(folder: Path) -> list[Path]:
                 (begun / f"{place:05d}.{suffix}").write_bytes(content)
         begun.rename(folder)
     return sorted(folder.iterdir())
+
+
+def baseline_jpegs(pictures: Sequence[Path]) -> list[Path]:
+    """The pictures that are JPEGs and not progressive."""
+    return [path for path in pictures if path.suffix == ".jpg" and not _is_progressive(path)]
+
+
+def _is_progressive(path: Path) -> bool:
+    with Image.open(path) as image:
+        return "progressive" in image.info
 
 
 def _sources() -> list[Path]:

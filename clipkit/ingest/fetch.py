@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic
 
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
+from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.resolve import Diagnosis, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
@@ -25,12 +26,8 @@ from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.urls import Target, request_target
 
-_LONGEST_WAIT = 0.25
-_SHORT_WAIT = 0.02
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
-
-Key = TypeVar("Key")
 
 
 @dataclass(slots=True)
@@ -73,7 +70,7 @@ class _Fetcher(Generic[Key]):
         limited_by: Callable[[str], None],
     ):
         self._config = config
-        self._rows = iter(rows)
+        self._rows = Incoming(rows)
         self._multi = multi
         self._diagnosis = diagnosis
         self._budget = Budget(config.max_bytes)
@@ -87,8 +84,6 @@ class _Fetcher(Generic[Key]):
         self._order = itertools.count()
         self._limited_by = limited_by
         self._limited_since: float | None = None
-        self._starved = False
-        self._exhausted = False
 
     def outcomes(self) -> Iterator[tuple[Key, Fetched | Failed] | None]:
         while True:
@@ -101,7 +96,7 @@ class _Fetcher(Generic[Key]):
                 if body:
                     self._budget.release(body)
                 self._poll(0)
-            elif self._exhausted and not (self._jobs or self._waiting or self._undiagnosed):
+            elif self._rows.exhausted and not (self._jobs or self._waiting or self._undiagnosed):
                 return
             else:
                 self._poll(self._patience())
@@ -109,17 +104,15 @@ class _Fetcher(Generic[Key]):
                     yield None
 
     def _patience(self) -> float:
-        if self._undiagnosed or self._starved:
-            return _SHORT_WAIT
+        patience = self._rows.patience(soon=bool(self._undiagnosed))
         if self._waiting:
-            return min(_LONGEST_WAIT, max(0.0, self._waiting[0][0] - time.monotonic()))
-        return _LONGEST_WAIT
+            return min(patience, max(0.0, self._waiting[0][0] - time.monotonic()))
+        return patience
 
     def _start_what_may(self) -> None:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[2])
-        self._starved = False
         while len(self._jobs) + len(self._done) < self._config.connections:
             if self._ready:
                 self._start(self._ready.popleft(), now)
@@ -138,13 +131,8 @@ class _Fetcher(Generic[Key]):
             self._limited_by(host)
 
     def _take_row(self, now: float) -> bool:
-        try:
-            following = next(self._rows)
-        except StopIteration:
-            self._exhausted = True
-            return False
+        following = self._rows.next()
         if following is None:
-            self._starved = True
             return False
         key, row = following
         if row.file is not None and not row.problem:

@@ -15,11 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic
 
 from clipkit.errors import EngineError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.img2dataset_words import reason_of
+from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.urls import Target, request_target
@@ -28,10 +29,6 @@ USER_AGENT_TOKEN = "clipkit"  # noqa: S105 (no secret)
 OPTED_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 """What img2dataset itself heeds unless told otherwise."""
 
-_LONGEST_WAIT = 0.25
-_SHORT_WAIT = 0.02
-
-Key = TypeVar("Key")
 Download = Callable[[str, float], tuple[bytes | None, str]]
 """(URL, seconds for a stall) → its body, or None and why in words."""
 
@@ -77,19 +74,17 @@ class _Requests(Generic[Key]):
     """A thread a URL, so that one that never ends keeps no other from its turn."""
 
     def __init__(self, rows: Iterable[tuple[Key, UrlRow] | None], config: IngestConfig, download: Download):
-        self._rows = iter(rows)
+        self._rows = Incoming(rows)
         self._config = config
         self._download = download
         self._numbers = itertools.count()
         self._underway: dict[int, tuple[Key, float]] = {}  # with its deadline; the oldest first
         self._ended: queue.SimpleQueue[tuple[int, Fetched | Failed]] = queue.SimpleQueue()
-        self._starved = False
-        self._exhausted = False
 
     def outcomes(self) -> Iterator[tuple[Key, Fetched | Failed] | None]:
         while True:
             self._start_what_may()
-            if self._exhausted and not self._underway:
+            if self._rows.exhausted and not self._underway:
                 return
             yield self._next()
 
@@ -97,7 +92,7 @@ class _Requests(Generic[Key]):
         if overdue := self._overdue():
             return overdue
         try:
-            number, outcome = self._ended.get(timeout=_SHORT_WAIT if self._starved else _LONGEST_WAIT)
+            number, outcome = self._ended.get(timeout=self._rows.patience())
         except queue.Empty:
             return None
         key, _ = self._underway.pop(number, (None, 0.0))
@@ -111,17 +106,8 @@ class _Requests(Generic[Key]):
         return key, Failed("timeout", f"not ended after {self._config.deadline:g} s", attempts=1)
 
     def _start_what_may(self) -> None:
-        self._starved = False
-        while not (self._exhausted or self._starved) and len(self._underway) < self._config.connections:
-            try:
-                following = next(self._rows)
-            except StopIteration:
-                self._exhausted = True
-                return
-            if following is None:
-                self._starved = True
-            else:
-                self._start(*following)
+        while len(self._underway) < self._config.connections and (following := self._rows.next()):
+            self._start(*following)
 
     def _start(self, key: Key, row: UrlRow) -> None:
         number, deadline = next(self._numbers), time.monotonic() + self._config.deadline

@@ -1,6 +1,5 @@
 """Ingest from a source to a finished dataset, or on from where the last one stopped."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -88,7 +87,7 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
 
 
 def _first_requests(source: Source) -> list[UrlRow]:
-    return [row for row in itertools.islice(source, _TRIED_FIRST) if row.file is None]
+    return [row for row in source.stretch(0, _TRIED_FIRST) if row.file is None]
 
 
 def _judge(result: IngestResult) -> None:
@@ -190,7 +189,7 @@ class _OnePass:
 
     def _rows(self) -> Iterator[UrlRow]:
         if self.which.kind == "list":
-            return itertools.islice(self.source, self.which.first, self.which.first + self.which.records)
+            return self.source.stretch(self.which.first, self.which.records)
         retried = Retried(parts_folder(self.dataset.directory, self.number))
         rows = (row for row in self.source if (row.source, row.source_row) in retried)
         # What another tool could not fetch is a problem of the record until it is tried here.

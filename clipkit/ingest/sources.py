@@ -25,7 +25,8 @@ class Source:
 
     `files` identify them, `records` is how many there are in all, `read` starts a stream of the rows, always
     in the same order. `reading` is what else the rows depend on, such as the columns chosen; `kept` are the
-    columns that rows bring along for the manifest.
+    columns that rows bring along for the manifest. Where that order is not the list's, `read_stretch` starts
+    a stream of the rows of so many records from a number on.
     """
 
     files: tuple[SourceFile, ...]
@@ -33,10 +34,17 @@ class Source:
     read: Callable[[], Iterator[UrlRow]]
     reading: Mapping[str, str | bool] = field(default_factory=dict)
     kept: tuple[pa.Field, ...] = ()
+    read_stretch: Callable[[int, int], Iterator[UrlRow]] | None = None
 
     def __iter__(self) -> Iterator[UrlRow]:
         """Yield one row a record. Raises SourceError if a file cannot be read."""
         return self.read()
+
+    def stretch(self, first: int, records: int) -> Iterator[UrlRow]:
+        """Yield the rows of the list's `records` records from number `first` on. Raises as iterating does."""
+        if self.read_stretch:
+            return self.read_stretch(first, records)
+        return itertools.islice(self, first, first + records)
 
     @property
     def stem(self) -> str:

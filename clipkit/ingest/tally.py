@@ -40,8 +40,8 @@ class Tally:
             return None
         self._remarked = True
         return (
-            f"ingest: {self._limited_by} limits the speed: connections are free, but it gets no more than "
-            f"{per_host}; --per-host allows more, if that host agrees"
+            f"ingest: URLs of {self._limited_by} wait, as it gets no more than {per_host} connections, while "
+            "others are free; if it is able and willing to answer more at a time, give a larger --per-host"
         )
 
     def figures(self, records: int, earlier: int, seconds: float) -> dict[str, Any]:

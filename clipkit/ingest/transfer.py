@@ -21,6 +21,7 @@ MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
+_REDIRECT_BODY_BYTES = 1_000_000  # which libcurl reads, and gives to nobody
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _PLAIN = ("", "identity", "none")
 _SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
@@ -44,6 +45,7 @@ class Transfer:
         self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self.handle.setopt(pycurl.HEADERFUNCTION, self._take_header)
         self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
+        self.handle.setopt(pycurl.XFERINFOFUNCTION, self._take_count)
         self.prepare("", 1)
 
     def prepare(self, url: str, seconds: float, *, again: bool = False) -> None:
@@ -138,6 +140,12 @@ class Transfer:
             return int(pycurl.WRITEFUNC_PAUSE)
         return self._content.write(data)
 
+    def _take_count(self, expected: int, received: int, to_send: int, sent: int) -> int:
+        if received <= _REDIRECT_BODY_BYTES or not 300 <= self.status < 400:
+            return 0
+        self._failed = Failed("too_large", f"a redirect of more than {_REDIRECT_BODY_BYTES} bytes")
+        return 1  # ends the transfer
+
 
 class _HandedOver(socket.socket):
     """A socket that pycurl duplicates: ours goes when nobody holds it any more."""
@@ -171,6 +179,7 @@ def _options(config: IngestConfig) -> dict[int, object]:
         pycurl.LOW_SPEED_TIME: round(config.timeout),
         pycurl.DNS_CACHE_TIMEOUT: 600,
         pycurl.BUFFERSIZE: 65_536,
+        pycurl.NOPROGRESS: 0,
     }
     if pycurl.version_info()[2] >= _QUICK_EXIT_SINCE:
         options[_QUICK_EXIT] = 1  # a silent name server keeps its own URL waiting, not the worker

@@ -23,7 +23,7 @@ from clipkit.shards.parts import parts_folder
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
 _OTHER_FILES = 256  # beside a connection's socket and its name's look-up
 _NEWS_SECONDS = 0.3
-_SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
+SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
 Kept = tuple[pa.Field, ...]
 """Further columns of the manifest, which the rows bring along."""
@@ -197,7 +197,7 @@ class _Parts:
         while self._writing and self._writing[0].done():
             yield self._writing.pop(0).result()
         now = time.monotonic()
-        patience = _NEWS_SECONDS if self._changed else _SILENT_SECONDS
+        patience = _NEWS_SECONDS if self._changed else SILENT_SECONDS
         if self._unfinished and now - self._told >= patience:
             chunks = tuple(self._unfinished[number].so_far() for number in sorted(self._changed))
             yield Underway(chunks, self._limited_by)

@@ -5,6 +5,7 @@ metadata: the text file `yfcc100m_dataset` of 25 columns, or the SQLite file `yf
 """
 
 import html
+import itertools
 import re
 import sqlite3
 from array import array
@@ -54,9 +55,9 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     """Open a subset of YFCC100M; `caption` is one of CAPTIONS, `mirror` takes pictures from MIRROR.
 
     Rows come in the subset's order, which the metadata's text is streamed beside; from a subset that is not
-    in order of its line numbers, they come in that order instead, for 24 bytes of memory a row (and a
-    failure's text lacks the hash). The SQLite file is asked photo by photo, in the subset's order. Raises
-    SourceError for files that cannot be read as such.
+    in order of its line numbers, those of each stretch of it come in that order instead, for 24 bytes of
+    memory a row (and a failure's text lacks the hash). The SQLite file is asked photo by photo, in the
+    subset's order. Raises SourceError for files that cannot be read as such.
     """
     names = unique_names([subset, metadata])
     files = (identify(subset, names[0]), identify(metadata, names[1]))
@@ -67,16 +68,17 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
         with closing(_connected(metadata)):
             pass
 
-    def read() -> Iterator[UrlRow]:
+    def read(first: int = 0, records: int | None = None) -> Iterator[UrlRow]:
+        wanted = itertools.islice(_wanted(subset), first, None if records is None else first + records)
         if sqlite:
-            found = _looked_up(_wanted(subset), metadata)
+            found = _looked_up(wanted, metadata)
         else:
-            wanted = _wanted(subset) if in_order else _sorted(subset)
-            found = _beside(wanted, metadata)
+            found = _beside(wanted if in_order else _sorted(wanted), metadata)
         for row, photo in found:
             yield _row(names[0], row, photo, caption, mirror)
 
-    return Source(files, count_lines(subset), read, {"kind": "yfcc", "caption": caption, "mirror": mirror})
+    reading: dict[str, str | bool] = {"kind": "yfcc", "caption": caption, "mirror": mirror}
+    return Source(files, count_lines(subset), read, reading, read_stretch=read)
 
 
 def plain(encoded: str) -> str:
@@ -122,9 +124,9 @@ def _check(subset: Path) -> bool:
     return in_order
 
 
-def _sorted(subset: Path) -> Iterator[_Wanted]:
+def _sorted(unsorted: Iterator[_Wanted]) -> Iterator[_Wanted]:
     lines, records, photos = array("I"), array("I"), array("q")
-    for wanted in _wanted(subset):
+    for wanted in unsorted:
         if wanted.photo is None:
             yield wanted
         else:

@@ -127,7 +127,7 @@ HTML = b"<!DOCTYPE html><p>sorry"
 MISDEEDS = {
     # Bodies: too much, too slow, too little.
     "endless body": Misdeed("too_large", 200, 1, endless, "more than"),
-    "endless body of a redirect": Misdeed("timeout", 302, 1, endless_elsewhere),
+    "endless body of a redirect": Misdeed("too_large", 302, 1, endless_elsewhere, "a redirect of more than"),
     "endless chunk line": Misdeed("timeout", 200, TRIED, endless_chunk_line),
     "one byte a second": Misdeed("too_slow", 200, TRIED, dripping(OK + b"\r\n", b"x", 0.9)),
     "slow chunks": Misdeed("too_slow", 200, TRIED, dripping(CHUNKED, b"1\r\nx\r\n", 0.3)),

@@ -47,6 +47,15 @@ def endless(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(bytes(65_536))
 
 
+def endless_redirect(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(302)
+    request.send_header("Location", "/clean")
+    request.send_header("Content-Length", "99999999999")
+    request.end_headers()
+    for _ in range(10_000):
+        request.wfile.write(bytes(65_536))
+
+
 def test_a_body_comes_as_served(server: Server) -> None:
     seen: dict[str, str] = {}
 
@@ -59,6 +68,12 @@ def test_a_body_comes_as_served(server: Server) -> None:
     assert seen["User-Agent"] == f"clipkit/{VERSION} (+https://example.org/robot)"
     assert seen["Accept-Encoding"] == "identity"
     assert not {"Cookie", "Referer", "Authorization"} & set(seen)
+
+
+def test_a_redirect_of_some_size_is_followed(server: Server) -> None:
+    server.add("/", answer(bytes(3_000_000)))
+    large = answer(bytes(900_000), 302, {"Location": "/"})
+    assert outcome(server.add("/large", large)) == Fetched(bytes(3_000_000), 200, 1)
 
 
 def test_redirects_are_followed_to_five(server: Server) -> None:
@@ -82,6 +97,7 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("late", answer(b"", 408), "timeout", 408, 3),
     ("limited", answer(b"", 429), "rate_limited", 429, 3),
     ("loop", redirect("/loop"), "redirects", 302, 1),
+    ("to the clean one, endlessly", endless_redirect, "too_large", 302, 1),
     ("nowhere", answer(b"", 302), "redirects", 302, 1),
     ("to a file", redirect("file:///etc/passwd"), "scheme", 302, 1),
     ("to gopher", redirect("gopher://127.0.0.1/"), "scheme", 302, 1),

@@ -1,3 +1,5 @@
+from io import BytesIO
+
 import cv2
 import numpy as np
 import pytest
@@ -59,6 +61,32 @@ def test_an_extent_ends_within_the_last_pixels(rest: float, factor: float) -> No
     size = round(extent[0] / factor), round(extent[1] / factor)
     centres = (np.arange(size[0]) + 0.5) * extent[0] / size[0] - 0.5
     assert np.abs(resized(ramp, extent, size) - centres)[:, :-1].max() < 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("long", "short"), [(1, 1), (1000, 257), (259, 257), (513, 512), (1031, 1025)])
+def test_a_short_side_one_pixel_above_is_reduced_and_all_others_stay(
+    kind: str, long: int, short: int
+) -> None:
+    upright, lying = (
+        process(encoded(Image.fromarray(texture(*size, seed=0)), kind), IngestConfig())
+        for size in ((short, long), (long, short))
+    )
+    assert isinstance(upright, Picture) and isinstance(lying, Picture)
+    expected = (long, short) if short <= 256 else (round(long * 256 / short), 256)
+    assert (upright.height, upright.width) == (lying.width, lying.height) == expected
+    for made in (upright, lying):
+        with Image.open(BytesIO(made.content)) as stored:
+            assert stored.size == (made.width, made.height)
+
+
+def test_at_the_size_nothing_is_resampled_and_a_pixel_above_hardly_anything() -> None:
+    pixels = texture(300, 257, seed=1)
+    assert resized(pixels[:256], (300, 256), (300, 256)) is not None
+    assert np.array_equal(resized(pixels[:256], (300, 256), (300, 256)), pixels[:256])
+    reduced = resized(pixels, (300, 257), (299, 256))
+    lanczos = np.asarray(Image.fromarray(pixels).resize((299, 256), Image.Resampling.LANCZOS))
+    assert error(reduced, lanczos) < 1
 
 
 @pytest.mark.parametrize("side", [1030, 1543, 2049, 2061, 4097])

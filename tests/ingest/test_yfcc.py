@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote_plus
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkit.errors import SourceError
+from clipkit.errors import DatasetError, SourceError
+from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.run import ingest
 from clipkit.ingest.sources import Source
 from clipkit.ingest.yfcc import plain, yfcc
 
@@ -158,6 +161,30 @@ def test_a_subset_in_no_order_finds_the_same(tmp_path: Path, metadata: Path, mir
             assert line in ("3", "4", "99", "ragged")
         else:
             assert row.url.endswith(f"{digest(int(line))}.jpg" if mirror else f"/{line}.jpg")
+
+
+def test_a_limit_takes_the_first_records_of_a_subset_in_no_order(tmp_path: Path, metadata: Path) -> None:
+    lines = list(range(20))
+    random.Random(0).shuffle(lines)
+    subset = write_subset(tmp_path / "shuffled.tsv", [subset_line(line) for line in lines])
+    source = yfcc(subset, metadata)
+    for first, records, expected in ((0, 5, range(5)), (5, 10, range(5, 15)), (15, 99, range(15, 20))):
+        rows = {row.source_row: row for row in source.stretch(first, records)}
+        assert sorted(rows) == list(expected)
+        assert all(row.problem or row.url == f"http://h/{lines[number]}.jpg" for number, row in rows.items())
+
+
+def test_a_larger_limit_takes_the_next_records_of_a_subset_in_no_order(tmp_path: Path) -> None:
+    lines = [7, 3, 9, 0, 8, 1, 2]
+    subset = write_subset(tmp_path / "shuffled.tsv", [subset_line(line) for line in lines])
+    metadata = tmp_path / "yfcc100m_dataset"
+    metadata.write_text("".join(map(text_line, range(10))).replace("http://h", "ftp://h"))
+    for limit in (2, 5, None):
+        with pytest.raises(DatasetError, match=f"none of {limit or 7} URLs gave a sample"):
+            ingest(yfcc(subset, metadata), tmp_path / "out", IngestConfig(limit=limit, workers=1))
+        failures = pq.read_table(tmp_path / "out" / "failures").to_pylist()
+        found = {row["source_row"]: row["url"] for row in failures}
+        assert found == {number: f"ftp://h/{line}.jpg" for number, line in enumerate(lines[:limit])}
 
 
 def test_metadata_that_does_not_fit(tmp_path: Path) -> None:

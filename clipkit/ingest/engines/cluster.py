@@ -4,20 +4,19 @@ import re
 import socket
 import time
 import traceback
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from clipkit._version import VERSION
 from clipkit.errors import EngineError
-from clipkit.ingest.engines.engine import TRIES, Crashed, Outcomes
+from clipkit.ingest.engines.engine import Outcomes
+from clipkit.ingest.engines.jobs import Job, Jobs
 from clipkit.ingest.rows import Chunk, ChunkOutcome
-from clipkit.ingest.worker import PartMaker, Underway
+from clipkit.ingest.worker import SILENT_SECONDS, PartMaker, Underway
 from clipkit.shards.dataset import DATASET_FILE
 
-_SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 PATIENCE_SECONDS = 600.0  # time enough for a cluster that starts its nodes when they are asked for
 
 _PYTHON_ERROR = re.compile(r"^(\w+(?:Error|Exception): .*)$", re.MULTILINE)
@@ -70,91 +69,44 @@ class Cluster(Protocol):
     def has_nodes(self) -> bool:
         """Tell whether a task can run now or soon. Raises EngineError if the cluster is gone."""
 
+    def stop(self, underway: "Iterable[Future[Answer]]") -> None:
+        """End the tasks that are underway."""
+
 
 def map_chunks(cluster: Cluster, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
     """Keep `workers` tasks underway, as an Engine does; a chunk whose task was lost is tried once more."""
-    jobs = _Jobs(chunks, window)
-    running: dict[Future[Answer], _Job] = {}
+    jobs = Jobs(chunks, window)
+    running: dict[Future[Answer], Job] = {}
     heard = time.monotonic()
-    while True:
-        while len(running) < workers and (job := jobs.following(running.values())):
-            running[cluster.submit(job.chunk)] = job
-        if not running:
-            return
-        ended, _ = wait(running, timeout=_SILENT_SECONDS, return_when=FIRST_COMPLETED)
-        if ended or cluster.has_nodes():
-            heard = time.monotonic()
-        elif time.monotonic() - heard > PATIENCE_SECONDS:
-            raise EngineError(
-                f"expected nodes to run on, found none for {PATIENCE_SECONDS / 60:.0f} minutes; "
-                "run the same command again when there are some"
-            )
-        for future in ended:
-            if error := future.exception():
-                yield from jobs.again(running.pop(future), cluster.cause(error))
-            else:
-                yield _outcome(future.result(), running.pop(future))
-        yield Underway(())
+    try:
+        while True:
+            while len(running) < workers and (job := jobs.suspect() or jobs.new(running.values())):
+                running[cluster.submit(job.chunk)] = job
+            if not running:
+                return
+            ended, _ = wait(running, timeout=SILENT_SECONDS, return_when=FIRST_COMPLETED)
+            if ended or cluster.has_nodes():
+                heard = time.monotonic()
+            elif time.monotonic() - heard > PATIENCE_SECONDS:
+                raise EngineError(
+                    f"expected nodes to run on, found none for {PATIENCE_SECONDS / 60:.0f} minutes; "
+                    "run the same command again when there are some"
+                )
+            for future in ended:
+                if error := future.exception():
+                    yield from jobs.again([running.pop(future)], cluster.cause(error))
+                else:
+                    yield _outcome(future.result(), running.pop(future))
+            yield Underway(())
+    finally:
+        cluster.stop(running)
 
 
-def _outcome(answer: Answer, job: "_Job") -> ChunkOutcome:
+def _outcome(answer: Answer, job: Job) -> ChunkOutcome:
     if isinstance(answer, Exception):
         raise answer
     assert answer.number == job.chunk.number
     return answer
-
-
-class _Job(NamedTuple):
-    chunk: Chunk
-    tries: int
-
-
-class _Jobs:
-    """What is still to be submitted: chunks whose task was lost, then new ones as far as the window goes."""
-
-    def __init__(self, chunks: Iterator[Chunk], window: int):
-        self._chunks = chunks
-        self._window = window
-        self._lost: deque[_Job] = deque()
-        self._following = next(chunks, None)
-
-    def following(self, running: Collection[_Job]) -> _Job | None:
-        if self._lost:
-            return self._lost.popleft()
-        chunk = self._following
-        if chunk is None:
-            return None
-        oldest = min((job.chunk.number for job in running), default=chunk.number)
-        if chunk.number - oldest >= self._window:
-            return None
-        self._following = next(self._chunks, None)
-        return _Job(chunk, 1)
-
-    def again(self, job: _Job, cause: str) -> Iterator[Crashed]:
-        if job.tries == TRIES:
-            yield Crashed(job.chunk, cause)
-        else:
-            self._lost.append(_Job(job.chunk, job.tries + 1))
-
-
-def knock(addresses: str) -> None:
-    """Connect to one of `scheme://host:port,…`: Ray and Spark themselves would try for minutes.
-
-    Raises OSError if none of them takes a connection.
-    """
-    refused = None
-    for address in addresses.rpartition("://")[2].split(","):
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            refused = OSError(f"{address}: {error.strerror or error}")
-        except ValueError:
-            return  # no port: what it names is theirs to find
-        else:
-            return
-    if refused:
-        raise refused
 
 
 def unfit(engine: str, error: BaseException) -> EngineError:
@@ -162,4 +114,12 @@ def unfit(engine: str, error: BaseException) -> EngineError:
     told = _PYTHON_ERROR.findall(str(error)) or str(error).splitlines() or [type(error).__name__]
     return EngineError(
         f"--engine {engine}: expected nodes with clipkit {VERSION} and the same Python, found {told[-1]}"
+    )
+
+
+def gone(engine: str, why: str = "") -> EngineError:
+    """Return what to raise where Ray or Spark itself is no longer there, if known with `why`."""
+    return EngineError(
+        f"--engine {engine}: {engine.capitalize()}'s own process on this machine is gone"
+        f"{f' ({why})' if why else ''}; what was finished is kept: run the same command again"
     )

@@ -5,13 +5,13 @@ import queue
 import signal
 import threading
 import traceback
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from clipkit.ingest.engines.engine import TRIES, Crashed, Outcomes
+from clipkit.ingest.engines.engine import Outcomes
+from clipkit.ingest.engines.jobs import Job, Jobs
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.processes import deaf_to_interrupts, end_with_parent
@@ -28,16 +28,16 @@ def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: i
     try:
         for _ in range(workers):
             pool.append(_Worker(make_part))
-        jobs = _Jobs(chunks, window, pool)
+        jobs = Jobs(chunks, window)
         while True:
-            jobs.give_out()
+            _give_out(jobs, pool, window)
             busy = {worker.connection: worker for worker in pool if worker.jobs}
             if not busy:
                 return
             for connection in wait(list(busy)):
                 news = busy[connection].take()  # type: ignore[index]
                 if isinstance(news, _Died):
-                    yield from jobs.again(news)
+                    yield from jobs.again(*news)
                 elif news is not None:
                     yield news
     finally:
@@ -45,13 +45,8 @@ def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: i
             worker.stop()
 
 
-class _Job(NamedTuple):
-    chunk: Chunk
-    tries: int
-
-
 class _Died(NamedTuple):
-    jobs: list[_Job]
+    jobs: list[Job]
     cause: str
 
 
@@ -59,39 +54,14 @@ class _Wanted(NamedTuple):
     """A worker's word that it could do with another chunk."""
 
 
-class _Jobs:
-    """What is still to be given out: chunks whose worker died, then new ones as far as the window goes."""
-
-    def __init__(self, chunks: Iterator[Chunk], window: int, pool: "list[_Worker]"):
-        self._chunks = chunks
-        self._window = window
-        self._pool = pool
-        self._suspects: deque[_Job] = deque()
-        self._following = next(chunks, None)
-
-    def give_out(self) -> None:
-        for worker in self._pool:
-            if self._suspects and not worker.jobs:
-                worker.give(self._suspects.popleft(), alone=True)
-            elif worker.wants_more(self._window // len(self._pool)) and self._is_in_window():
-                assert self._following is not None
-                worker.give(_Job(self._following, 1))
-                self._following = next(self._chunks, None)
-
-    def again(self, died: _Died) -> Iterator[Crashed]:
-        for job in died.jobs:
-            if job.tries == TRIES:
-                yield Crashed(job.chunk, died.cause)
-            else:
-                self._suspects.append(_Job(job.chunk, job.tries + 1))
-
-    def _is_in_window(self) -> bool:
-        if self._following is None:
-            return False
-        unfinished = [number for worker in self._pool for number in worker.jobs]
-        unfinished += [job.chunk.number for job in self._suspects]
-        number = self._following.number
-        return number - min(unfinished, default=number) < self._window
+def _give_out(jobs: Jobs, pool: "list[_Worker]", window: int) -> None:
+    for worker in pool:
+        if not worker.jobs and (suspect := jobs.suspect()):
+            worker.give(suspect, alone=True)
+        elif worker.wants_more(window // len(pool)):
+            underway = (job for each in pool for job in each.jobs.values())
+            if new := jobs.new(underway):
+                worker.give(new)
 
 
 class _Worker:
@@ -106,7 +76,7 @@ class _Worker:
         # this process: that fork would inherit locks and threads in whatever state they are.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        self.jobs: dict[int, _Job] = {}
+        self.jobs: dict[int, Job] = {}
         self._wanting = True
         self._alone = False
         self.connection, theirs = context.Pipe()
@@ -118,7 +88,7 @@ class _Worker:
     def wants_more(self, most: int) -> bool:
         return not self.jobs or (self._wanting and not self._alone and len(self.jobs) < most)
 
-    def give(self, job: _Job, *, alone: bool = False) -> None:
+    def give(self, job: Job, *, alone: bool = False) -> None:
         self.jobs[job.chunk.number] = job
         self._wanting, self._alone = False, alone
         with suppress(BrokenPipeError):  # it died idle: noticed when its answer is read

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -45,6 +45,9 @@ class Threads:
 
     def has_nodes(self) -> bool:
         return self.nodes
+
+    def stop(self, underway: "Iterable[Future[Answer]]") -> None:
+        self.stopped = list(underway)
 
 
 def chunks(count: int) -> Iterator[Chunk]:

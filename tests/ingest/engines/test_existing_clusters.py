@@ -167,7 +167,8 @@ def test_nodes_that_do_not_share_the_directory_are_told(
     code, stdout, stderr = cluster.run(listed, shared / "dataset", tmp_path)
     assert (code, stdout) == (1, "")
     assert_told(stderr, "expected a directory that all nodes of the cluster share")
-    assert [path.name for path in (shared / "dataset").iterdir()] == ["dataset.json"]
+    left = {str(path.relative_to(shared / "dataset")) for path in (shared / "dataset").rglob("*")}
+    assert left == {"dataset.json", "parts", "parts/0000"}
     assert is_unfinished(shared / "dataset")
 
 

@@ -112,7 +112,7 @@ def test_a_chunk_that_kills_every_worker_is_given_up(
 def test_a_full_disk_is_told(engine: str, listed: Path, tiny_disk: Path, tmp_path: Path) -> None:
     code, stdout, stderr = finished(engine, listed, tiny_disk / "dataset", tmp_path)
     assert (code, stdout) == (1, "")
-    assert_told(stderr, "No space left on device; what was finished is kept")
+    assert_told(stderr, "No space left on device: mend this and run the same command again")
 
 
 KILLS: dict[str, tuple[Callable[[int], None], int]] = {
