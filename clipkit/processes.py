@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 from clipkit.errors import ClipkitError
@@ -67,6 +68,30 @@ def allow_files(count: int) -> bool:
             return False
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
     return True
+
+
+@contextmanager
+def at_most_more_memory(count: int) -> Iterator[None]:
+    """Let this process take `count` bytes beyond what it has: more is refused to whatever asks inside.
+
+    Libraries have limits of their own that do not hold for all that they allocate. Where the system does not
+    tell what the process has, nothing is limited.
+    """
+    try:
+        pages = int(
+            Path("/proc/self/statm").read_text().split()[5]
+        )  # of data and stacks, as the limit counts
+    except (OSError, IndexError, ValueError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * resource.getpagesize() + count
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def end_with_parent() -> None:

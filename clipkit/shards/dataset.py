@@ -33,11 +33,35 @@ class SourceFile(BaseModel):
     sha256: str
 
 
+class Parent(BaseModel):
+    """What a derived dataset was made from and how: `samples` = its own samples + the sum of `left_out`.
+
+    `fingerprint` and `index_sha256` are those of the parent's index, `samples` and `failures` its counts.
+    `command` chose by `settings`; `left_out` counts the samples not chosen by cause, `lost` those of broken
+    shards by shard, which are among them. `chosen_sha256` is that of one bit a sample, first ones highest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    index_sha256: str
+    samples: int
+    failures: int
+    command: str
+    settings: dict[str, Any]
+    left_out: dict[str, int]
+    lost: dict[str, int]
+    chosen_sha256: str
+    parent: "Parent | None" = None
+
+
 class DatasetDescription(BaseModel):
     """What a dataset is made from; another description is another dataset.
 
     `image` holds the settings that the pictures' bytes depend on, `chunk_rows` how many records make a
-    chunk, `reading` how the files were read (which columns, say).
+    chunk, `reading` how the files were read (which columns, say). A derived dataset has a `parent`, from
+    which the rest is taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +70,7 @@ class DatasetDescription(BaseModel):
     image: dict[str, int | float | bool | str | None]
     chunk_rows: int = 1000
     reading: dict[str, str | bool] = {}
+    parent: Parent | None = None
 
 
 class Pass(BaseModel):
@@ -63,7 +88,7 @@ class Pass(BaseModel):
 
 
 class Totals(BaseModel):
-    """The counts of a completed ingest; `records` = `samples` + `failures`."""
+    """The counts of a completed dataset; `records` = `samples` + `failures`, a derived one's own samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,7 +137,8 @@ class Dataset:
         content: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, "clipkit": VERSION}
         content |= self.description.model_dump(mode="json")
         content["passes"] = [each.model_dump() for each in self.passes]
-        content |= {"totals": self.totals.model_dump() if self.totals else None, "parent": None}
+        content["totals"] = self.totals.model_dump() if self.totals else None
+        content["parent"] = content.pop("parent")  # behind the totals: it may be long
         write_json(self.directory / DATASET_FILE, content)
 
 
@@ -203,6 +229,7 @@ def _flat(description: DatasetDescription) -> dict[str, Any]:
     flat: dict[str, Any] = {f"image.{name}": value for name, value in description.image.items()}
     flat |= {f"reading.{name}": value for name, value in description.reading.items()}
     flat["chunk_rows"] = description.chunk_rows
+    flat["parent"] = description.parent.model_dump() if description.parent else None
     flat["sources"] = [source.name for source in description.sources]
     flat |= {f"sha256 of {source.name}": source.sha256 for source in description.sources}
     return flat

@@ -4,7 +4,6 @@ What is written follows from the parts alone, so any number of workers and inter
 A shard is sealed as soon as the parts under it are complete; parts go once the index lists what was in them.
 """
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -16,32 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.atomic import TEMPORARIES, replaced, write_json
 from clipkit.errors import DatasetError
 from clipkit.locations import downloaded, remove_tree
-from clipkit.shards.failure_files import FAILURES, write_failures
-from clipkit.shards.format import (
-    HEADER_BYTES,
-    SHARD_SAMPLES,
-    sample_key,
-    shard_name,
-    tar_end,
-    tar_member,
-)
-from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
-from clipkit.shards.parquet import write_hashed
-from clipkit.shards.parts import (
-    PARTS,
-    complete_parts,
-    make_parts_folder,
-    part_paths,
-    read_part,
-)
-from clipkit.shards.schemas import FAILURE_SCHEMA, manifest_schema
+from clipkit.shards.failure_files import write_failures
+from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.index import INDEX_FILE, Index, read_index
+from clipkit.shards.parts import PARTS, complete_parts, make_parts_folder, part_paths, read_part
+from clipkit.shards.schemas import FAILURE_SCHEMA
+from clipkit.shards.writing import discard_unlisted, write_shard, write_sizes
 
 FAILURE_FILE_CHUNKS = 100
-_SHARDS = 6 * "[0-9]" + ".tar"
-
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -79,7 +62,8 @@ class Packer:
         self._loaded = progress.chunk
         self._complete = set(complete_parts(self.parts))
         self._committed = time.monotonic()
-        self._discard_unlisted()
+        discard_unlisted(directory, self._index)
+        self._remove_parts(progress.chunk)
         self._load_complete(from_row=progress.row)
 
     def is_done(self, chunk: int) -> bool:
@@ -102,8 +86,7 @@ class Packer:
         if self._available:
             self._seal(self._available)
         self._file_failures(total_chunks)
-        sizes = {shard.name: shard.samples for shard in self._index.shards}
-        write_json(self._directory / "sizes.json", sizes)
+        write_sizes(self._directory, self._index)
         self._commit()
         remove_tree(self._directory / PARTS)
         return self._index
@@ -136,7 +119,9 @@ class Packer:
             pieces.append(piece)
             count -= len(piece.rows)
         shards = len(self._index.shards)
-        self._index.entries.append(_write_shard(self._directory, shards, self.parts, pieces))
+        samples = pa.concat_tables([piece.samples for piece in pieces])
+        images = _images(self.parts, pieces)
+        self._index.entries.append(write_shard(self._directory, shards, samples, images))
 
     def _commit(self) -> None:
         packed_to = self._pieces[0].chunk if self._pieces else self._loaded
@@ -167,43 +152,6 @@ class Packer:
                 table.unlink(missing_ok=True)
                 self._complete.remove(chunk)
 
-    def _discard_unlisted(self) -> None:
-        # A kill leaves temporary files; one between writing a shard and the commit, files not in the index.
-        for pattern in (TEMPORARIES, f"*/{TEMPORARIES}", f"*/*/{TEMPORARIES}"):
-            for path in self._directory.glob(pattern):
-                path.unlink()
-        listed = {entry.name for entry in self._index.entries}
-        for path in (*self._directory.glob(_SHARDS), *self._directory.glob(f"{FAILURES}/*.parquet")):
-            if path.relative_to(self._directory).as_posix() not in listed:
-                path.unlink()
-                if path.suffix == ".tar":
-                    path.with_suffix(".parquet").unlink(missing_ok=True)
-        self._remove_parts(self._index.progress.chunk)
-
-
-def _write_shard(directory: Path, number: int, parts: Path, pieces: list[_Piece]) -> IndexEntry:
-    samples = pa.concat_tables([piece.samples for piece in pieces]).combine_chunks()
-    keys = [sample_key(number, row) for row in range(len(samples))]
-    extensions, captions = samples["ext"].to_pylist(), samples["caption"].to_pylist()
-    path = directory / f"{shard_name(number)}.tar"
-    digest = hashlib.sha256()
-    size = 0
-    content_offsets: list[tuple[int, int]] = []
-    with replaced(path) as temporary, temporary.open("wb") as tar:
-        for key, ext, caption, image in zip(keys, extensions, captions, _images(parts, pieces), strict=True):
-            picture, text = tar_member(f"{key}.{ext}", image), tar_member(f"{key}.txt", caption.encode())
-            content_offsets.append((size + HEADER_BYTES, size + len(picture) + HEADER_BYTES))
-            sample = picture + text
-            digest.update(sample)
-            tar.write(sample)
-            size += len(sample)
-        end = tar_end(size)
-        digest.update(end)
-        tar.write(end)
-    manifest = _manifest(samples, keys, content_offsets)
-    manifest_sha256 = write_hashed(path.with_suffix(".parquet"), manifest)
-    return IndexEntry("shard", path.name, len(keys), size + len(end), digest.hexdigest(), manifest_sha256)
-
 
 def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
     for piece in pieces:
@@ -218,14 +166,6 @@ def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
                         "remove the part's two files and run the same ingest again"
                     )
                 yield image
-
-
-def _manifest(samples: pa.Table, keys: list[str], content_offsets: list[tuple[int, int]]) -> pa.Table:
-    image_offsets, caption_offsets = zip(*content_offsets, strict=True)
-    columns = {name: samples[name] for name in samples.column_names}
-    columns |= {"key": keys, "image_offset": image_offsets, "caption_offset": caption_offsets}
-    schema = manifest_schema(samples.schema)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _failures(parts: Path, chunks: range) -> pa.Table:

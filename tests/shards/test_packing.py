@@ -201,14 +201,14 @@ def test_an_interrupted_writer_leaves_no_listed_shard(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from clipkit.shards import packing
+from clipkit.shards import packing, writing
 from clipkit.shards.parts import PartWriter
 directory = Path({str(tmp_path)!r})
 packer = packing.Packer(directory)
 with PartWriter(packer.parts, 0) as writer:
     for row in range(2500):
         writer.success(dict(source="s", source_row=row, url="u", caption="c", ext="jpg"), b"image")
-packing.write_hashed = lambda path, table: os.kill(os.getpid(), signal.SIGKILL)
+writing.write_hashed = lambda path, table: os.kill(os.getpid(), signal.SIGKILL)
 packer.add(0)
 """
     finished = subprocess.run([sys.executable, "-c", program], env=os.environ, check=False)

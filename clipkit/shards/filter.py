@@ -1,0 +1,172 @@
+"""`clipkit shards filter`: the samples that fulfil a condition, or one side of a split, as a dataset."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from clipkit.errors import DatasetError
+from clipkit.progress import Progress
+from clipkit.shards.derive import Choice, Derived, Display, Flags, derive
+from clipkit.shards.original import Original, sha256_words
+from clipkit.shards.split import in_validation
+from clipkit.shards.where import Where
+from clipkit.tables import size, table
+
+_BATCH_ROWS = 50_000
+
+
+class FilterConfig(BaseModel):
+    """What to keep: samples for which `where` holds, then one side or both of a `split`.
+
+    `split` is the validation part's share of the pictures. Without `part` both sides are made, `train` and
+    `val`. With `skip_broken` shards that are not as the index says are left out, whole, and named.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str | None = None
+    split: float | None = Field(default=None, gt=0, lt=1)
+    part: Literal["train", "val"] | None = None
+    skip_broken: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_purpose(self) -> Self:
+        if self.where is None and self.split is None and not self.skip_broken:
+            raise ValueError("give at least one of --where, --split and --skip-broken")
+        if self.part and self.split is None:
+            raise ValueError("--part needs --split, the share of the validation part")
+        return self
+
+
+class FilterResult(NamedTuple):
+    """What became of the original's samples. `lost` has the broken shards, each with what is wrong."""
+
+    original: str
+    samples: int
+    written: list[Derived]
+    lost: dict[str, str]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values."""
+        return self._asdict() | {"written": [each._asdict() for each in self.written]}
+
+    def lines(self) -> str:
+        """Return the counts as aligned tables."""
+        blocks = []
+        for each in self.written:
+            counts: list[tuple[str, str | int]] = [("samples of the original", self.samples)]
+            counts += [(f"left out: {cause}", count) for cause, count in each.left_out.items()]
+            counts += [("kept", each.samples), ("shards", each.shards), ("bytes", size(each.bytes))]
+            how = "was finished already" if each.was_complete else f"{self.seconds:.1f} s"
+            blocks.append(f"{each.out}: {how}\n{table([(name, _shown(value)) for name, value in counts])}")
+        if self.lost:
+            blocks.append("Broken shards, left out whole:\n" + "\n".join(self.lost.values()))
+        return "\n\n".join(blocks)
+
+
+def filter_dataset(
+    directory: Path, out: Path, config: FilterConfig, progress: Display = Progress
+) -> FilterResult:
+    """Derive from the dataset in `directory` what `config` says; both sides of a split go below `out`.
+
+    Raises as `derive` and `Where` do.
+    """
+    begun = time.monotonic()
+    original = Original(directory)
+    lost = _broken(original, progress) if config.skip_broken else {}
+    flags = _flags(original, config, lost, progress)
+    parts = [config.part] if config.part or config.split is None else ["train", "val"]
+    choices = {
+        out / str(part) if len(parts) > 1 else out: _choice(original, config, part, flags, lost)
+        for part in parts
+    }
+    written = derive(original, choices, progress)
+    return FilterResult(str(directory), original.samples, written, lost, time.monotonic() - begun)
+
+
+class _Flags(NamedTuple):
+    """One of each a sample: whether its shard is whole, it meets the condition, it is for validation."""
+
+    whole: Flags
+    meets: Flags
+    validation: Flags
+
+
+def _choice(
+    original: Original, config: FilterConfig, part: str | None, flags: _Flags, lost: dict[str, str]
+) -> Choice:
+    on_side = flags.validation == (part == "val") if part else np.ones_like(flags.whole)
+    meets = flags.whole & flags.meets
+    left_out = {
+        "broken": int((~flags.whole).sum()),
+        "where": int((flags.whole & ~meets).sum()),
+        "split": int((meets & ~on_side).sum()),
+    }
+    return Choice(
+        keep=meets & on_side,
+        command="filter",
+        settings=config.model_dump(include={"where", "split"}) | {"part": part},
+        left_out=left_out,
+        lost={shard.name: shard.samples for shard in original.shards if shard.name in lost},
+    )
+
+
+def _broken(original: Original, progress: Display) -> dict[str, str]:
+    """Read everything; return what is wrong with the shards that are not as the index says."""
+    lost = {}
+    with progress("check", len(original.shards), "shards") as display:
+        for number, shard in enumerate(original.shards, 1):
+            try:
+                original.manifest(shard)
+                with original.tar(shard):
+                    pass
+            except DatasetError as error:
+                lost[shard.name] = str(error)
+                display.say(f"check: {error}")
+            display.update(number)
+    return lost
+
+
+def _flags(original: Original, config: FilterConfig, lost: dict[str, str], progress: Display) -> _Flags:
+    where = Where(config.where, original.schema) if config.where is not None else None
+    columns = set(where.columns if where else ()) | ({"sha256"} if config.split else set())
+    ordered = [name for name in original.schema.names if name in columns]
+    flags = _Flags(*(np.zeros(original.samples, dtype=np.bool_) for _ in _Flags._fields))
+    start = 0
+    with progress("select", original.samples, "samples") as display:
+        for manifests, whole in _batches(original, ordered, lost):
+            rows = np.s_[start : start + len(whole)]
+            flags.whole[rows] = whole
+            flags.meets[rows][whole] = where.of(manifests) if where else True
+            if config.split:
+                words = sha256_words(manifests["sha256"], original.directory)
+                flags.validation[rows][whole] = in_validation(words, config.split)
+            start += len(whole)
+            display.update(start)
+    return flags
+
+
+def _batches(
+    original: Original, columns: list[str], lost: dict[str, str]
+) -> Iterator[tuple[pa.Table, Flags]]:
+    """Yield some shards' manifests at a time, as one table, and for each sample whether it is in there."""
+    tables, whole = [original.schema.empty_table().select(columns)], [np.zeros(0, dtype=np.bool_)]
+    for shard in original.shards:
+        readable = shard.name not in lost
+        if readable and columns:
+            tables.append(original.manifest(shard, columns))
+        whole.append(np.full(shard.samples, readable))
+        if sum(map(len, whole)) >= _BATCH_ROWS:
+            yield pa.concat_tables(tables), np.concatenate(whole)
+            tables, whole = tables[:1], whole[:1]
+    yield pa.concat_tables(tables), np.concatenate(whole)
+
+
+def _shown(value: str | int) -> str:
+    return value if isinstance(value, str) else f"{value:,}"

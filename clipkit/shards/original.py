@@ -1,0 +1,172 @@
+"""A finished dataset that others are derived from: its files are read against the hashes of its index."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import read_dataset
+from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
+from clipkit.shards.schemas import MANIFEST_SCHEMA
+
+_READ_BYTES = 1 << 20
+_REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
+_NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
+
+Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
+
+
+class Original:
+    """A finished dataset, opened for reading. What its index says at first holds from then on.
+
+    `schema` is the manifests' columns, kept ones too. Raises DatasetError if the directory is no dataset, is
+    unfinished, has no samples, or has no manifest that can be read.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        index = read_index(directory)
+        dataset = read_dataset(directory)
+        if not dataset.complete:
+            raise DatasetError(
+                f"{directory}: expected a finished dataset, found one whose making was interrupted; "
+                "run the command that makes it again, it goes on where it stopped"
+            )
+        self.description = dataset.description
+        self.shards = index.shards
+        self.fingerprint = index.fingerprint()
+        self.index_sha256 = hashlib.sha256((directory / INDEX_FILE).read_bytes()).hexdigest()
+        self.sizes = np.array([shard.samples for shard in self.shards], dtype=np.int64)
+        self.samples = int(self.sizes.sum())
+        self.failures = sum(entry.samples for entry in index.failure_files)
+        if not self.samples:
+            raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
+        self.schema = self._first_schema()
+
+    def manifest(self, shard: IndexEntry, columns: list[str] | None = None) -> pa.Table:
+        """Return a shard's manifest, or these columns of it. Raises DatasetError if it is not as it was."""
+        path = (self.directory / shard.name).with_suffix(".parquet")
+        with self._parquet(shard) as file:
+            if not file.schema_arrow.equals(self.schema):
+                raise DatasetError(
+                    f"{path}: expected the columns {self.schema.names}, found {file.schema_arrow.names}"
+                )
+            table: pa.Table = file.read(columns, use_threads=False)
+        if columns is None and not _is_possible(table, shard.bytes):
+            raise DatasetError(f"{path}: expected captions and byte ranges, found impossible ones")
+        return table
+
+    @contextmanager
+    def tar(self, shard: IndexEntry) -> Iterator[int]:
+        """Yield the descriptor of a shard's tar, which has been read whole and is as the index says.
+
+        Raises DatasetError if it is not.
+        """
+        path = self.directory / shard.name
+        with _opened(path) as descriptor:
+            digest = hashlib.sha256()
+            size = 0
+            with _readable(path):
+                while data := os.read(descriptor, _READ_BYTES):
+                    digest.update(data)
+                    size += len(data)
+            if size != shard.bytes:
+                raise DatasetError(f"{path}: expected {shard.bytes:,} bytes, found {size:,}{_REMEDY}")
+            if digest.hexdigest() != shard.sha256:
+                raise DatasetError(f"{path}: expected the SHA-256 {shard.sha256}, found another{_REMEDY}")
+            yield descriptor
+
+    def _first_schema(self) -> pa.Schema:
+        problem: DatasetError | None = None
+        for shard in self.shards:
+            try:
+                with self._parquet(shard) as file:
+                    schema: pa.Schema = file.schema_arrow.remove_metadata()
+            except DatasetError as error:
+                problem = problem or error
+                continue
+            if schema.names[: len(MANIFEST_SCHEMA)] != MANIFEST_SCHEMA.names:
+                raise DatasetError(
+                    f"{self.directory / shard.name}: expected a manifest with the columns "
+                    f"{MANIFEST_SCHEMA.names}, found {schema.names}"
+                )
+            return schema
+        assert problem is not None, "there are samples"
+        raise problem
+
+    @contextmanager
+    def _parquet(self, shard: IndexEntry) -> Iterator[pq.ParquetFile]:
+        path = (self.directory / shard.name).with_suffix(".parquet")
+        with _readable(path):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != shard.manifest_sha256:
+            raise DatasetError(
+                f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{_REMEDY}"
+            )
+        try:
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                if file.metadata.num_rows != shard.samples:
+                    raise DatasetError(
+                        f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{_REMEDY}"
+                    )
+                yield file
+        except pa.ArrowException as error:
+            raise DatasetError(
+                f"{path}: expected a manifest, found: {str(error).partition(chr(10))[0]}{_REMEDY}"
+            ) from None
+
+
+def sha256_words(column: pa.ChunkedArray, place: Path) -> Words:
+    """Return SHA-256 values given as 64 hex digits as four big-endian 64-bit words each, (n, 4).
+
+    Raises DatasetError, which names `place`, for anything else.
+    """
+    array = column.combine_chunks()
+    if len(array) and pc.all(pc.match_substring_regex(array, "^[0-9a-f]{64}$"), skip_nulls=False).as_py():
+        digits = "".join(array.to_pylist())
+        return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(-1, 4)
+    if len(array):
+        raise DatasetError(f"{place}: expected 64 hex digits in each row of sha256, found something else")
+    return np.zeros((0, 4), dtype=np.uint64)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: the index lists this file, but it is missing{_REMEDY}") from None
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: expected a file of the dataset, found: {error.strerror}{_REMEDY}"
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    with _readable(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_possible(manifest: pa.Table, tar_bytes: int) -> bool:
+    if any(manifest[name].null_count for name in _NEEDED):
+        return False
+    names = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
+    image, image_bytes, caption, caption_bytes = (
+        manifest[name].to_numpy().astype(np.int64) for name in names
+    )
+    possible = (image >= 0) & (image_bytes >= 0) & (caption_bytes >= 0) & (image + image_bytes <= caption)
+    possible &= (caption < tar_bytes) & (caption + caption_bytes <= tar_bytes)
+    named = pc.all(pc.match_substring_regex(manifest["ext"], "^[a-z0-9]{1,16}$"))
+    return bool(possible.all()) and bool(named.as_py())
