@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
+from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
 from clipkit.shards.schemas import MANIFEST_SCHEMA
@@ -70,7 +72,7 @@ class Original:
         Raises DatasetError if it is not.
         """
         path = self.directory / shard.name
-        with _opened(path) as descriptor:
+        with _opened(path, shard) as descriptor:
             digest = hashlib.sha256()
             size = 0
             with _readable(path):
@@ -150,9 +152,12 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path, shard: IndexEntry) -> Iterator[int]:
     with _readable(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if is_remote(path):
+            descriptor = Cache().open(Wanted(path, shard.bytes, shard.sha256))
+        else:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
