@@ -5,7 +5,8 @@ names of ZONE, and every attempt at a connection is seen on the wire. Nothing le
 
     unshare --mount --net sh -c 'ROUTES && exec python -m tests.ingest.own_internet DIRECTORY COMMAND …'
 
-runs COMMAND with DIRECTORY as scratch and prints how it ended and which (address, port) pairs it tried.
+runs COMMAND with DIRECTORY as scratch and prints how it ended, which
+(address, port) pairs it tried, and how often it asked for which names.
 """
 
 import json
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -52,14 +54,15 @@ def main(directory: Path, command: list[str]) -> None:
     _replace_file(directory, "/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30\n")
     _replace_file(directory, "/etc/nsswitch.conf", "hosts: files dns\n")
     tried: set[tuple[str, int]] = set()
+    asked: Counter[str] = Counter()
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
     names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     names.bind(("127.0.0.1", 53))
     web = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-    for work in ((_watch, wire, tried), (_answer_names, names), (_answer_requests, web)):
+    for work in ((_watch, wire, tried), (_answer_names, names, asked), (_answer_requests, web)):
         threading.Thread(target=work[0], args=work[1:], daemon=True).start()
     finished = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    told: dict[str, Any] = {"code": finished.returncode, "tried": sorted(tried)}
+    told: dict[str, Any] = {"code": finished.returncode, "tried": sorted(tried), "asked": asked}
     print(json.dumps(told | {"output": finished.stdout, "errors": finished.stderr}))
 
 
@@ -83,7 +86,7 @@ def _watch(wire: socket.socket, tried: set[tuple[str, int]]) -> None:
             tried.add((str(ip_address(target)), port))
 
 
-def _answer_names(names: socket.socket) -> None:
+def _answer_names(names: socket.socket, asked: Counter[str]) -> None:
     while True:
         question, client = names.recvfrom(512)
         end = question.index(b"\0", 12)
@@ -92,6 +95,7 @@ def _answer_names(names: socket.socket) -> None:
             labels.append(question[place + 1 : place + 1 + question[place]].decode())
             place += 1 + question[place]
         name = ".".join(labels).lower()
+        asked[name] += 1
         if not name.endswith(SILENT):
             (kind,) = struct.unpack_from(">H", question, end + 1)
             names.sendto(_records(question[:2], question[12 : end + 5], name, kind), client)

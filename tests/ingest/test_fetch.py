@@ -379,6 +379,26 @@ def test_a_host_gets_no_more_than_its_connections(server: Server) -> None:
     assert most == 3
 
 
+def test_urls_of_a_busy_host_make_way_for_those_behind_them(server: Server) -> None:
+    """A list sorted by host: all of one host's URLs come first, and it has them one after the other."""
+    others = threading.Event()
+
+    def patient(request: BaseHTTPRequestHandler) -> None:
+        assert others.wait(20), "the URLs of other hosts wait behind this one's"
+        answer(b"x")(request)
+
+    def other(request: BaseHTTPRequestHandler) -> None:
+        answer(b"y")(request)
+        if sum(server.hits[f"/other/{number}"] for number in range(50)) == 50:
+            others.set()
+
+    first = [server.add(f"/first/{number}", patient) for number in range(50)]
+    second = [server.add(f"/other/{number}", other) for number in range(50)]
+    urls = [*first, *(url.replace("127.0.0.1", "localhost") for url in second)]
+    config = CONFIG.model_copy(update={"connections": 4, "per_host": 2, "timeout": 30.0, "deadline": 60.0})
+    assert outcomes(urls, config) == [Fetched(b"x", 200, 1)] * 50 + [Fetched(b"y", 200, 1)] * 50
+
+
 def test_waiting_for_a_busy_host_is_not_held_against_a_url(server: Server) -> None:
     def route(request: BaseHTTPRequestHandler) -> None:
         server.stopping.wait(0.5)

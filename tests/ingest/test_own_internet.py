@@ -43,9 +43,12 @@ def urls(hosts: list[str]) -> list[str]:
 
 
 class Visit(NamedTuple):
-    """What one ingest connected to, and what became of its URLs: "ok" or the failure."""
+    """What one ingest connected to, how often it asked for names, and what became of its URLs: "ok" or the
+    failure.
+    """
 
     tried: set[str]
+    asked: dict[str, int]
     became: dict[str, str]
     rows: list[dict[str, Any]]
 
@@ -74,10 +77,12 @@ def visit(listed: list[str], folder: Path, *options: str) -> Visit:
     )
     told = json.loads(finished.stdout)
     assert told["code"] == 0, told["errors"]
-    failures = pq.read_table(folder / "out" / "failures").to_pylist()
+    failed = folder / "out" / "failures"
+    failures = pq.read_table(failed).to_pylist() if failed.exists() else []
     samples = pq.read_table(folder / "out" / "000000.parquet")["url"].to_pylist()
     became = dict.fromkeys(samples, "ok") | {row["url"]: row["reason"] for row in failures}
-    return Visit({f"{address} {port}" for address, port in told["tried"]}, became, failures)
+    tried = {f"{address} {port}" for address, port in told["tried"]}
+    return Visit(tried, told["asked"], became, failures)
 
 
 def test_only_public_addresses_are_ever_connected_to(tmp_path: Path) -> None:
@@ -97,3 +102,13 @@ def test_private_addresses_can_be_allowed_but_link_local_ones_cannot(tmp_path: P
     assert {"127.0.0.1 80", "10.0.0.1 80", "::1 80", "fd00::1 80", "2002:a00:1::1 80"} <= seen.tried
     never = ("169.254.", "100.100.", "224.", "fe80:", "fd00:ec2:", "64:ff9b::a9fe", "2002:a9fe", "ff02:")
     assert not [address for address in seen.tried if address.startswith(never)]
+
+
+def test_a_name_is_looked_up_once_and_not_for_every_url(tmp_path: Path) -> None:
+    names = ["public.example", "six.example"]
+    listed = [f"http://{name}/{number}" for number in range(150) for name in names]
+    seen = visit(listed, tmp_path, "--workers", "1", "--connections", "2")
+    assert seen.became == dict.fromkeys(listed, "ok")
+    # For IPv4 and IPv6 each: to see whether there is a network, and for those that start at the same time.
+    assert set(seen.asked) == set(names)
+    assert all(2 <= count <= 2 * (1 + 2) for count in seen.asked.values()), seen.asked

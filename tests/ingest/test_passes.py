@@ -1,14 +1,10 @@
 """Further passes over a finished dataset: more of its list, and what failed before."""
 
-import json
 import random
-import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,35 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import DatasetError, NetworkError
-from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Outcomes
 from clipkit.ingest.engines.local import local
-from clipkit.ingest.result import IngestResult
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
 from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
-from clipkit.shards.index import read_index
+from clipkit.shards.failure_files import write_failures
+from clipkit.shards.index import Index, read_index
 from clipkit.shards.parts import PartWriter
 from clipkit.shards.passes import Retried
+from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from tests.datasets import contents
+from tests.ingest.again import BUSY, CONFIG, LATE, RECORDS, Illness, check_accounts, make_list, run
 from tests.serving import Server, answer, encoded, photo
-
-RECORDS = 1300
-CONFIG = IngestConfig(
-    allow_private_hosts=True, image_size=32, workers=2, chunk_rows=100, backoff=0.01, retries=0, timeout=30
-)
-BUSY, GONE, LATE = 3, 5, 7  # rows modulo 10: 503 while the server is ill, 404 always, 503 for longer
-
-
-class Illness:
-    """How ill the server is: 2 at first, 1 when the busy rows are well again, 0 when all are."""
-
-    level = 2
 
 
 @pytest.fixture
@@ -54,56 +39,7 @@ def illness() -> Illness:
 
 @pytest.fixture
 def listed(server: Server, illness: Illness, tmp_path: Path) -> Path:
-    pictures = [answer(encoded(photo(40 + seed, 50, seed))) for seed in range(40)]
-
-    def route(row: int) -> None:
-        def respond(request: BaseHTTPRequestHandler) -> None:
-            sick = {BUSY: illness.level > 1, GONE: True, LATE: illness.level > 0}.get(row % 10)
-            failure = answer(b"", 404 if row % 10 == GONE else 503)
-            (failure if sick else pictures[row % 40])(request)
-
-        server.add(f"/{row}.jpg", respond)
-
-    for row in range(RECORDS):
-        route(row)
-    path = tmp_path / "list.csv"
-    records = [f"{server.url(f'/{row}.jpg')},picture {row},{row * 2}" for row in range(RECORDS)]
-    path.write_text("url,caption,twice\n" + "\n".join(records))
-    return path
-
-
-def run(path: Path, out: Path, *, retry_failed: bool = False, **settings: object) -> IngestResult:
-    source = table_files([path], keep=["twice"])
-    return ingest(source, out, CONFIG.model_copy(update=settings), retry_failed=retry_failed)
-
-
-def rows_of(out: Path) -> Iterator[tuple[int, bool]]:
-    """The source row of every sample and failure, and whether it is a sample."""
-    index = read_index(out)
-    for shard in index.shards:
-        manifest = pq.read_table((out / shard.name).with_suffix(".parquet"))
-        assert len(manifest) == shard.samples
-        for row in manifest.select(["source_row", "caption", "twice"]).to_pylist():
-            assert (row["caption"], row["twice"]) == (
-                f"picture {row['source_row']}",
-                f"{row['source_row'] * 2}",
-            )
-            yield row["source_row"], True
-    for entry in index.failure_files:
-        for number in pq.read_table(out / entry.name)["source_row"].to_pylist():
-            yield number, False
-
-
-def check_accounts(out: Path, records: int, samples: int) -> None:
-    rows = list(rows_of(out))
-    assert sorted(number for number, _ in rows) == list(range(records))
-    assert sum(is_sample for _, is_sample in rows) == samples == len(ShardSet(out))
-    totals = json.loads((out / "dataset.json").read_text())["totals"]
-    assert (totals["records"], totals["samples"], totals["failures"]) == (records, samples, records - samples)
-    assert {str(path.relative_to(out)) for path in out.rglob("failures/*.parquet")} == {
-        entry.name for entry in read_index(out).failure_files
-    }
-    assert not (out / "parts").exists()
+    return make_list(server, illness, tmp_path)
 
 
 def test_only_what_may_pass_is_tried_again(
@@ -242,70 +178,6 @@ def test_a_retry_without_a_network_leaves_the_dataset_as_it_was(
     assert read_dataset(out).complete
 
 
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.run import ingest
-from clipkit.ingest.table_files import table_files
-
-path, out, config, moment = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-events = 0
-
-def count(event, values):
-    global events
-    if event in {"os.rename", "os.remove", "os.rmdir", "shutil.rmtree"} and str(values[0]).startswith(out):
-        events += 1
-        if events == moment:
-            os.killpg(0, signal.SIGKILL)
-
-sys.addaudithook(count)
-source = table_files([path], keep=["twice"])
-ingest(source, Path(out), IngestConfig.model_validate_json(config), retry_failed=True)
-print(events)
-"""
-
-
-def killed(path: Path, out: Path, moment: int) -> tuple[int, str]:
-    """Run a retry whose processes are killed at its so-manieth change of a file's name."""
-    command = [sys.executable, "-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json(), str(moment)]
-    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
-
-
-def killed_at_every(step: int, listed: Path, illness: Illness, tmp_path: Path) -> Counter[str]:
-    run(listed, tmp_path / "first")
-    illness.level = 1
-    unbroken = tmp_path / "unbroken"
-    subprocess.run(["cp", "-r", tmp_path / "first", unbroken], check=True)
-    code, events = killed(listed, unbroken, 0)
-    assert code == 0
-    outcomes = Counter[str]()
-    for moment in range(1, int(events) + 1, step):
-        out = tmp_path / f"killed{moment}"
-        subprocess.run(["cp", "-r", tmp_path / "first", out], check=True)
-        code, _ = killed(listed, out, moment)
-        assert code == -signal.SIGKILL
-        outcomes["finished" if read_dataset(out).complete else "unfinished"] += 1
-        # The same command; if it was killed when all but its end was done, that would begin another pass.
-        run(listed, out, retry_failed=not (read_dataset(out).complete and read_dataset(out).passes[1:]))
-        assert contents(out) == contents(unbroken), f"killed at change {moment} of {events}"
-    return outcomes
-
-
-def test_a_retry_killed_at_some_moments_ends_in_the_same_bytes(
-    listed: Path, illness: Illness, tmp_path: Path
-) -> None:
-    assert killed_at_every(7, listed, illness, tmp_path)["unfinished"] >= 2
-
-
-@pytest.mark.slow
-def test_a_retry_killed_at_every_moment_ends_in_the_same_bytes(
-    listed: Path, illness: Illness, tmp_path: Path
-) -> None:
-    assert killed_at_every(1, listed, illness, tmp_path)["unfinished"] >= 10
-
-
 def test_a_writer_of_an_earlier_pass_leaves_nothing_in_a_later_one(listed: Path, tmp_path: Path) -> None:
     """As a task that a cluster took for lost, and that goes on where nobody waits for it."""
     source, out, started = table_files([listed], keep=["twice"]), tmp_path / "dataset", []
@@ -360,6 +232,51 @@ def test_a_retry_that_cannot_read_the_failures_leaves_the_dataset_as_it_was(
     assert read_dataset(out).complete and len(ShardSet(out)) == 910
     run(listed, out, retry_failed=True)
     check_accounts(out, RECORDS, 910)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from clipkit.shards.failure_files import count_retryable
+from clipkit.shards.parts import parts_folder
+from clipkit.shards.passes import Retried, prepare_pass
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before, out = peak(), Path(sys.argv[1])
+count = count_retryable(out)
+prepare_pass(out, 1, retry=True).write(out)
+assert ("list", 2 * count - 2) in Retried(parts_folder(out, 1))
+print(peak() - before)
+"""
+
+
+def test_what_a_retry_takes_out_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    def bytes_of(files: int, rows: int = 20_000) -> int:
+        out, index = tmp_path / str(files), Index()
+        for number in range(files):
+            places = range(number * rows, (number + 1) * rows)
+            columns = {
+                "source": "list",
+                "url": f"http://h/{'x' * 300}",
+                "reason": "timeout",
+                "detail": "late",
+            }
+            table = pa.table(
+                {name: [value] * rows for name, value in columns.items()}
+                | {"source_row": places, "caption": [f"{row} {'y' * 300}" for row in places]}
+                | {"retryable": [row % 2 == 0 for row in places], "attempts": [1] * rows}
+                | {"http_status": pa.nulls(rows)}
+            )
+            table = table.select(FAILURE_SCHEMA.names).cast(FAILURE_SCHEMA)
+            index.entries.append(write_failures(out, number, table))
+        index.write(out)
+        command = [sys.executable, "-c", MEASURED, str(out)]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    few, many = bytes_of(2), bytes_of(20)  # 25 and 250 megabytes
+    assert many - few < 40_000_000, (few, many)
 
 
 def test_without_its_list_of_records_a_retry_says_so(tmp_path: Path) -> None:
