@@ -1,0 +1,257 @@
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import ConfigError, DatasetError
+from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest, read_dataset
+from clipkit.shards.filter import FilterConfig, FilterResult, filter_dataset
+from clipkit.shards.index import read_index
+from clipkit.shards.packing import Packer
+from clipkit.shards.parts import PartWriter
+from clipkit.shards.schemas import MANIFEST_SCHEMA
+from clipkit.shards.shard_set import ShardSet
+from tests.conftest import WriteDataset, picture
+from tests.datasets import contents
+
+PROVENANCE = [name for name in MANIFEST_SCHEMA.names if name not in {"key", "image_offset", "caption_offset"}]
+
+
+def filtered(directory: Path, out: Path, **options: Any) -> FilterResult:
+    return filter_dataset(directory, out, FilterConfig(**options))
+
+
+def manifests(directory: Path) -> pa.Table:
+    names = [shard.name for shard in read_index(directory).shards]
+    return pa.concat_tables(pq.read_table((directory / name).with_suffix(".parquet")) for name in names)
+
+
+def samples(directory: Path) -> list[tuple[bytes, bytes]]:
+    """Pictures and captions, as they lie in the tars."""
+    found = []
+    for shard in read_index(directory).shards:
+        with tarfile.open(directory / shard.name) as tar:
+            read = [(member.name, tar.extractfile(member)) for member in tar]
+            members = {name: file.read() for name, file in read if file}
+        keys = dict.fromkeys(name.partition(".")[0] for name in members)
+        found += [(members[f"{key}.jpg"], members[f"{key}.txt"]) for key in keys]
+    return found
+
+
+def test_what_fulfils_the_condition_is_copied_byte_for_byte(small_dataset: Path, tmp_path: Path) -> None:
+    before = contents(small_dataset)
+    result = filtered(small_dataset, tmp_path / "new", where="source_row % 3 <> 1 and length(caption) > 8")
+    assert contents(small_dataset) == before
+    original, new = manifests(small_dataset), manifests(tmp_path / "new")
+    kept = pa.array([row % 3 != 1 for row in original["source_row"].to_pylist()])
+    expected = original.filter(kept)
+    assert new.select(PROVENANCE).equals(expected.select(PROVENANCE))
+    assert new.schema == original.schema
+    assert new["key"].to_pylist() == [f"{row:09d}" for row in range(len(new))]
+    of_row = dict(zip(original["source_row"].to_pylist(), samples(small_dataset), strict=True))
+    assert samples(tmp_path / "new") == [of_row[row] for row in new["source_row"].to_pylist()]
+    shard_set = ShardSet(tmp_path / "new")
+    assert shard_set.sizes.tolist() == [1000, 440]
+    assert [shard_set.read(1, row).image for row in range(440)] == [
+        image for image, _ in samples(tmp_path / "new")[1000:]
+    ]
+    assert result.samples == 2160 and result.written[0].left_out == {"broken": 0, "where": 720, "split": 0}
+
+
+def test_a_derived_dataset_accounts_to_its_parent(small_dataset: Path, tmp_path: Path) -> None:
+    filtered(small_dataset, tmp_path / "one", where="width > 0 and source_row < 1000")
+    filtered(tmp_path / "one", tmp_path / "two", where="source_row >= 500")
+    two = read_dataset(tmp_path / "two")
+    parent = two.description.parent
+    assert parent is not None and parent.parent is not None and two.totals is not None
+    assert (parent.name, parent.samples, parent.failures) == ("one", 900, 0)
+    assert parent.settings["where"] == "source_row >= 500"
+    assert two.totals == Totals(records=450, samples=450, failures=0, shards=1)
+    assert two.totals.samples + sum(parent.left_out.values()) == parent.samples
+    assert parent.fingerprint == read_index(tmp_path / "one").fingerprint()
+    assert (parent.parent.samples, parent.parent.failures) == (2160, 240)
+    assert two.description.sources == read_dataset(small_dataset).description.sources
+
+
+def test_kept_columns_stay_and_can_be_asked_for(tmp_path: Path) -> None:
+    kept = [pa.field("score", pa.float32()), pa.field("tags", pa.list_(pa.string()))]
+    description = DatasetDescription(sources=(), image={})
+    with open_for_ingest(tmp_path / "old", description) as dataset:
+        dataset.begin(Pass(kind="list", records=3))
+        with PartWriter(tmp_path / "old", 0, kept) as part:
+            for row in range(3):
+                known = {"source": "s", "source_row": row, "url": "u", "caption": "ü\n", "ext": "jpg"}
+                part.success(known | {"score": row / 2, "tags": ["x"] * row}, picture(row))
+        Packer(tmp_path / "old").finish(1)
+        dataset.finish(Totals(records=3, samples=3, failures=0, shards=1))
+    filtered(tmp_path / "old", tmp_path / "new", where="score > 0 and len(tags) > 1")
+    table = manifests(tmp_path / "new")
+    assert table.select(["score", "tags"]).to_pylist() == [{"score": 1.0, "tags": ["x", "x"]}]
+    assert samples(tmp_path / "new") == [(picture(2), "ü\n".encode())]
+
+
+def test_a_split_divides_the_pictures_for_ever(small_dataset: Path, tmp_path: Path) -> None:
+    filtered(small_dataset, tmp_path / "both", split=0.2)
+    sides = {
+        part: set(manifests(tmp_path / "both" / part)["source_row"].to_pylist()) for part in ("train", "val")
+    }
+    assert not sides["train"] & sides["val"] and len(sides["train"] | sides["val"]) == 2160
+    assert 330 < len(sides["val"]) < 530
+    filtered(small_dataset, tmp_path / "val", where="source_row < 500", split=0.2, part="val")
+    found = set(manifests(tmp_path / "val")["source_row"].to_pylist())
+    assert found == {row for row in sides["val"] if row < 500}
+    parent = read_dataset(tmp_path / "val").description.parent
+    assert parent is not None
+    assert parent.settings == {"where": "source_row < 500", "split": 0.2, "part": "val"}
+    assert sum(parent.left_out.values()) + len(found) == 2160 and parent.left_out["split"] > 0
+
+
+def test_what_chooses_nothing_leaves_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none of 64 remains \(where 64\)"):
+        filtered(tiny_dataset, tmp_path / "new", where="width > 10000")
+    with pytest.raises(ConfigError, match=r"val: expected samples .* \(split 64\)"):
+        filtered(tiny_dataset, tmp_path / "new", split=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"part": "val"}, {"split": 0.0}, {"split": 1.0}, {"split": 0.1, "part": "test"}]
+)
+def test_settings_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        FilterConfig(**options)
+
+
+def break_shards(directory: Path) -> None:
+    """A bit of a picture, a tar that is gone, a manifest that was cut off."""
+    tar = bytearray((directory / "000000.tar").read_bytes())
+    tar[5000] ^= 1
+    (directory / "000000.tar").write_bytes(tar)
+    (directory / "000001.tar").unlink()
+    os.truncate(directory / "000002.parquet", 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("000000.tar", r"000000\.tar: expected the SHA-256 .* --skip-broken"),
+        ("000001.tar", r"000001\.tar: the index lists this file, but it is missing"),
+        ("000002.parquet", r"000002\.parquet: expected the SHA-256"),
+    ],
+)
+def test_a_broken_shard_is_not_copied(small_dataset: Path, tmp_path: Path, name: str, message: str) -> None:
+    shutil.copytree(small_dataset, tmp_path / "old")
+    break_shards(tmp_path / "old")
+    for whole in {"000000.tar", "000001.tar", "000002.parquet"} - {name}:
+        shutil.copyfile(small_dataset / whole, tmp_path / "old" / whole)
+    with pytest.raises(DatasetError, match=message):
+        filtered(tmp_path / "old", tmp_path / "new", where="true")
+    with pytest.raises(DatasetError):
+        ShardSet(tmp_path / "new")
+    shutil.copyfile(small_dataset / name, tmp_path / "old" / name)
+    filtered(tmp_path / "old", tmp_path / "new", where="true")
+    assert manifests(tmp_path / "new").equals(manifests(small_dataset))
+
+
+def test_broken_shards_are_left_out_on_demand_and_named(write_dataset: WriteDataset, tmp_path: Path) -> None:
+    whole = write_dataset(tmp_path / "whole", 3500, 700)
+    shutil.copytree(whole, tmp_path / "old")
+    break_shards(tmp_path / "old")
+    result = filtered(tmp_path / "old", tmp_path / "new", where="source_row <> 3100", skip_broken=True)
+    assert list(result.lost) == ["000000.tar", "000001.tar", "000002.tar"]
+    assert "missing" in result.lost["000001.tar"] and "000002.parquet" in result.lost["000002.tar"]
+    assert "000001.tar" in result.lines()
+    assert result.written[0].left_out == {"broken": 3000, "where": 1, "split": 0}
+    assert samples(tmp_path / "new") == [
+        each for row, each in enumerate(samples(whole), 0) if row >= 3000 and row != 3100
+    ]
+    parent = read_dataset(tmp_path / "new").description.parent
+    assert parent is not None and parent.lost == {f"00000{number}.tar": 1000 for number in range(3)}
+
+
+def test_hostile_manifests_are_refused(small_dataset: Path, tmp_path: Path) -> None:
+    """Whoever makes a dataset can make its hashes too."""
+    hostile: dict[str, Any] = {
+        "ext": "../../x",
+        "image_offset": -1,
+        "image_bytes": 2**31 - 1,
+        "caption_offset": 2**62,
+        "caption": None,
+    }
+    for name, value in hostile.items():
+        directory = tmp_path / name
+        shutil.copytree(small_dataset, directory)
+        index = read_index(directory)
+        path = directory / "000000.parquet"
+        table = pq.read_table(path)
+        column = table[name].to_pylist()
+        column[3] = value
+        place = table.schema.get_field_index(name)
+        pq.write_table(
+            table.set_column(
+                place, table.schema.field(name), pa.array(column, table.schema.field(name).type)
+            ),
+            path,
+        )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        index.entries[0] = index.entries[0]._replace(manifest_sha256=digest)
+        index.write(directory)
+        with pytest.raises(DatasetError, match="impossible"):
+            filtered(directory, tmp_path / "new", where="true")
+        shutil.rmtree(tmp_path / "new")
+
+
+def test_a_target_that_is_something_else_is_refused(
+    small_dataset: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="another directory"):
+        filtered(small_dataset, small_dataset, where="true")
+    shutil.copytree(tiny_dataset, tmp_path / "ingested")
+    with pytest.raises(DatasetError, match="made otherwise"):
+        filtered(small_dataset, tmp_path / "ingested", where="true")
+    filtered(small_dataset, tmp_path / "new", where="width > 1")
+    before = contents(tmp_path / "new")
+    with pytest.raises(DatasetError, match=r"settings.where was 'width > 1', now 'width > 2'"):
+        filtered(small_dataset, tmp_path / "new", where="width > 2")
+    description = read_dataset(small_dataset).description
+    with pytest.raises(DatasetError, match="parent was"), open_for_ingest(tmp_path / "new", description):
+        pass  # an ingest would append to it
+    assert filtered(small_dataset, tmp_path / "new", where="width > 1").written[0].was_complete
+    assert contents(tmp_path / "new") == before
+
+
+def test_an_unfinished_original_is_refused(small_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_dataset, tmp_path / "old")
+    description = json.loads((tmp_path / "old" / "dataset.json").read_text()) | {"totals": None}
+    (tmp_path / "old" / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DatasetError, match="interrupted"):
+        filtered(tmp_path / "old", tmp_path / "new", where="true")
+
+
+def test_the_command(small_dataset: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "clipkit", "shards", "filter", str(small_dataset), "--json"]
+    made = subprocess.run(
+        [*words, "--where", "source_row < 300", "--split", "0.1", "--out", str(tmp_path / "new")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(made.stdout)
+    assert [Path(each["out"]).name for each in result["written"]] == ["train", "val"]
+    assert sum(each["samples"] for each in result["written"]) == 270
+    bad = subprocess.run(
+        [*words, "--where", "widht > 3", "--out", str(tmp_path / "bad")], capture_output=True, text=True
+    )
+    assert bad.returncode == 1 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
+    assert "key, url, caption, source" in bad.stderr and not (tmp_path / "bad").exists()
+    usage = subprocess.run([*words, "--out", str(tmp_path / "bad")], capture_output=True, text=True)
+    assert usage.returncode == 2 and "--where" in usage.stderr
