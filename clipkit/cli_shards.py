@@ -19,3 +19,22 @@ def shards_info(
     from clipkit.shards.summary import summarize
 
     show(summarize(directory), as_json)
+
+
+@shards_app.command("verify")
+def shards_verify(
+    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also decode every picture, and compare its size.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes that read. Default: one a CPU.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of every shard against manifests and index, and what all of them account for."""
+    from clipkit.shards.verify import verify
+
+    result = verify(directory, decode=decode, workers=workers)
+    show(result, as_json)
+    result.check()

@@ -22,6 +22,10 @@ FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
 
 
+class OtherVersion(DatasetError):  # noqa: N818 (nothing is wrong with the dataset)
+    """A dataset of a format that this release does not know."""
+
+
 class SourceFile(BaseModel):
     """One file of the source list: its name as it stands in manifests, size in bytes, SHA-256 in hex."""
 
@@ -159,7 +163,7 @@ def read_dataset(directory: Path) -> Dataset:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DatasetError(f'{path}: expected "format": "{FORMAT}", found another file of that name')
     if content.get("version") != FORMAT_VERSION:
-        raise DatasetError(
+        raise OtherVersion(
             f"{path}: expected format version {FORMAT_VERSION}, found {content.get('version')!r}; "
             "read it with the clipkit release that wrote it"
         )
