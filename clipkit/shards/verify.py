@@ -18,7 +18,7 @@ from clipkit.shards.verify_shard import How, Listed, ShardVerdict, verify_shard
 from clipkit.shards.whole import Counted, check_is_dataset, check_whole, described, listed_files
 from clipkit.tables import size, table
 
-_FEW_BYTES = 200_000_000  # less than this is read sooner than processes are started
+_FEW_BYTES = 500_000_000  # less than this is read sooner than processes are started
 
 
 class VerifyResult(NamedTuple):
