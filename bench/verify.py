@@ -7,7 +7,7 @@ base    clipkit compares every byte that is not picture with the manifests, and 
         compare the captions with the manifests; no headers, byte ranges or hashes of manifests
 decode  clipkit with --decode on pictures of 341 x 256 pixels
 
-All in this process, as one worker works, with the files in the page cache; the sides take turns. The figure is
+All in this process, as one worker works, with the files in the page cache; the sides take turns. Figures are
 MB of tar per second of CPU time.
 """
 

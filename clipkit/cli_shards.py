@@ -27,14 +27,23 @@ def shards_verify(
     decode: Annotated[
         bool, typer.Option("--decode", help="Also decode every picture, and compare its size.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make index, manifests, sizes and totals anew from the tars, which are not touched. Restore "
+            "broken tars from a copy first: else their samples become failures.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Processes that read. Default: one a CPU.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every byte of every shard against manifests and index, and what all of them account for."""
+    from clipkit.shards.repair import repair as repaired
     from clipkit.shards.verify import verify
 
-    result = verify(directory, decode=decode, workers=workers)
+    result = (repaired if repair else verify)(directory, decode=decode, workers=workers)
     show(result, as_json)
     result.check()

@@ -132,7 +132,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     _check_can_hold_dataset(directory)
     make_folder(directory)
-    with _exclusive(directory):
+    with exclusive_use(directory, ", or choose another --out"):
         if (directory / DATASET_FILE).exists():
             dataset = read_dataset(directory)
             _check_same(directory, dataset.description, description)
@@ -212,11 +212,10 @@ def _flat(description: DatasetDescription) -> dict[str, Any]:
 
 
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def exclusive_use(directory: Path, instead: str = "") -> Iterator[None]:
+    """Hold a dataset's lock. Raises DatasetError if another process has it; or do what `instead` says."""
     try:
         with exclusive(directory / LOCK_FILE):
             yield
     except Held:
-        raise DatasetError(
-            f"{directory}: another process is writing it; wait for it, or choose another --out"
-        ) from None
+        raise DatasetError(f"{directory}: another process is writing it; wait for it{instead}") from None

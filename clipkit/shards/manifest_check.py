@@ -21,12 +21,13 @@ _NEEDED = ("key", "caption", "ext", *_PLACES)
 
 
 class CheckedManifest(NamedTuple):
-    """A manifest that can be read: its table, and per row what its tar follows from.
+    """A manifest that can be read: its table, its file's SHA-256, and per row what the tar follows from.
 
     `rows` is None where the tar does not follow from it.
     """
 
     table: pa.Table
+    sha256: str
     rows: list[Row] | None
 
 
@@ -41,11 +42,10 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
     except FileNotFoundError:
         faults.add("missing", name, "expected the shard's manifest, found no such file")
         return None
-    if entry is not None:
-        found = hashlib.sha256(content).hexdigest()
-        if found != entry.manifest_sha256:
-            words = f"expected the SHA-256 {entry.manifest_sha256} as the index says, found {found}"
-            faults.add("sha256", name, words)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if entry is not None and sha256 != entry.manifest_sha256:
+        words = f"expected the SHA-256 {entry.manifest_sha256} as the index says, found {sha256}"
+        faults.add("sha256", name, words)
     try:
         table = pq.read_table(pa.BufferReader(content), use_threads=False)
         table.validate(full=True)
@@ -55,7 +55,7 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
         return None
     if not _has_columns(table, name, faults):
         return None
-    return CheckedManifest(table, _rows(table, path, entry, faults))
+    return CheckedManifest(table, sha256, _rows(table, path, entry, faults))
 
 
 def _has_columns(table: pa.Table, name: str, faults: Faults) -> bool:

@@ -43,6 +43,19 @@ class RecordSet:
             again[start:end] |= self._add_to_page(key, low)
         return np.sort(order[again])
 
+    def absent(self, source: str, end: int) -> Rows:
+        """Return the rows of `source` from 0 up to `end` that are not in the set."""
+        number = self._numbers.get(source, -1)
+        found = np.zeros(end, bool)
+        for start in range(0, end, 1 << _PAGE_BITS):
+            page = self._pages.get((number, start >> _PAGE_BITS), np.zeros(0, np.uint16))
+            if page.dtype == np.uint16:
+                rows = page.astype(np.int64)
+            else:
+                rows = np.flatnonzero(np.unpackbits(page, bitorder="little"))
+            found[rows[rows < end - start] + start] = True
+        return np.flatnonzero(~found)
+
     def _add_to_page(self, key: tuple[int, int], low: _Page) -> _Page:
         page = self._pages.get(key, np.zeros(0, np.uint16))
         if page.dtype == np.uint16:

@@ -46,13 +46,18 @@ class Records(NamedTuple):
 
 
 class ShardVerdict(NamedTuple):
-    """What was found in a shard: `samples` of its manifest, `bytes` of its tar read."""
+    """What was found in a shard: `samples` and `records` of its manifest, `bytes` and `sha256` of its tar.
+
+    What could not be read is None, or 0.
+    """
 
     name: str
     faults: Faults
     samples: int = 0
     bytes: int = 0
     records: Records | None = None
+    sha256: str | None = None
+    manifest_sha256: str | None = None
 
 
 class _Passed(NamedTuple):
@@ -70,21 +75,28 @@ def verify_shard(directory: Path, listed: Listed, how: How) -> ShardVerdict:
     except OSError as error:
         words = f"expected to read the manifest, found: {error.strerror or error}"
         faults.add("unreadable", Path(listed.name).stem + ".parquet", words)
-    size = 0
+    passed = None
     try:
         descriptor = os.open(directory / listed.name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            size = _Tar(descriptor, listed, manifest, faults).check(how)
+            passed = _Tar(descriptor, listed, manifest, faults).check(how)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         faults.add("missing", listed.name, "expected the shard's tar, found no such file")
     except OSError as error:
         faults.add("unreadable", listed.name, f"expected to read the tar, found: {error.strerror or error}")
-    if manifest is None:  # what is missing is told already: it is not told again as a wrong sum
-        samples = listed.entry.samples if listed.entry else 0
-        return ShardVerdict(listed.name, faults, samples, size)
-    return ShardVerdict(listed.name, faults, len(manifest.table), size, records_of(manifest.table))
+    # What is missing is told already: by the index's number it is not told again as a wrong sum.
+    samples = len(manifest.table) if manifest else listed.entry.samples if listed.entry else 0
+    return ShardVerdict(
+        name=listed.name,
+        faults=faults,
+        samples=samples,
+        bytes=passed.bytes if passed else 0,
+        records=records_of(manifest.table) if manifest else None,
+        sha256=passed.sha256 if passed else None,
+        manifest_sha256=manifest.sha256 if manifest else None,
+    )
 
 
 def records_of(table: pa.Table) -> Records:
@@ -106,8 +118,8 @@ class _Tar:
         self._rows = manifest.rows if manifest else None
         self._faults = faults
 
-    def check(self, how: How) -> int:
-        """Check the tar; return how many bytes it has."""
+    def check(self, how: How) -> _Passed:
+        """Check the tar; return what it is."""
         before = self._state()
         passed = self._pass()
         wrong = self._entry is not None and passed.sha256 != self._entry.sha256
@@ -130,7 +142,7 @@ class _Tar:
             self._faults.add(
                 "changed", self._name, "expected a shard that stays, found that it changed while read"
             )
-        return passed.bytes
+        return passed
 
     def _state(self) -> tuple[int, int]:
         found = os.fstat(self._descriptor)

@@ -18,6 +18,7 @@ from clipkit.shards.records import RecordSet
 from clipkit.shards.verify_shard import Listed, Records, ShardVerdict, records_of
 
 SIZES_FILE = "sizes.json"
+REPAIR = ".repair"  # the folder of a repair under way
 _NUMBERED = re.compile(r"\d{6}\.(tar|parquet)")
 
 
@@ -63,8 +64,9 @@ def listed_files(directory: Path, faults: Faults) -> Files:
 
 
 def shards_there(directory: Path) -> list[str]:
-    """Return the names of the directory's shards, listed or not, in order."""
-    return sorted(path.name for path in directory.glob("*.tar") if _NUMBERED.fullmatch(path.name))
+    """Return the names of the shards there, listed or not, in order; of some only the manifest is left."""
+    there = (path for pattern in ("*.tar", "*.parquet") for path in directory.glob(pattern))
+    return sorted({path.with_suffix(".tar").name for path in there if _NUMBERED.fullmatch(path.name)})
 
 
 class Counted:
@@ -121,9 +123,12 @@ def check_whole(
         )
         faults.add("unfinished", DATASET_FILE, words)
         return
+    if (directory / REPAIR).exists():
+        words = "expected none, found a repair that was interrupted; run it again"
+        faults.add("unfinished", REPAIR, words)
     if files.listing is not None:
         _check_index(directory, files.listing, dataset, faults)
-        _check_unlisted(directory, files, faults)
+        check_unlisted(directory, files, faults)
         samples = {entry.name: entry.samples for entry in files.listing.shards}
     _check_sizes(directory, samples, faults)
     if dataset is not None and dataset.totals is not None:
@@ -152,7 +157,8 @@ def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults:
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 
 
-def _check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
+def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
+    """Add a fault for each tar and Parquet file beside those of the dataset."""
     listed = {shard.name for shard in files.shards} | {name for name, _ in files.failures}
     listed |= {shard.name.replace(".tar", ".parquet") for shard in files.shards}
     for path in sorted(
