@@ -129,7 +129,8 @@ def shard_verdicts(
     progress: Callable[[str, int | None, str], Progress],
 ) -> Iterator[ShardVerdict]:
     """Yield what was found in each shard, read by several processes; that one of them dies is a fault."""
-    small = sum(shard.entry.bytes if shard.entry else _FEW_BYTES for shard in shards) < _FEW_BYTES
+    paths = [directory / shard.name for shard in shards]
+    small = sum(path.stat().st_size for path in paths if path.exists()) < _FEW_BYTES
     # A decoder that a damaged picture kills must not take this process along.
     several = 0 if workers is None and small and not how.decode else workers or len(os.sched_getaffinity(0))
     done = read = found = 0
