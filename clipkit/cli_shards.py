@@ -55,3 +55,31 @@ def shards_filter(
     from clipkit.shards.filter import FilterConfig, filter_dataset
 
     show(filter_dataset(directory, out, config_of(FilterConfig, locals())), as_json)
+
+
+@shards_app.command("verify")
+def shards_verify(
+    directory: DatasetDirectory,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also decode every picture, and compare its size.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make index, manifests, sizes and totals anew from the tars, which are not touched. Restore "
+            "broken tars from a copy first: else their samples become failures.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes that read. Default: one a CPU.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of every shard against manifests and index, and what all of them account for."""
+    from clipkit.shards.repair import repair as repaired
+    from clipkit.shards.verify import verify
+
+    result = (repaired if repair else verify)(directory, decode=decode, workers=workers)
+    show(result, as_json)
+    result.check()
