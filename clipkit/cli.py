@@ -17,6 +17,7 @@ import typer
 
 from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
+from clipkit.cli_shards import shards_app
 from clipkit.commands import Json, config_of, show
 from clipkit.errors import ClipkitError
 
@@ -33,7 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-shards_app = typer.Typer(no_args_is_help=True, help="Look at a dataset directory.")
 plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(shards_app, name="shards")
@@ -53,17 +53,6 @@ def clipkit(
     ] = False,
 ) -> None:
     """From a list of image URLs to a trained, evaluated CLIP model."""
-
-
-@shards_app.command("info")
-def shards_info(
-    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
-    as_json: Json = False,
-) -> None:
-    """Count samples, bytes, sizes, captions, and failures by cause."""
-    from clipkit.shards.summary import summarize
-
-    show(summarize(directory), as_json)
 
 
 @app.command()
