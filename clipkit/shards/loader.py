@@ -1,15 +1,16 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
+from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, watched
 from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
@@ -111,18 +112,18 @@ class _Batches(Dataset[Batch | ClipkitError]):
     def _make(self, batch: int) -> Batch:
         positions = self._plan.batch_positions(batch, self._batch_size)[self._share]
         shards, rows = self._plan.locate(positions)
-        images: torch.Tensor | None = None
-        captions = []
+        images = np.empty(0, np.uint8)
+        captions: list[str] = []
         places = zip(positions.tolist(), shards.tolist(), rows.tolist(), strict=True)
         for place, (position, shard, row) in enumerate(places):
             sample = self._shard_set.read(shard, row)
             pixels = self._pixels(sample.image, position, shard, sample.key)
-            if images is None:
-                images = torch.empty((len(positions), *pixels.shape), dtype=torch.uint8)
-            images[place] = torch.from_numpy(pixels)
+            if not captions:
+                images_BCHW = _shareable((len(positions), *pixels.shape))
+                images = images_BCHW.numpy()
+            images[place] = pixels
             captions.append(sample.caption)
-        assert images is not None
-        return Batch(images, torch.from_numpy(self._tokenize(captions)), torch.from_numpy(positions))
+        return Batch(images_BCHW, torch.from_numpy(self._tokenize(captions)), torch.from_numpy(positions))
 
     def _pixels(
         self, image: bytes, position: int, shard: int, key: str
@@ -136,8 +137,17 @@ class _Batches(Dataset[Batch | ClipkitError]):
             ) from error
 
 
+def _shareable(shape: tuple[int, ...]) -> torch.Tensor:
+    # A worker's batch is made where its parent can read it, as torch's own collating has it: no copy is made.
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
 def _begin_worker(worker: int) -> None:
     end_with_parent()
+    keep_freed_memory()
 
 
 def _as_it_is(made: Any) -> Any:

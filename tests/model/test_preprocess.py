@@ -70,7 +70,8 @@ def test_a_training_crop_is_torchvisions_of_the_same_box(kind: str, mode: str) -
         left, top, width, height = crop_box(200, 150, (0.3, 1.0), (3 / 4, 4 / 3), Draws(key))
         mode_of = vision.InterpolationMode.BICUBIC
         expected = vision.resized_crop(opened, top, left, height, width, [64, 64], mode_of)
-        assert np.array_equal(transform(data, key), np.asarray(expected).transpose(2, 0, 1))
+        difference = transform(data, key).astype(int) - np.asarray(expected).transpose(2, 0, 1)
+        assert (difference**2).mean() < 0.05  # 61 dB: rounded otherwise here and there
 
 
 def test_a_large_jpeg_is_decoded_smaller_to_nearly_the_same() -> None:
