@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, watched
-from clipkit.shards.plan import BLOCK, STREAMS, ShardPlan, draw_key
+from clipkit.shards.plan import BLOCK, STREAMS, Int64s, ShardPlan, draw_key
 from clipkit.shards.shard_set import ShardSet
 
 # B batch, C channels, H height, W width, L tokens of a caption
@@ -112,6 +112,7 @@ class _Batches(Dataset[Batch | ClipkitError]):
     def _make(self, batch: int) -> Batch:
         positions = self._plan.batch_positions(batch, self._batch_size)[self._share]
         shards, rows = self._plan.locate(positions)
+        self._prepare(positions, shards)
         images = np.empty(0, np.uint8)
         captions: list[str] = []
         places = zip(positions.tolist(), shards.tolist(), rows.tolist(), strict=True)
@@ -124,6 +125,12 @@ class _Batches(Dataset[Batch | ClipkitError]):
             images[place] = pixels
             captions.append(sample.caption)
         return Batch(images_BCHW, torch.from_numpy(self._tokenize(captions)), torch.from_numpy(positions))
+
+    def _prepare(self, positions: Int64s, shards: Int64s) -> None:
+        # All streams come to their next blocks at about the same time: a block ahead there is time to copy.
+        if self._shard_set.is_remote:
+            ahead, _ = self._plan.locate(positions + self._plan.streams * self._plan.block)
+            self._shard_set.prepare([*np.unique(shards).tolist(), *np.unique(ahead).tolist()])
 
     def _pixels(
         self, image: bytes, position: int, shard: int, key: str

@@ -19,7 +19,7 @@ from clipkit.shards.patterns import PATTERN
 from clipkit.shards.shard_files import DatasetFiles, Int64s, Opened, ShardFiles
 
 _OPEN_SHARDS = 400
-_FILLED_AHEAD = 4  # at a time
+_FILLED_AHEAD = 8  # at a time
 
 
 class Sample(NamedTuple):
