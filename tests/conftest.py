@@ -1,4 +1,5 @@
 import io
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.object_store import BUCKET, ObjectStore, s3_server
 from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script: commands would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def picture(seed: int, width: int = 48, height: int = 40) -> bytes:
