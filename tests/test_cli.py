@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipkit._version import VERSION
 from clipkit.model.config import available_models
 from clipkit.shards.shard_set import ShardSet
 from tests.serving import Server, answer, encoded, photo
@@ -117,6 +118,21 @@ def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     assert summary["records"] == 63 and summary["reasons"] == {"http_4xx": 3} and shown.stderr == ""
     read = clipkit("shards", "info", tmp_path / "dataset").stdout
     assert "records             63" in read and "http_4xx" in read
+
+
+def test_ingest_tells_servers_whom_to_write_to(server: Server, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.headers["User-Agent"])
+        answer(encoded(photo()))(request)
+
+    (tmp_path / "list.tsv").write_text(f"x\t{server.add('/picture', route)}\n")
+    words = ["ingest", "cc", "list.tsv", "--allow-private-hosts", "--workers", 1]
+    for number, contact in enumerate(([], ["--contact", "mailto:crawler@example.org"])):
+        finished = clipkit(*words, *contact, "--out", f"dataset{number}", cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+    assert seen == [f"clipkit/{VERSION}", f"clipkit/{VERSION} (+mailto:crawler@example.org)"]
 
 
 def test_ingest_of_a_table_keeps_columns(server: Server, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def map_chunks(cluster: Cluster, chunks: Iterator[Chunk], workers: int, window: 
                     yield _outcome(future.result(), running.pop(future))
             yield Underway(())
     finally:
-        cluster.stop(running)
+        cluster.stop([future for future in running if not future.done()])
 
 
 def _outcome(answer: Answer, job: Job) -> ChunkOutcome:
