@@ -36,11 +36,13 @@ def test_a_dataset_in_a_bucket_is_the_one_on_disk(uploaded: str, small_dataset: 
 def test_loader_processes_read_from_a_bucket(uploaded: str, small_dataset: Path) -> None:
     program = """
 import sys
+from clipkit.shards import loader
 from clipkit.shards.shard_set import ShardSet
+from tests.shards import test_loader
 if __name__ == "__main__":
     for source, workers in ((sys.argv[1], 0), (sys.argv[2], 2)):
-        settings = dict(batch_size=100, stop=1000, transform=transform, tokenize=tokenize, workers=workers)
-        made = list(batches(ShardSet(source), **settings))
+        settings = dict(batch_size=100, stop=1000, transform=test_loader.transform, workers=workers)
+        made = list(loader.batches(ShardSet(source), tokenize=test_loader.tokenize, **settings))
         print(len(made), [int(batch.images_BCHW.long().sum()) for batch in made])
 """
     # In a process of its own: the server that forks this one's loader processes knows no bucket.
