@@ -125,8 +125,9 @@ class Packer:
                 self._pieces.appendleft(rest)
             pieces.append(piece)
             count -= len(piece.rows)
-        shards = len(self._index.shards)
-        self._index.entries.append(_write_shard(self._directory, shards, pieces))
+        # Not their count: a repair may have left a broken one out.
+        number = max((int(shard.name[:6]) + 1 for shard in self._index.shards), default=0)
+        self._index.entries.append(_write_shard(self._directory, number, pieces))
 
     def _commit(self) -> None:
         packed_to = self._pieces[0].chunk if self._pieces else self._loaded
