@@ -52,7 +52,8 @@ figcaption bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-lin
 figcaption span { color: var(--soft); font-size: 11px; }
 .wide { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); margin-top: 28px; }
 .wide figure img { height: 240px; } .wide span { display: block; } .wide .bad { color: var(--bad); }
-.wide figcaption bdi { -webkit-line-clamp: 8; } .wide .url bdi { display: inline; }
+.wide figcaption bdi { -webkit-line-clamp: 8; } .wide .url { font-size: 11px; }
+.wide .url bdi { display: inline; }
 @media (max-width: 640px) {
   main { padding: 24px 16px 40px; }
   .figures { gap: 12px 28px; } .figures b { font-size: 24px; }
@@ -82,9 +83,8 @@ def text(content: str, length: int = 200) -> str:
     return escape(shown if len(shown) <= length else shown[: length - 1] + "…")
 
 
-def figure(jpeg: bytes | None, caption: str, note: str) -> str:
-    """Return a picture of JPEG bytes, if there is one, with its caption and, as markup, what is below it."""
+def figure(jpeg: bytes | None, caption: str, note: str, length: int = 240) -> str:
+    """Return a picture of JPEG bytes, if there is one, with its caption and a note, which is markup."""
     image = f'<img alt="" src="data:image/jpeg;base64,{b64encode(jpeg).decode()}">' if jpeg else ""
-    return (
-        f'<figure>{image}<figcaption><bdi dir="auto">{text(caption, 240)}</bdi>{note}</figcaption></figure>'
-    )
+    bdi = f'<bdi dir="auto">{text(caption, length)}</bdi>'
+    return f"<figure>{image}<figcaption>{bdi}{note}</figcaption></figure>"

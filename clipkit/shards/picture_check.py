@@ -43,7 +43,7 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture of a format that ingest stores; no pixel is decoded. Raises anything for what is none."""
+    """Open a picture of a format that ingest stores, undecoded. Raises anything for what is none."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
         yield picture
 

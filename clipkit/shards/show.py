@@ -178,7 +178,7 @@ def _figure(one: _Row) -> str:
     ) as error:  # pictures from anywhere make decoders raise anything; the page shows the others
         lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
         jpeg = None
-    return figure(jpeg, row["caption"] or "", "".join(lines))
+    return figure(jpeg, row["caption"] or "", "".join(lines), 600)
 
 
 def _thumbnail(data: bytes) -> bytes:
