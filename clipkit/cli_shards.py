@@ -83,3 +83,31 @@ def shards_verify(
     result = (repaired if repair else verify)(directory, decode=decode, workers=workers)
     show(result, as_json)
     result.check()
+
+
+@shards_app.command("show")
+def shards_show(
+    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    key: Annotated[str | None, typer.Argument(help="The key of one sample, nine digits.")] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Instead of KEY: so many samples, as a page.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of --random. Default: another one each time, which is printed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write: the picture of KEY as it is, or the page, .html.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show all that is known of one sample, or write a page of some at random."""
+    from clipkit.shards.show import show_random, show_sample
+
+    if (key is None) == (random is None):
+        raise typer.BadParameter("expected either a KEY or --random N")
+    if random is None:
+        show(show_sample(directory, str(key), out), as_json)
+    elif out is None:
+        raise typer.BadParameter("--random: expected --out FILE.html for the page")
+    else:
+        show(show_random(directory, random, out, seed), as_json)

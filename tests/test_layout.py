@@ -22,6 +22,7 @@ ROOT_MODULES = {
     "lines",
     "locations",
     "locks",
+    "page",
     "pictures",
     "splitmix",
     "_version",

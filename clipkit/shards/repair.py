@@ -3,13 +3,11 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipkit.atomic import write_json
 from clipkit.errors import DatasetError
@@ -24,15 +22,14 @@ from clipkit.shards.dataset import (
 from clipkit.shards.failure_check import check_failures
 from clipkit.shards.failure_files import next_number, write_failures
 from clipkit.shards.faults import Faults
-from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
-from clipkit.shards.manifest_check import check_manifest
 from clipkit.shards.parquet import write_hashed
 from clipkit.shards.parts import PARTS
 from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
-from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
+from clipkit.shards.salvage import OldManifests, lost_failures
+from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
 from clipkit.shards.verify_shard import How, Listed, Records, ShardVerdict, records_of
@@ -44,8 +41,6 @@ from clipkit.shards.whole import (
     described,
     listed_files,
 )
-
-LOST = "lost"
 
 
 def repair(
@@ -103,7 +98,6 @@ class _Repair:
         self._listed = {shard.name: shard for shard in files.shards}
         self._entries: list[IndexEntry] = []
         self._suspects: list[ShardVerdict] = []
-        self._own: dict[str, pa.Table] = {}  # manifests put aside, as far as they can be read
         self._seen = RecordSet()
         self._lost: list[pa.Table] = []
         self._left_out: list[str] = []
@@ -142,15 +136,14 @@ class _Repair:
 
     def mend_shards(self) -> None:
         """Make the manifests anew of those put aside whose tars are whole; give up the others."""
-        old = self._old_manifests()
-        kept = self._kept_columns([table for tables in old.values() for table in tables])
+        whole = [entry.name for entry in self._entries if entry.kind == "shard"]
+        old = OldManifests(self._directory, [verdict.name for verdict in self._suspects], whole)
         for verdict in self._suspects:
-            number = int(verdict.name[:6])
-            why = self._mend(verdict, old.get(number, []), kept)
+            why = self._mend(verdict, old)
             if why is not None:
-                self._give_up(verdict, why, old.get(number, []))
+                self._give_up(verdict, why, old.of(verdict.name))
 
-    def _mend(self, verdict: ShardVerdict, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> str | None:
+    def _mend(self, verdict: ShardVerdict, old: OldManifests) -> str | None:
         """List a shard with a manifest made anew; return why it cannot be, if so."""
         entry = self._listed[verdict.name].entry
         if verdict.sha256 is None or verdict.faults.of(("changed", "crashed")):
@@ -159,12 +152,12 @@ class _Repair:
             return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
         # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
         how = self.how if entry is None else self.how._replace(decode=False)
-        made = remake(self._directory / verdict.name, how, old, kept)
+        made = remake(self._directory / verdict.name, how, old.of(verdict.name), old.kept)
         if made.manifest is None:
             return made.broken
         manifest = verdict.name.replace(".tar", ".parquet")
         sha256 = verdict.manifest_sha256
-        if sha256 is None or not made.manifest.equals(self._own[verdict.name]):
+        if sha256 is None or not made.manifest.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / manifest, made.manifest)
             self.changed.append(manifest)
         self._entries.append(
@@ -183,7 +176,7 @@ class _Repair:
             again = self._account(records_of(table))
             table = table.filter(pa.array(~np.isin(np.arange(len(table)), again)))
             named = len(table)
-            self._lost.append(_failures(table, f"its shard {verdict.name} was lost"))
+            self._lost.append(lost_failures(table, f"its shard {verdict.name} was lost"))
         self._unnamed += max(0, (entry.samples if entry else named) - named)
 
     def name_lost(self) -> None:
@@ -195,7 +188,7 @@ class _Repair:
         absent = self._seen.absent(source, dataset.listed)
         if len(absent) == self._unnamed:
             table = pa.table({"source": [source] * len(absent), "source_row": absent})
-            self._lost.append(_failures(table, "the file that had it was lost"))
+            self._lost.append(lost_failures(table, "the file that had it was lost"))
             self._unnamed = 0
 
     def stage(self) -> None:
@@ -257,43 +250,8 @@ class _Repair:
         """Note who is accounted for; return the places of those that were already."""
         return self._seen.add(records.sources, records.of_source, np.maximum(records.rows, 0))
 
-    def _old_manifests(self) -> dict[int, list[pa.Table]]:
-        """What can be read of the manifests put aside, by the shard whose keys they have; its own first."""
-        found: dict[int, list[pa.Table]] = {}
-        for verdict in self._suspects:
-            path = (self._directory / verdict.name).with_suffix(".parquet")
-            manifest = None
-            with suppress(OSError):
-                manifest = check_manifest(path, None, Faults())
-            if manifest is None:
-                continue
-            self._own[verdict.name] = manifest.table
-            key = (manifest.table["key"].slice(0, 1).to_pylist() or [""])[0] or ""
-            number = int(key) // SHARD_SAMPLES if key.isascii() and key.isdigit() else -1
-            place = 0 if number == int(path.stem) else len(found.get(number, []))
-            found.setdefault(number, []).insert(place, manifest.table)
-        return found
-
-    def _kept_columns(self, old: Sequence[pa.Table]) -> list[pa.Field]:
-        schemas = [table.schema for table in old]
-        shards = [entry.name for entry in self._entries if entry.kind == "shard"]
-        for name in shards[:1]:
-            schemas.insert(0, pq.read_schema((self._directory / name).with_suffix(".parquet")))
-        return list(schemas[0])[len(MANIFEST_SCHEMA) :] if schemas else []
-
     def _progress(self) -> IngestProgress:
         return IngestProgress(pass_number=max(0, len(self._dataset.passes) - 1) if self._dataset else 0)
-
-
-def _failures(table: pa.Table, detail: str) -> pa.Table:
-    count = len(table)
-    columns: dict[str, Any] = {
-        name: table[name] if name in table.column_names else pa.nulls(count)
-        for name in ("source", "source_row", "url", "caption")
-    }
-    columns |= {"reason": [LOST] * count, "detail": [detail] * count, "http_status": pa.nulls(count)}
-    columns |= {"attempts": [0] * count, "retryable": [True] * count}
-    return pa.table(columns).cast(FAILURE_SCHEMA)
 
 
 def _json(path: Path) -> Any:
