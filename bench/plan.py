@@ -2,8 +2,8 @@
 
     python bench/plan.py [--shards 5000000] [--json]
 
-The plan is begun in the middle of the run, at a batch that runs from one epoch into the next, so that both are
-planned; then a hundred batches of 32 samples a rank are placed. The memory is that of this whole process.
+The plan is begun in the middle of the run, at a batch that runs from one epoch into the next, so that both
+are planned; then a hundred batches of 32 samples a rank are placed. The memory is that of the whole process.
 """
 
 import argparse
@@ -39,8 +39,9 @@ def main() -> None:
     rest = time.process_time() - begun[1] - first[1]
     # Not getrusage's figure, which begins at that of the process that began this one.
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    memory = 1024 * int(peak)
     figures = {"samples": plan.samples, "first_batch_seconds": first[0], "first_batch_cpu_seconds": first[1]}
-    figures |= {"batch_cpu_seconds": rest / BATCHES, "peak_bytes": 1024 * int(peak)}
+    figures |= {"batch_cpu_seconds": rest / BATCHES, "peak_bytes": memory}
     if options.json:
         print(json.dumps(figures))
         return
@@ -49,7 +50,7 @@ def main() -> None:
     )
     print(f"first batch, two epochs planned: {first[0]:.2f} s, {first[1]:.2f} CPU-s")
     print(
-        f"each batch after it: {1000 * rest / BATCHES:.2f} ms; memory of the process: {figures['peak_bytes'] / 1e6:.0f} MB"
+        f"each batch after it: {1000 * rest / BATCHES:.2f} ms; memory of the process: {memory / 1e6:.0f} MB"
     )
 
 

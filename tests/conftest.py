@@ -19,7 +19,9 @@ from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script: commands would inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in the background of a script: commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
 from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
@@ -43,6 +43,8 @@ def opened(image: bytes) -> Iterator[Image.Image]:
         ) from None
     except DatasetError:
         raise
+    except UnidentifiedImageError:  # its text has an address in memory
+        raise DatasetError("not a picture of a known format: leave it out") from None
     except Exception as error:  # decoders fed with hostile bytes raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(f"not a picture that can be decoded ({reason}): leave it out") from error

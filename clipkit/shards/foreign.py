@@ -22,7 +22,7 @@ from clipkit.progress import Progress
 from clipkit.shards.cache import Cache, Wanted, user_cache
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.patterns import tar_paths
-from clipkit.shards.shard_files import RANGES, Opened, check_ranges
+from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import Sample, TarReader
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
@@ -85,14 +85,31 @@ class ForeignTars:
         """Return where the tar lies, for messages."""
         return str(self._tars[shard].path)
 
-    def open(self, shard: int) -> Opened:
-        """Open a tar by the index of its headers."""
+    def open(self, shard: int) -> int:
+        """Return a descriptor of a tar. Raises DatasetError if it is not what it was."""
+        return self._descriptor(self._tars[shard])
+
+    def rows(self, shard: int) -> Rows:
+        """Return what the index of a tar's headers says."""
         tar = self._tars[shard]
         table = self._headers(tar)
         ranges = np.stack([table[name].to_numpy() for name in RANGES], axis=1)
         check_ranges(self.place(shard), ranges, int(self.sizes[shard]), tar.bytes)
         fields = table["caption_field"].to_pylist()
-        return Opened(self._descriptor(tar), ranges, fields if any(fields) else None)
+        return Rows(ranges, fields if any(fields) else None)
+
+    def caption(self, text: bytes, rows: Rows, row: int) -> str:
+        """Return the caption, what is no UTF-8 in it as U+FFFD. Raises SampleError if its field is gone."""
+        field = rows.fields[row] if rows.fields else None
+        if field is None:
+            return text.decode(errors="replace")
+        try:
+            value = json.loads(text)[field]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            value = None
+        if not isinstance(value, str):
+            raise SampleError(f"its json has no caption in the field {field!r}; was the tar changed?")
+        return value.encode(errors="replace").decode()
 
     def fill(self, shard: int) -> None:
         """Have a tar behind an address copied into the cache."""

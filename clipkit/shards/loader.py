@@ -1,8 +1,9 @@
 """The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
 
 import math
+import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,8 +12,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, watched
-from clipkit.shards.plan import BLOCK, STREAMS, Int64s, ShardPlan, draw_key
+from clipkit.shards.bad_samples import MAX_BAD, BadCount, BadSample
+from clipkit.shards.mixture import Mixture, MixturePlan, Place
+from clipkit.shards.plan import BLOCK, STREAMS
+from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+_SUBSTITUTES = 20
 
 # B batch, C channels, H height, W width, L tokens of a caption
 
@@ -25,13 +33,13 @@ class Batch(NamedTuple):
     tokens_BL: torch.Tensor
     """int64"""
     positions_B: torch.Tensor
-    """int64, the samples' places in the canonical order"""
+    """int64, the samples' places in the canonical order of their dataset"""
 
 
 class Transform(Protocol):
     """Decodes and crops a picture; all randomness comes from `key`. Returns uint8 of shape (3, H, W)."""
 
-    def __call__(self, image: bytes, key: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def __call__(self, image: bytes, key: int) -> Pixels:
         """Return the picture's pixels."""
 
 
@@ -39,7 +47,7 @@ Tokenize = Callable[[list[str]], np.ndarray[Any, np.dtype[np.int64]]]
 
 
 def batches(
-    shard_set: ShardSet,
+    shards: ShardSet | Mixture,
     *,
     batch_size: int,
     rank: int = 0,
@@ -50,6 +58,8 @@ def batches(
     stop: int | None = None,
     transform: Transform,
     tokenize: Tokenize,
+    max_bad: float = MAX_BAD,
+    say: Callable[[str], None] | None = None,
     streams: int = STREAMS,
     block: int = BLOCK,
 ) -> Iterator[Batch]:
@@ -57,91 +67,134 @@ def batches(
 
     `batch_size` counts all ranks' samples; positions run across epochs, endlessly without `stop`. Batch k is
     the same for any `world_size` and number of `workers` (0: made in this process). `transform` and
-    `tokenize` must be picklable. Raises ValueError if `world_size` does not divide `batch_size` or that
-    `position`, and DatasetError naming shard and key for a sample that cannot be read, or if a worker dies.
+    `tokenize` must be picklable.
+
+    A sample that cannot be read is replaced by another, the same for any ranks and workers, and `say` is told
+    its shard and key (else the logger "clipkit.shards" warns). Raises DatasetError with the list when more
+    than the fraction `max_bad` of this rank's samples were such (`BadCount`), and if a shard is damaged as a
+    whole or a worker dies; ConfigError if a mixture does not fit the batch size; ValueError if `world_size`
+    does not divide `batch_size` or that `position`.
     """
     if batch_size % world_size or position % batch_size:
         raise ValueError(
             f"batch size {batch_size} must be a multiple of {world_size} ranks and divide position {position}"
         )
-    plan = ShardPlan(shard_set.sizes, seed, streams, block)
-    made = _Batches(shard_set, plan, batch_size, rank, world_size, transform, tokenize)
-    last = stop // batch_size if stop is not None else 1 << 62
+    mixture = shards if isinstance(shards, Mixture) else Mixture([shards])
+    plan = MixturePlan(
+        [each.sizes for each in mixture.sets], mixture.shares, batch_size, seed, streams, block
+    )
+    share = batch_size // world_size
+    own = slice(rank * share, (rank + 1) * share)
+    made = _Batches(mixture.sets, plan, own, transform, tokenize)
+    numbers = range(position // batch_size, stop // batch_size if stop is not None else 1 << 62)
+    yield from _checked(_made(made, numbers, workers), BadCount(max_bad, say))
+
+
+def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
+    # The server that workers are forked from imports torch once, not each of them.
+    multiprocessing.set_forkserver_preload([__name__, *made.modules()])
     with warnings.catch_warnings(), deaf_to_interrupts():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader = DataLoader(
             made,
             batch_size=None,
-            sampler=range(position // batch_size, last),
+            sampler=numbers,
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # without one it draws from the program's
         )
         made_batches = iter(loader)
-    yield from _checked(watched(made_batches, DatasetError, "a loader process") if workers else made_batches)
+    return watched(made_batches, DatasetError, "a loader process") if workers else made_batches
 
 
-class _Batches(Dataset[Batch | ClipkitError]):
+class _Made(NamedTuple):
+    batch: Batch
+    bad: list[BadSample]
+
+
+class _Batches(Dataset[_Made | ClipkitError]):
     def __init__(
         self,
-        shard_set: ShardSet,
-        plan: ShardPlan,
-        batch_size: int,
-        rank: int,
-        world_size: int,
+        sets: Sequence[ShardSet],
+        plan: MixturePlan,
+        share: slice,
         transform: Transform,
         tokenize: Tokenize,
     ):
-        self._shard_set = shard_set
+        self._sets = sets
         self._plan = plan
-        self._batch_size = batch_size
-        share = batch_size // world_size
-        self._share = slice(rank * share, (rank + 1) * share)
+        self._share = share
         self._transform = transform
         self._tokenize = tokenize
 
-    def __getitem__(self, batch: int) -> Batch | ClipkitError:
+    def modules(self) -> list[str]:
+        """The modules that a worker needs."""
+        ours = (self._transform, self._tokenize)
+        names = [getattr(each, "__module__", type(each).__module__) for each in ours]
+        return [name for name in names if name != "__main__"]
+
+    def __getitem__(self, batch: int) -> _Made | ClipkitError:
         # An error is handed over as a value: DataLoader would wrap it in a traceback as text.
         try:
-            return self._make(batch)
+            return self._make(self._plan.places(batch, self._share))
         except ClipkitError as error:
             return error
 
-    def _make(self, batch: int) -> Batch:
-        positions = self._plan.batch_positions(batch, self._batch_size)[self._share]
-        shards, rows = self._plan.locate(positions)
-        self._prepare(positions, shards)
+    def _make(self, places: list[Place]) -> _Made:
+        self._prepare(places)
         images = np.empty(0, np.uint8)
         captions: list[str] = []
-        places = zip(positions.tolist(), shards.tolist(), rows.tolist(), strict=True)
-        for place, (position, shard, row) in enumerate(places):
-            sample = self._shard_set.read(shard, row)
-            pixels = self._pixels(sample.image, position, shard, sample.key)
+        bad: list[BadSample] = []
+        for number, place in enumerate(places):
+            pixels, caption = self._readable(place, bad)
             if not captions:
-                images_BCHW = _shareable((len(positions), *pixels.shape))
+                images_BCHW = _shareable((len(places), *pixels.shape))
                 images = images_BCHW.numpy()
-            images[place] = pixels
-            captions.append(sample.caption)
-        return Batch(images_BCHW, torch.from_numpy(self._tokenize(captions)), torch.from_numpy(positions))
+            images[number] = pixels
+            captions.append(caption)
+        positions_B = torch.tensor([place.position for place in places], dtype=torch.int64)
+        tokens_BL = torch.from_numpy(self._tokenize(captions))
+        return _Made(Batch(images_BCHW, tokens_BL, positions_B), bad)
 
-    def _prepare(self, positions: Int64s, shards: Int64s) -> None:
+    def _prepare(self, places: Sequence[Place]) -> None:
         # All streams come to their next blocks at about the same time: a block ahead there is time to copy.
-        if self._shard_set.is_remote:
-            ahead, _ = self._plan.locate(positions + self._plan.streams * self._plan.block)
-            self._shard_set.prepare([*np.unique(shards).tolist(), *np.unique(ahead).tolist()])
+        for number, (shard_set, plan) in enumerate(zip(self._sets, self._plan.plans, strict=True)):
+            here = [place for place in places if place.dataset == number]
+            if shard_set.is_remote and here:
+                positions = np.array([place.position for place in here])
+                ahead, _ = plan.locate(positions + plan.streams * plan.block)
+                shard_set.prepare([*(place.shard for place in here), *ahead.tolist()])
 
-    def _pixels(
-        self, image: bytes, position: int, shard: int, key: str
-    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _readable(self, place: Place, bad: list[BadSample]) -> tuple[Pixels, str]:
+        """The sample at this place, or the one in its place if it cannot be read, which is noted in `bad`."""
+        tried = place
+        for number in range(_SUBSTITUTES):
+            try:
+                return self._sample(tried)
+            except SampleError as error:
+                if not number:
+                    bad.append(self._named(place, str(error)))
+            tried = self._plan.substitute(place, number)
+        raise DatasetError(
+            f"{bad[-1]}; nor can any of {_SUBSTITUTES - 1} others; run `clipkit shards verify`"
+        )
+
+    def _sample(self, place: Place) -> tuple[Pixels, str]:
+        sample = self._sets[place.dataset].read(place.shard, place.row)
         try:
-            return self._transform(image, draw_key(self._plan.seed, position))
+            return self._transform(sample.image, place.key), sample.caption
+        except MemoryError:
+            raise
         except Exception as error:  # a decoder's errors are of many kinds; each means a damaged picture
             line = str(error).partition("\n")[0] or type(error).__name__
-            raise DatasetError(
-                f"{self._shard_set.place(shard)}: the picture of sample {key} cannot be decoded: {line}"
-            ) from error
+            raise SampleError(f"its picture cannot be decoded: {line}") from error
+
+    def _named(self, place: Place, reason: str) -> BadSample:
+        shard_set = self._sets[place.dataset]
+        return BadSample(shard_set.place(place.shard), shard_set.key(place.shard, place.row), reason)
 
 
 def _shareable(shape: tuple[int, ...]) -> torch.Tensor:
@@ -161,8 +214,9 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _checked(made: Iterator[Batch | ClipkitError]) -> Iterator[Batch]:
-    for batch in made:
-        if isinstance(batch, ClipkitError):
-            raise batch
-        yield batch
+def _checked(made: Iterator[_Made | ClipkitError], count: BadCount) -> Iterator[Batch]:
+    for each in made:
+        if isinstance(each, ClipkitError):
+            raise each
+        count.add(len(each.batch.positions_B), each.bad)
+        yield each.batch

@@ -34,7 +34,7 @@ def draw_key(*values: int) -> int:
 
 def permutation(length: int, *key: int) -> Int64s:
     """Return the permutation of 0…length−1 that belongs to `key`: a stable argsort of mixed counters."""
-    return np.argsort(_mixed(0, length, draw_key(*key)), kind="stable")
+    return np.asarray(np.argsort(_mixed(0, length, draw_key(*key)), kind="stable"), np.int64)
 
 
 def compact_permutation(length: int, *key: int) -> Integers:
@@ -96,7 +96,11 @@ class ShardPlan:
 
     def batch_positions(self, batch: int, batch_size: int) -> Int64s:
         """Return the positions of global batch `batch` in the order in which the ranks share them out."""
-        positions = np.arange(batch * batch_size, (batch + 1) * batch_size, dtype=np.int64)
+        return self.positions(batch * batch_size, (batch + 1) * batch_size)
+
+    def positions(self, first: int, end: int) -> Int64s:
+        """Return the positions `first` … `end` − 1, those of one stream together, ascending within it."""
+        positions = np.arange(first, end, dtype=np.int64)
         return positions[np.argsort(positions % self.streams, kind="stable")]
 
     def _laid_rows(self, epoch: int, offsets: Int64s) -> Int64s:
@@ -104,7 +108,7 @@ class ShardPlan:
         length, longer = divmod(self.samples, self.streams)
         spans = offsets % self.streams
         blocks, places = np.divmod(offsets // self.streams, self.block)
-        laid = spans * length + np.minimum(spans, longer) + blocks * self.block
+        laid: Int64s = spans * length + np.minimum(spans, longer) + blocks * self.block
         # Those of one block lie together once sorted.
         order = np.lexsort((blocks, spans))
         changes = (np.diff(spans[order]) != 0) | (np.diff(blocks[order]) != 0)

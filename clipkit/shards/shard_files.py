@@ -18,13 +18,16 @@ Int64s = np.ndarray[Any, np.dtype[np.int64]]
 RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
 
 
-class Opened(NamedTuple):
-    """A shard held open: a descriptor, and the samples' byte ranges, int64 (samples, 4), columns RANGES.
+class SampleError(DatasetError):
+    """One sample that cannot be read, in a shard whose others may be whole; the text says why."""
+
+
+class Rows(NamedTuple):
+    """The byte ranges of a shard's samples, int64 (samples, 4), columns RANGES.
 
     `fields` names for each sample the field of its JSON that is the caption, None where all is caption.
     """
 
-    descriptor: int
     ranges: Int64s
     fields: list[str | None] | None = None
 
@@ -40,8 +43,14 @@ class ShardFiles(Protocol):
     def place(self, shard: int) -> str:
         """Return where the shard lies, for messages."""
 
-    def open(self, shard: int) -> Opened:
-        """Open a shard. Raises DatasetError if it is missing or damaged."""
+    def open(self, shard: int) -> int:
+        """Return a descriptor of a shard's tar. Raises DatasetError if it is missing or damaged."""
+
+    def rows(self, shard: int) -> Rows:
+        """Return where a shard's samples lie. Raises DatasetError if that is not known, or impossible."""
+
+    def caption(self, text: bytes, rows: Rows, row: int) -> str:
+        """Return the caption that a sample's bytes are. Raises SampleError if they are none."""
 
     def fill(self, shard: int) -> None:
         """Have what lies elsewhere copied to this machine, to be opened soon."""
@@ -67,7 +76,8 @@ class DatasetFiles:
         if not self.sizes.sum():
             raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
         index.check_files(directory)
-        self._entries = index.shards
+        self._bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
+        self._sha256 = [shard.sha256 for shard in index.shards] if is_remote(directory) else []
         self.remote = is_remote(directory)
         self._cache = Cache() if self.remote else None
 
@@ -75,13 +85,30 @@ class DatasetFiles:
         """Return where the shard lies, for messages."""
         return str(self.directory / self.names[shard])
 
-    def open(self, shard: int) -> Opened:
-        """Open a shard by its manifest. Raises DatasetError if one of them is missing or damaged."""
+    def open(self, shard: int) -> int:
+        """Return a descriptor of a shard's tar. Raises DatasetError if it is missing or damaged."""
+        if self._cache:
+            return self._cache.open(self._wanted(shard))
+        path = self.directory / self.names[shard]
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be opened ({error.strerror}); restore it") from error
+
+    def rows(self, shard: int) -> Rows:
+        """Return what the manifest says. Raises DatasetError if it is missing or damaged."""
         manifest = (self.directory / self.names[shard]).with_suffix(".parquet")
         table = read_parquet(manifest, "the shard's manifest", RANGES)
         ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
-        check_ranges(str(manifest), ranges, int(self.sizes[shard]), self._entries[shard].bytes)
-        return Opened(self._descriptor(shard), ranges)
+        check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self._bytes[shard]))
+        return Rows(ranges)
+
+    def caption(self, text: bytes, rows: Rows, row: int) -> str:
+        """Return the caption. Raises SampleError if the bytes are no UTF-8."""
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            raise SampleError("its caption is not UTF-8") from None
 
     def fill(self, shard: int) -> None:
         """Have a shard behind an address copied into the cache."""
@@ -92,14 +119,9 @@ class DatasetFiles:
         """Return a sample's key."""
         return sample_key(int(Path(self.names[shard]).stem), row)
 
-    def _descriptor(self, shard: int) -> int:
-        if self._cache:
-            return self._cache.open(self._wanted(shard))
-        return os.open(self.directory / self.names[shard], os.O_RDONLY | os.O_CLOEXEC)
-
     def _wanted(self, shard: int) -> Wanted:
-        entry = self._entries[shard]
-        return Wanted(self.directory / entry.name, entry.bytes, entry.sha256)
+        path = self.directory / self.names[shard]
+        return Wanted(path, int(self._bytes[shard]), self._sha256[shard])
 
 
 def check_ranges(place: str, ranges: Int64s, samples: int, tar_bytes: int) -> None:

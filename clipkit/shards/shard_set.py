@@ -1,6 +1,5 @@
 """ShardSet: random access to the samples of a dataset directory or of foreign tars, by shard and row."""
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +15,12 @@ from clipkit.shards.foreign import ForeignTars
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
 from clipkit.shards.patterns import PATTERN
-from clipkit.shards.shard_files import DatasetFiles, Int64s, Opened, ShardFiles
+from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, ShardFiles
 
-_OPEN_SHARDS = 400
+_OPEN_FILES = 400
+_KEPT_ROWS = (
+    2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks of 4,000, in shards of any size
+)
 _FILLED_AHEAD = 8  # at a time
 
 
@@ -52,7 +54,9 @@ class ShardSet:
         sources = [str(each) for each in source] if isinstance(source, list | tuple) else [str(source)]
         self.source = " ".join(sources)
         self._files = _files(sources, unfinished, progress)
-        self._open: OrderedDict[int, Opened] = OrderedDict()
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._rows: OrderedDict[int, Rows] = OrderedDict()
+        self._kept_rows = 0
         self._filling: OrderedDict[int, Future[None]] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
 
@@ -75,16 +79,17 @@ class ShardSet:
         return int(self.sizes.sum())
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict(), "_filling": OrderedDict(), "_threads": None}
+        empty = {"_descriptors": OrderedDict(), "_rows": OrderedDict(), "_filling": OrderedDict()}
+        return self.__dict__ | empty | {"_kept_rows": 0, "_threads": None}
 
     def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the files held open; reading opens them again."""
-        for shard in self.__dict__.get("_open", {}).values():
-            os.close(shard.descriptor)
-        self.__dict__.get("_open", {}).clear()
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+        self.__dict__.get("_descriptors", {}).clear()
         if threads := self.__dict__.get("_threads"):
             threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -93,14 +98,17 @@ class ShardSet:
     def read(self, shard: int, row: int) -> Sample:
         """Return the sample at `row` (0-based) of shard number `shard`.
 
-        Raises DatasetError if its bytes are not there.
+        Raises SampleError if it alone cannot be read, DatasetError if its shard or manifest is damaged.
         """
-        opened = self._opened(shard)
-        image_offset, image_bytes, caption_offset, caption_bytes = opened.ranges[row].tolist()
+        rows = self._rows_of(shard)
+        image_offset, image_bytes, caption_offset, caption_bytes = rows.ranges[row].tolist()
         start = min(image_offset, caption_offset)
         # The caption follows its picture in the tar, usually: one read brings both.
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
-        data = os.pread(opened.descriptor, length, start)
+        try:
+            data = os.pread(self._descriptor(shard), length, start)
+        except OSError as error:
+            raise SampleError(f"cannot be read from disk: {error.strerror}") from error
         if len(data) != length:
             raise DatasetError(
                 f"{self.place(shard)}: expected {length} bytes at {start}, found {len(data)}; "
@@ -108,9 +116,7 @@ class ShardSet:
             )
         image = data[image_offset - start : image_offset - start + image_bytes]
         text = data[caption_offset - start : caption_offset - start + caption_bytes]
-        field = opened.fields[row] if opened.fields else None
-        caption = text.decode(errors="replace") if field is None else self._field(shard, row, text, field)
-        return Sample(self.key(shard, row), image, caption)
+        return Sample(self.key(shard, row), image, self._files.caption(text, rows, row))
 
     def key(self, shard: int, row: int) -> str:
         """Return the key of the sample at `row` of shard number `shard`."""
@@ -127,7 +133,7 @@ class ShardSet:
                 continue
             self._threads = self._threads or ThreadPoolExecutor(_FILLED_AHEAD, thread_name_prefix="fill")
             self._filling[shard] = self._threads.submit(self._fill, shard)
-            if len(self._filling) > _OPEN_SHARDS:
+            if len(self._filling) > _OPEN_FILES:
                 self._filling.popitem(last=False)
 
     @property
@@ -141,27 +147,26 @@ class ShardSet:
         except DatasetError:
             return  # who then reads it meets the same, and tells
 
-    def _field(self, shard: int, row: int, text: bytes, field: str) -> str:
-        try:
-            value = json.loads(text)[field]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            value = None
-        if not isinstance(value, str):
-            raise DatasetError(
-                f"{self.place(shard)}: expected a caption in the field {field!r} of the json of sample "
-                f"{self.key(shard, row)}, found none; was the tar changed?"
-            )
-        return value.encode(errors="replace").decode()
-
-    def _opened(self, shard: int) -> Opened:
-        opened = self._open.get(shard)
-        if opened is None:
-            opened = self._open[shard] = self._files.open(shard)
-            if len(self._open) > _OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1].descriptor)
+    def _descriptor(self, shard: int) -> int:
+        descriptor = self._descriptors.get(shard)
+        if descriptor is None:
+            descriptor = self._descriptors[shard] = self._files.open(shard)
+            if len(self._descriptors) > _OPEN_FILES:
+                os.close(self._descriptors.popitem(last=False)[1])
         else:
-            self._open.move_to_end(shard)
-        return opened
+            self._descriptors.move_to_end(shard)
+        return descriptor
+
+    def _rows_of(self, shard: int) -> Rows:
+        rows = self._rows.get(shard)
+        if rows is None:
+            rows = self._rows[shard] = self._files.rows(shard)
+            self._kept_rows += len(rows.ranges)
+            while self._kept_rows > _KEPT_ROWS and len(self._rows) > 1:
+                self._kept_rows -= len(self._rows.popitem(last=False)[1].ranges)
+        else:
+            self._rows.move_to_end(shard)
+        return rows
 
 
 def _files(

@@ -18,6 +18,7 @@ from pydantic import (
 
 from clipkit.errors import ConfigError
 from clipkit.model.config import ClipConfig, named_config
+from clipkit.shards.bad_samples import MAX_BAD
 
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -67,6 +68,7 @@ class TrainConfig(BaseModel):
     color_jitter_probability: Fraction = 0.8
     gray_scale_probability: Fraction = 0.0
     workers: NonNegativeInt = Field(4, description="loader processes beside each training process")
+    max_bad: Fraction = Field(MAX_BAD, description="share of samples that may be unreadable")
     save_every: PositiveInt | None = Field(500_000, description="samples between checkpoints within an epoch")
     log_every: PositiveInt = Field(10, description="steps between lines in metrics.jsonl")
     keep: PositiveInt | None = Field(

@@ -116,7 +116,8 @@ def train(
             shown.update(state.step * length.batch_size, note=f"finished before: {latest}")
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
-            stream = _stream(resolved, model_config, shard_set, length, state, world)
+            say = log.say if log else None
+            stream = _stream(resolved, model_config, shard_set, length, state, world, say)
             Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
         return _result(run, length, state, finished)
@@ -149,6 +150,7 @@ def _stream(
     length: RunLength,
     state: TrainState,
     world: World,
+    say: Callable[[str], None] | None,
 ) -> Iterator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
@@ -169,6 +171,8 @@ def _stream(
         stop=length.samples,
         transform=transform,
         tokenize=Tokenizer(model_config.text.context_length),
+        max_bad=config.max_bad,
+        say=say,
     )
 
 

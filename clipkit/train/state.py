@@ -11,7 +11,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
-FREE_SETTINGS = frozenset({"workers", "save_every", "log_every", "keep", "data.directory"})
+FREE_SETTINGS = frozenset({"workers", "max_bad", "save_every", "log_every", "keep", "data.directory"})
 """May differ between the sittings of one run: what it computes stays the same."""
 
 

@@ -184,7 +184,7 @@ def test_a_changed_caption_field_is_an_error_that_names_the_sample(tmp_path: Pat
     found, content = tar.stat(), tar.read_bytes()
     tar.write_bytes(content.replace(json.dumps("caption").encode(), json.dumps("captian").encode()))
     os.utime(tar, ns=(found.st_atime_ns, found.st_mtime_ns))
-    with pytest.raises(DatasetError, match=r"x\.tar: expected a caption in the field 'caption' .* sample a"):
+    with pytest.raises(DatasetError, match="its json has no caption in the field 'caption'"):
         shard_set.read(0, 0)
 
 
