@@ -19,9 +19,7 @@ from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background of a script: commands would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

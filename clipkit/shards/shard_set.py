@@ -15,12 +15,10 @@ from clipkit.shards.foreign import ForeignTars
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
 from clipkit.shards.patterns import PATTERN
-from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, ShardFiles
+from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, SampleError, ShardFiles
 
 _OPEN_FILES = 400
-_KEPT_ROWS = (
-    2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks of 4,000, in shards of any size
-)
+_KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
 _FILLED_AHEAD = 8  # at a time
 
 
@@ -79,7 +77,11 @@ class ShardSet:
         return int(self.sizes.sum())
 
     def __getstate__(self) -> dict[str, Any]:
-        empty = {"_descriptors": OrderedDict(), "_rows": OrderedDict(), "_filling": OrderedDict()}
+        empty: dict[str, Any] = {
+            "_descriptors": OrderedDict(),
+            "_rows": OrderedDict(),
+            "_filling": OrderedDict(),
+        }
         return self.__dict__ | empty | {"_kept_rows": 0, "_threads": None}
 
     def __del__(self) -> None:
