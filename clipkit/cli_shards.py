@@ -45,3 +45,34 @@ def shards_filter(
     from clipkit.shards.filter import FilterConfig, filter_dataset
 
     show(filter_dataset(directory, out, config_of(FilterConfig, locals())), as_json)
+
+
+@shards_app.command("dedup")
+def shards_dedup(
+    directory: Annotated[Path, typer.Argument(help="A finished dataset directory; it is not changed.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The new dataset directory. Without it nothing is written.")
+    ] = None,
+    near: Annotated[
+        int | None,
+        typer.Option(
+            help="Also pictures whose 64-bit difference hashes differ in at most so many bits, ≤ 8."
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead: leave out what is in this dataset or folder of pictures, repeatable."),
+    ] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="Write what is left out, and what for, as Parquet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find pictures that are there twice, or also in an evaluation set; derive a dataset without them."""
+    from clipkit.ingest.folder_hashes import hash_folder
+    from clipkit.shards.dedup import DedupConfig, dedup
+
+    config = config_of(DedupConfig, locals())
+    others = against or ()
+    result = dedup(directory, config, out=out, others=others, listed=list_file, hash_folder=hash_folder)
+    show(result, as_json)
