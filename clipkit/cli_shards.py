@@ -87,7 +87,7 @@ def shards_verify(
 
 @shards_app.command("show")
 def shards_show(
-    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    directory: DatasetDirectory,
     key: Annotated[str | None, typer.Argument(help="The key of one sample, nine digits.")] = None,
     random: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Instead of KEY: so many samples, as a page.")
@@ -111,3 +111,43 @@ def shards_show(
         raise typer.BadParameter("--random: expected --out FILE.html for the page")
     else:
         show(show_random(directory, random, out, seed), as_json)
+
+
+@shards_app.command("dedup")
+def shards_dedup(
+    directory: DatasetDirectory,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=writable_location,
+            metavar="DIR",
+            help="The new dataset directory. Without it nothing is written.",
+        ),
+    ] = None,
+    near: Annotated[
+        int | None,
+        typer.Option(
+            help="Also pictures whose 64-bit difference hashes differ in at most so many bits, ≤ 8."
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=location,
+            metavar="DIR",
+            help="Instead: leave out what is in this dataset or folder of pictures, repeatable.",
+        ),
+    ] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="Write what is left out, and what for, as Parquet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find pictures that are there twice, or also in an evaluation set; derive a dataset without them."""
+    from clipkit.ingest.folder_hashes import hash_folder
+    from clipkit.shards.dedup import DedupConfig, dedup
+
+    config = config_of(DedupConfig, locals())
+    others = against or ()
+    result = dedup(directory, config, out=out, others=others, listed=list_file, hash_folder=hash_folder)
+    show(result, as_json)
