@@ -2,6 +2,7 @@ import io
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,8 @@ def _write_dataset(directory: Path, samples: int, chunk_rows: int = 50, fail_eve
                         data = picture(row)
                         size = {"width": 48, "height": 40, "original_width": 48, "original_height": 40}
                         original = {"original_format": "jpeg", "original_bytes": len(data), "ext": "jpg"}
-                        part.success(known | size | original | {"sha256": f"{row:064x}", "dhash": row}, data)
+                        hashes = {"sha256": sha256(data).hexdigest(), "dhash": row}
+                        part.success(known | size | original | hashes, data)
             packer.add(chunk)
         index = packer.finish(len(chunks))
         made = sum(shard.samples for shard in index.shards)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from clipkit.atomic import write_json
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import (
     DATASET_FILE,
@@ -58,6 +59,8 @@ def repair(
     finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, and where another
     process writes it; OSError as the file system does, with nothing changed.
     """
+    if is_remote(directory):
+        raise DatasetError(f"{directory}: expected a dataset on a disk; copy it there, and mend the copy")
     check_is_dataset(directory)
     with exclusive_use(directory):
         staging = Staging(directory)

@@ -1,6 +1,5 @@
 """Samples to look at: one with all that is known of it, or some at random as a page."""
 
-import os
 import random
 from collections.abc import Iterator
 from io import BytesIO
@@ -109,13 +108,11 @@ class _Row(NamedTuple):
     def picture(self) -> bytes:
         path, length = self.directory / self.shard, self.values["image_bytes"]
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with path.open("rb") as tar:
+                tar.seek(self.values["image_offset"])
+                content = tar.read(length)
         except OSError as error:
-            raise DatasetError(f"{path}: expected the shard, found: {error.strerror}") from None
-        try:
-            content = os.pread(descriptor, length, self.values["image_offset"])
-        finally:
-            os.close(descriptor)
+            raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
         if len(content) != length:
             raise DatasetError(f"{path}: expected {length:,} bytes of a picture, found the file's end")
         return content

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from clipkit.locations import downloaded
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.index import IndexEntry
@@ -77,11 +78,12 @@ def verify_shard(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         faults.add("unreadable", Path(listed.name).stem + ".parquet", words)
     passed = None
     try:
-        descriptor = os.open(directory / listed.name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            passed = _Tar(descriptor, listed, manifest, faults).check(how)
-        finally:
-            os.close(descriptor)
+        with downloaded(directory / listed.name) as path:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                passed = _Tar(descriptor, listed, manifest, faults).check(how)
+            finally:
+                os.close(descriptor)
     except FileNotFoundError:
         faults.add("missing", listed.name, "expected the shard's tar, found no such file")
     except OSError as error:

@@ -1,9 +1,11 @@
 """Datasets behind addresses: a real S3 server and a real web server on loopback, with their faults."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -159,3 +161,36 @@ def test_foreign_tars_on_a_web_server(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def serve(server: Server, path: str, body: bytes) -> None:
     server.add(path, answer(body))
+
+
+def told(*words: str, code: int = 0) -> dict[str, Any]:
+    command = [sys.executable, "-m", "clipkit", "shards", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    return cast("dict[str, Any]", json.loads(done.stdout))
+
+
+def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
+    assert told("info", uploaded)["samples"] == 2160
+    assert told("verify", uploaded, "--decode")["ok"] is True
+    assert told("show", uploaded, "000001007")["caption"] == ShardSet(small_dataset).read(1, 7).caption
+    where = ("--where", "source_row % 2 = 0", "--out")
+    made = [told("filter", source, *where, out) for source, out in (
+        (uploaded, f"{uploaded}-even"), (str(small_dataset), str(tmp_path / "even"))
+    )]  # fmt: skip
+    assert made[0]["samples"] == made[1]["samples"] == 2160
+    assert everything(ShardSet(f"{uploaded}-even")) == everything(ShardSet(tmp_path / "even"))
+    assert told("verify", f"{uploaded}-even")["ok"] is True
+    told("dedup", uploaded, "--against", f"{uploaded}-even", "--out", f"{uploaded}-odd")
+    assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
+
+
+def test_verify_finds_what_is_wrong_in_a_bucket(uploaded: str, small_dataset: Path) -> None:
+    damaged = bytearray((small_dataset / "000001.tar").read_bytes())
+    damaged[600] ^= 1
+    (location(uploaded) / "000001.tar").write_bytes(bytes(damaged))
+    found = told("verify", uploaded, code=1)
+    assert found["ok"] is False and {fault["file"] for fault in found["faults"]} == {"000001.tar"}
+    command = [sys.executable, "-m", "clipkit", "shards", "verify", uploaded, "--repair"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "on a disk" in done.stderr
