@@ -38,7 +38,11 @@ class _Ray:
         return str(error).split(". ")[0] or type(error).__name__
 
     def has_nodes(self) -> bool:
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        # Ray itself notices the end of its process only after seconds, and then may end this one too.
+        here = self._ray._private.worker._global_node
+        dead = {kind for kind, _ in here.dead_processes()} if here else set()
+        is_dead = not dead.isdisjoint({"raylet", "gcs_server"})
+        nodes = [] if is_dead else [node for node in self._ray.nodes() if node["Alive"]]
         if not any(node["NodeID"] == self._node for node in nodes):
             raise gone("ray")
         return any(node["Resources"].get("CPU", 0) >= 1 for node in nodes)
