@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import DatasetError
+from clipkit.ingest.conceptual_captions import conceptual_captions
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.run import ingest
 from clipkit.shards.dataset import Pass, exclusive_use, open_for_ingest, read_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.repair import repair
@@ -20,6 +23,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.verify import verify
 from tests.datasets import contents
 from tests.ingest.interrupting import Moment, ended, started
+from tests.serving import Server, answer, encoded, photo
 
 SHARD = "000001.tar"
 
@@ -319,3 +323,20 @@ def test_what_a_kill_left_is_not_put_over_later_work(dataset: Path, tmp_path: Pa
     mine = (dataset / "sizes.json").read_bytes()
     assert repair(dataset).remade == []
     assert (dataset / "sizes.json").read_bytes() == mine and not (dataset / ".repair").exists()
+
+
+def test_what_was_lost_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    url = server.add("/x", answer(encoded(photo(40, 40))))
+    (tmp_path / "list.tsv").write_text("".join(f"picture {number}\t{url}\n" for number in range(2100)))
+    source = conceptual_captions([tmp_path / "list.tsv"])
+    config = IngestConfig(image_size=32, allow_private_hosts=True, workers=1)
+    dataset = ingest(source, tmp_path / "dataset", config).out
+    flip(dataset)
+    before = {name: content for name, content in tars(dataset).items() if name != SHARD}
+    assert repair(dataset).lost == 1000
+    again = ingest(source, dataset, config, retry_failed=True)
+    assert (again.samples, again.failures) == (2100, {})
+    assert {name: tars(dataset)[name] for name in before} == before, "no sealed shard is ever written to"
+    assert [shard.name for shard in read_index(dataset).shards] == ["000000.tar", "000002.tar", "000003.tar"]
+    assert verify(dataset, decode=True).ok
+    assert len(ShardSet(dataset)) == 2100 and ShardSet(dataset).read(2, 999).key == "000003999"
