@@ -21,6 +21,62 @@ def shards_info(
     show(summarize(directory), as_json)
 
 
+@shards_app.command("verify")
+def shards_verify(
+    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also decode every picture, and compare its size.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make index, manifests, sizes and totals anew from the tars, which are not touched. Restore "
+            "broken tars from a copy first: else their samples become failures.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes that read. Default: one a CPU.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of every shard against manifests and index, and what all of them account for."""
+    from clipkit.shards.repair import repair as repaired
+    from clipkit.shards.verify import verify
+
+    result = (repaired if repair else verify)(directory, decode=decode, workers=workers)
+    show(result, as_json)
+    result.check()
+
+
+@shards_app.command("show")
+def shards_show(
+    directory: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    key: Annotated[str | None, typer.Argument(help="The key of one sample, nine digits.")] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Instead of KEY: so many samples, as a page.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of --random. Default: another one each time, which is printed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write: the picture of KEY as it is, or the page, .html.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show all that is known of one sample, or write a page of some at random."""
+    from clipkit.shards.show import show_random, show_sample
+
+    if (key is None) == (random is None):
+        raise typer.BadParameter("expected either a KEY or --random N")
+    if random is None:
+        show(show_sample(directory, str(key), out), as_json)
+    elif out is None:
+        raise typer.BadParameter("--random: expected --out FILE.html for the page")
+    else:
+        show(show_random(directory, random, out, seed), as_json)
+
+
 @shards_app.command("filter")
 def shards_filter(
     directory: Annotated[Path, typer.Argument(help="A finished dataset directory; it is not changed.")],

@@ -21,6 +21,7 @@ ROOT_MODULES = {
     "processes",
     "lines",
     "locks",
+    "page",
     "pictures",
     "splitmix",
     "_version",

@@ -22,6 +22,10 @@ FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
 
 
+class OtherVersion(DatasetError):  # noqa: N818 (nothing is wrong with the dataset)
+    """A dataset of a format that this release does not know."""
+
+
 class SourceFile(BaseModel):
     """One file of the source list: its name as it stands in manifests, size in bytes, SHA-256 in hex."""
 
@@ -154,7 +158,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     _check_can_hold_dataset(directory)
     make_folder(directory)
-    with _exclusive(directory):
+    with exclusive_use(directory, ", or choose another --out"):
         if (directory / DATASET_FILE).exists():
             dataset = read_dataset(directory)
             _check_same(directory, dataset.description, description)
@@ -185,7 +189,7 @@ def read_dataset(directory: Path) -> Dataset:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DatasetError(f'{path}: expected "format": "{FORMAT}", found another file of that name')
     if content.get("version") != FORMAT_VERSION:
-        raise DatasetError(
+        raise OtherVersion(
             f"{path}: expected format version {FORMAT_VERSION}, found {content.get('version')!r}; "
             "read it with the clipkit release that wrote it"
         )
@@ -235,11 +239,10 @@ def _flat(description: DatasetDescription) -> dict[str, Any]:
 
 
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def exclusive_use(directory: Path, instead: str = "") -> Iterator[None]:
+    """Hold a dataset's lock. Raises DatasetError if another process has it; or do what `instead` says."""
     try:
         with exclusive(directory / LOCK_FILE):
             yield
     except Held:
-        raise DatasetError(
-            f"{directory}: another process is writing it; wait for it, or choose another --out"
-        ) from None
+        raise DatasetError(f"{directory}: another process is writing it; wait for it{instead}") from None

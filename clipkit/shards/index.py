@@ -102,9 +102,9 @@ def read_index(directory: Path) -> Index:
             "give the directory that `clipkit ingest` wrote, or run it to its end"
         )
     table = read_parquet(path, "a Parquet index")
-    if table.schema.names != INDEX_SCHEMA.names:
+    if not table.schema.equals(INDEX_SCHEMA):
         raise DatasetError(
-            f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}; "
+            f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}, or other types; "
             "is it a clipkit index?"
         )
     entries = [IndexEntry(**row) for row in table.to_pylist()]
@@ -113,5 +113,10 @@ def read_index(directory: Path) -> Index:
         raise DatasetError(
             f"{path}: expected names such as 000000.tar, found {strange[0]!r}; restore the index"
         )
-    progress = json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}"))
-    return Index(entries, IngestProgress(**progress))
+    try:
+        progress = IngestProgress(**json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}")))
+    except (ValueError, TypeError):
+        raise DatasetError(
+            f"{path}: expected how far ingest has come, found something else; restore the index"
+        ) from None
+    return Index(entries, progress)

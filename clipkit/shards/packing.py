@@ -114,10 +114,11 @@ class Packer:
                 self._pieces.appendleft(rest)
             pieces.append(piece)
             count -= len(piece.rows)
-        shards = len(self._index.shards)
+        # Not their count: a repair may have left a broken one out.
+        number = max((int(shard.name[:6]) + 1 for shard in self._index.shards), default=0)
         samples = pa.concat_tables([piece.samples for piece in pieces])
         images = _images(self._directory, pieces)
-        self._index.entries.append(write_shard(self._directory, shards, samples, images))
+        self._index.entries.append(write_shard(self._directory, number, samples, images))
 
     def _commit(self) -> None:
         packed_to = self._pieces[0].chunk if self._pieces else self._loaded

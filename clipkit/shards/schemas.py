@@ -31,6 +31,7 @@ REASONS = {
     "too_small": False,
     "aspect": False,
     "worker_crashed": True,
+    "lost": True,
 }
 """Why a URL gave no sample → whether trying again later may help."""
 

@@ -43,7 +43,9 @@ class Sample(NamedTuple):
     members: dict[str, Member]
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """A member's header: its path, the size of its content, and of which kind it is (b"0": a file)."""
+
     name: bytes
     size: int
     kind: bytes
@@ -67,8 +69,8 @@ class TarReader:
             ) from None
         found = os.fstat(self._descriptor)
         self._end = found.st_size
-        self._headers = _Window(self._descriptor)
-        self._contents = _Window(self._descriptor)
+        self._headers = Window(self._descriptor)
+        self._contents = Window(self._descriptor)
         try:
             self._check(found)
         except BaseException:
@@ -143,7 +145,7 @@ class TarReader:
                 "where they lie; unpack it"
             )
 
-    def _header(self, place: int) -> _Header | None:
+    def _header(self, place: int) -> Header | None:
         block = self._headers.at(place, HEADER_BYTES)
         if len(block) < HEADER_BYTES:
             raise DatasetError(
@@ -154,7 +156,7 @@ class TarReader:
         if block == _ZEROS:
             self._check_rest(place)
             return None
-        header = _parsed(block)
+        header = parsed_header(block)
         if header is None:
             raise self._damaged(place, f"a tar header, found none ({block[:8].hex(' ')} …)")
         return header
@@ -168,7 +170,7 @@ class TarReader:
                 )
             place += len(rest)
 
-    def _extended(self, place: int, header: _Header) -> dict[bytes, bytes]:
+    def _extended(self, place: int, header: Header) -> dict[bytes, bytes]:
         if header.size > MAX_EXTENDED_BYTES:
             raise self._damaged(
                 place, f"at most {MAX_EXTENDED_BYTES:,} bytes of name or pax records, found {header.size:,}"
@@ -185,21 +187,21 @@ class TarReader:
             raise self._damaged(place, "pax records, found something else")
         return records
 
-    def _with(self, place: int, header: _Header, extended: dict[bytes, bytes]) -> _Header:
+    def _with(self, place: int, header: Header, extended: dict[bytes, bytes]) -> Header:
         if header.kind == b"S" or b"sparse" in extended:
             raise self._sparse(place)
         size = extended.get(b"size", b"%d" % header.size)
         if not re.fullmatch(rb"[0-9]{1,20}", size):
             raise self._damaged(place, f"a size in pax records, found {size[:20]!r}")
-        return _Header(extended.get(b"path", header.name), int(size), header.kind)
+        return Header(extended.get(b"path", header.name), int(size), header.kind)
 
-    def _following(self, content: int, header: _Header) -> int:
+    def _following(self, content: int, header: Header) -> int:
         size = 0 if header.kind in _WITHOUT_CONTENT else header.size
         if content + size > self._end:
             raise self._cut_off(content, header)
         return content + size + padding(size)
 
-    def _cut_off(self, content: int, header: _Header) -> DatasetError:
+    def _cut_off(self, content: int, header: Header) -> DatasetError:
         name = header.name[-100:].decode("utf-8", "replace")
         return DatasetError(
             f"{self.path}: expected {header.size:,} bytes of {name!r} at byte {content:,}, found the file's "
@@ -215,7 +217,7 @@ class TarReader:
         )
 
 
-class _Window:
+class Window:
     """Reads at places that rise: what was read at once may serve several."""
 
     def __init__(self, descriptor: int):
@@ -224,6 +226,7 @@ class _Window:
         self._bytes = b""
 
     def at(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset` on: fewer where the file ends."""
         start = offset - self._start
         if start < 0 or start + size > len(self._bytes):
             self._bytes = os.pread(self._descriptor, max(size, _AT_ONCE), offset)
@@ -231,14 +234,15 @@ class _Window:
         return self._bytes[start : start + size]
 
 
-def _parsed(block: bytes) -> _Header | None:
+def parsed_header(block: bytes) -> Header | None:
+    """Return what a header of 512 bytes says; None if it is none, or damaged."""
     checksum, size = _number(block[_CHECKSUM]), _number(block[124:136])
     if size is None or checksum != sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" "):
         return None
     name = block[:100].partition(b"\0")[0]
     if block.startswith(b"ustar\0", 257) and block[345]:
         name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return _Header(name, size, block[156:157])
+    return Header(name, size, block[156:157])
 
 
 def _number(field: bytes) -> int | None:

@@ -1,0 +1,73 @@
+"""Whether a stored picture decodes, and to the size that its manifest has."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import simplejpeg
+from PIL import Image
+
+from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
+
+_ORIENTATION = 0x0112  # Exif 2.3
+_FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
+
+
+def picture_fault(data: bytes, width: int | None, height: int | None, max_pixels: int) -> str | None:
+    """Decode a picture whole; return what is wrong with it, None if nothing is.
+
+    A picture stored as served may lie on its side, as its Exif says: `width` and `height` are of it upright.
+    """
+    try:
+        size = _decoded(data, max_pixels)
+    except Exception as error:  # decoders fed with damaged bytes raise anything
+        return f"expected a picture that can be decoded, found: {' '.join(str(error).split())[:200]}"
+    if None not in (width, height) and size != (width, height):
+        return f"expected {width} x {height} pixels as the manifest says, found {size[0]} x {size[1]}"
+    return None
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Return a picture's width and height, upright; no pixel is decoded. Raises anything for what is none."""
+    with opened(data) as picture:
+        return _upright_size(picture)
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    width, height = picture.size
+    has_exif = picture.format != "JPEG" or "exif" in picture.info
+    on_its_side = has_exif and int(picture.getexif().get(_ORIENTATION, 1)) >= 5
+    return (height, width) if on_its_side else (width, height)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a picture of a format that ingest stores, undecoded. Raises anything for what is none."""
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        yield picture
+
+
+def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Decode all of a picture; return its width and height, upright."""
+    is_jpeg = data.startswith(b"\xff\xd8\xff")
+    if is_jpeg and scan_count(data) > MAX_SCANS:
+        raise ValueError(f"more than {MAX_SCANS} scans")
+    with opened(data) as picture:
+        size = _upright_size(picture)
+        if size[0] * size[1] > max(max_pixels, MAX_PIXELS):
+            raise ValueError(f"{size[0]} x {size[1]} pixels are too many")
+        if is_jpeg and picture.mode in ("L", "RGB") and _is_known_to_turbojpeg(data):
+            # All of the coded data is read, as for the whole picture; an eighth of the pixels is made.
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
+        else:
+            picture.load()
+    return size
+
+
+def _is_known_to_turbojpeg(data: bytes) -> bool:
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # rare chroma subsamplings, say
+        return False
+    return True

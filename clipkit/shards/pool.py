@@ -1,0 +1,83 @@
+"""One function over many things in several processes: results in order, a worker's death among them."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Generic, TypeVar
+
+from clipkit.processes import deaf_to_interrupts, end_with_parent
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
+_AHEAD = 3  # things given out for each worker, so that none waits
+
+
+class Died:
+    """In place of a result: the worker died of this thing, also when that had a worker of its own."""
+
+
+def mapped(
+    function: Callable[[Thing], Result], things: Iterable[Thing], workers: int
+) -> Iterator[tuple[Thing, Result | Died]]:
+    """Yield each thing with `function` of it, in order; with no `workers`, made in this process.
+
+    Workers ignore Ctrl-C and end when this process dies. Raises what `function` raises.
+    """
+    if not workers:
+        yield from ((thing, function(thing)) for thing in things)
+        return
+    pool = _Pool(function, workers)
+    try:
+        for thing in things:
+            pool.give(thing)
+            if len(pool.given) >= _AHEAD * workers:
+                yield pool.take()
+        while pool.given:
+            yield pool.take()
+    finally:
+        pool.executor.shutdown(cancel_futures=True)
+
+
+class _Pool(Generic[Thing, Result]):
+    def __init__(self, function: Callable[[Thing], Result], workers: int):
+        self._function = function
+        self._workers = workers
+        self.executor = _executor(function, workers)
+        self.given: deque[tuple[Thing, Future[Result]]] = deque()
+
+    def give(self, thing: Thing) -> None:
+        with deaf_to_interrupts():  # it may start a process
+            try:
+                future = self.executor.submit(self._function, thing)
+            except BrokenProcessPool:
+                self.executor.shutdown()
+                self.executor = _executor(self._function, self._workers)
+                future = self.executor.submit(self._function, thing)
+        self.given.append((thing, future))
+
+    def take(self) -> tuple[Thing, Result | Died]:
+        thing, future = self.given.popleft()
+        try:
+            return thing, future.result()
+        except BrokenProcessPool:
+            return thing, self._alone(thing)
+
+    def _alone(self, thing: Thing) -> Result | Died:
+        # Who died of what cannot be told where several were at work: each is tried once more by itself.
+        with _executor(self._function, 1) as executor:
+            with deaf_to_interrupts():
+                future = executor.submit(self._function, thing)
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                return Died()
+
+
+def _executor(function: Callable[[Thing], Result], workers: int) -> ProcessPoolExecutor:
+    # Forked from a server that has imported what they need; not from this process, which may have threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    return ProcessPoolExecutor(workers, context, end_with_parent)

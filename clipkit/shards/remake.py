@@ -1,0 +1,80 @@
+"""A manifest made anew from its tar, and from what is right in the old one."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from clipkit.shards.format import SHARD_SAMPLES, sample_key
+from clipkit.shards.picture_check import picture_fault, picture_size
+from clipkit.shards.schemas import MANIFEST_SCHEMA, manifest_schema
+from clipkit.shards.verify_shard import How
+from clipkit.shards.walk import Found, walk
+
+_PLACES = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
+Values = dict[str, Any]
+
+
+class Remade(NamedTuple):
+    """A new manifest, or why there is none: the first thing that is wrong with the tar."""
+
+    manifest: pa.Table | None
+    broken: str | None
+    unknown: int = 0
+
+
+def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> Remade:
+    """Make the manifest of the tar at `path`, which is read as it is and not changed.
+
+    A row of one of the `old` manifests is kept where it has the sample's key and byte ranges, but the caption
+    and the picture's size are the tar's. For other samples what the tar does not tell is null, and `url`
+    empty; `kept` are the columns behind the manifest's own. Raises OSError as reading does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        walked = walk(descriptor, os.fstat(descriptor).st_size, path.name, None)
+        if walked.faults.listed:
+            return Remade(None, walked.faults.listed[0].line())
+        numbers = [sample.number for sample in walked.samples]
+        if numbers != list(range(len(numbers))) or not 0 < len(numbers) <= SHARD_SAMPLES:
+            return Remade(
+                None, f"{path.name}: expected 1 to {SHARD_SAMPLES:,} samples, found {len(numbers):,}"
+            )
+        rows, unknown = [], 0
+        known = dict(_by_place(old))
+        for sample in walked.samples:
+            data = os.pread(descriptor, sample.place.image_bytes, sample.place.image_offset)
+            if how.decode and (fault := picture_fault(data, None, None, how.max_pixels)):
+                key = sample_key(int(path.stem), sample.number)
+                return Remade(None, f"{path.name}, {key}.{sample.ext}: {fault}")
+            row = _row(int(path.stem), sample, data, known, as_served=how.as_served)
+            unknown += row.get("source_row") is None
+            rows.append(row)
+    finally:
+        os.close(descriptor)
+    schema = manifest_schema(pa.schema([*MANIFEST_SCHEMA, *kept]))
+    return Remade(pa.Table.from_pylist(rows, schema), None, unknown)
+
+
+def _by_place(old: Sequence[pa.Table]) -> Iterator[tuple[tuple[Any, ...], Values]]:
+    for table in old:
+        for row in table.to_pylist():
+            yield (row["key"], *(row[name] for name in _PLACES)), row
+
+
+def _row(
+    shard: int, sample: Found, data: bytes, known: dict[tuple[Any, ...], Values], *, as_served: bool
+) -> Values:
+    key = sample_key(shard, sample.number)
+    row: Values = dict(known.get((key, *sample.place), {"url": ""}))
+    row |= {"key": key, "ext": sample.ext, "caption": sample.caption.decode()}
+    row |= dict(zip(_PLACES, sample.place, strict=True))
+    with suppress(Exception):  # hostile pictures raise anything; then the old size stays, or none
+        row["width"], row["height"] = picture_size(data)
+    if as_served:
+        row["sha256"], row["original_bytes"] = hashlib.sha256(data).hexdigest(), len(data)
+    return row

@@ -1,0 +1,269 @@
+"""A dataset made right again from its tars: all but these is made anew where it is at fault, and told."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clipkit.atomic import write_json
+from clipkit.errors import DatasetError
+from clipkit.progress import Progress
+from clipkit.shards.dataset import (
+    DATASET_FILE,
+    Dataset,
+    DatasetDescription,
+    Totals,
+    exclusive_use,
+)
+from clipkit.shards.failure_check import check_failures
+from clipkit.shards.failure_files import next_number, write_failures
+from clipkit.shards.faults import Faults
+from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
+from clipkit.shards.parquet import write_hashed
+from clipkit.shards.parts import PARTS
+from clipkit.shards.records import RecordSet, Rows
+from clipkit.shards.remake import remake
+from clipkit.shards.repair_result import RepairResult
+from clipkit.shards.salvage import OldManifests, lost_failures
+from clipkit.shards.schemas import FAILURE_SCHEMA
+from clipkit.shards.staging import Staging
+from clipkit.shards.verify import how_of, shard_verdicts
+from clipkit.shards.verify_shard import How, Listed, Records, ShardVerdict, records_of
+from clipkit.shards.whole import (
+    SIZES_FILE,
+    Files,
+    check_is_dataset,
+    check_unlisted,
+    described,
+    listed_files,
+)
+
+
+def repair(
+    directory: Path,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    progress: Callable[[str, int | None, str], Progress] = Progress,
+) -> RepairResult:
+    """Make index, manifests, sizes and totals of the dataset in `directory` anew where they are at fault.
+
+    No tar is written to, renamed or removed. One that is missing, is not as the index has it, or is no shard,
+    is left out of the index, and its samples become failures with the reason "lost", which `--retry-failed`
+    tries again. All files are replaced as one; a kill at any moment leaves what was, or what the same call
+    finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, and where another
+    process writes it; OSError as the file system does, with nothing changed.
+    """
+    check_is_dataset(directory)
+    with exclusive_use(directory):
+        staging = Staging(directory)
+        staging.finish_earlier()
+        faults = Faults()
+        dataset, files = described(directory, faults), listed_files(directory, faults)
+        if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
+            raise DatasetError(
+                f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
+                "`clipkit ingest` again before its dataset is repaired"
+            )
+        one = _Repair(directory, dataset, files, how_of(dataset, decode), staging)
+        staging.begin()
+        try:
+            for verdict in shard_verdicts(directory, files.shards, one.how, workers, progress):
+                one.take(verdict)
+            one.mend_failures()
+            one.mend_shards()
+            one.name_lost()
+            one.stage()
+        except BaseException:
+            staging.discard()
+            raise
+        if one.changed:
+            staging.commit()
+        staging.discard()
+        return one.result()
+
+
+class _Repair:
+    def __init__(self, directory: Path, dataset: Dataset | None, files: Files, how: How, staging: Staging):
+        self.how = how
+        self.changed: list[str] = []
+        self._directory = directory
+        self._dataset = dataset
+        self._files = files
+        self._staging = staging
+        self._listed = {shard.name: shard for shard in files.shards}
+        self._entries: list[IndexEntry] = []
+        self._suspects: list[ShardVerdict] = []
+        self._seen = RecordSet()
+        self._lost: list[pa.Table] = []
+        self._left_out: list[str] = []
+        self._unnamed = self._unknown = self._lost_count = 0
+
+    def take(self, verdict: ShardVerdict) -> None:
+        """Note a shard without faults; put one with faults aside."""
+        if len(verdict.faults):
+            self._suspects.append(verdict)
+            return
+        entry = self._listed[verdict.name].entry
+        if entry is None:
+            assert verdict.sha256 and verdict.manifest_sha256
+            entry = IndexEntry(
+                "shard", verdict.name, verdict.samples, verdict.bytes, verdict.sha256, verdict.manifest_sha256
+            )
+        self._entries.append(entry)
+        if verdict.records:
+            self._unknown += verdict.records.unknown
+            self._account(verdict.records)
+
+    def mend_failures(self) -> None:
+        """List the failure files that can be read."""
+        for name, entry in self._files.failures:
+            faults = Faults()
+            table = check_failures(self._directory, name, entry, faults)
+            if table is None:
+                self._left_out.append(faults.listed[0].line())
+                self._unnamed += entry.samples if entry else 0
+                continue
+            self._account(records_of(table))
+            if faults.counts["sha256"] or entry is None:
+                content = (self._directory / name).read_bytes()
+                entry = IndexEntry("failures", name, len(table), len(content), _sha256(content), None)
+            self._entries.append(entry._replace(samples=len(table)))
+
+    def mend_shards(self) -> None:
+        """Make the manifests anew of those put aside whose tars are whole; give up the others."""
+        whole = [entry.name for entry in self._entries if entry.kind == "shard"]
+        old = OldManifests(self._directory, [verdict.name for verdict in self._suspects], whole)
+        for verdict in self._suspects:
+            why = self._mend(verdict, old)
+            if why is not None:
+                self._give_up(verdict, why, old.of(verdict.name))
+
+    def _mend(self, verdict: ShardVerdict, old: OldManifests) -> str | None:
+        """List a shard with a manifest made anew; return why it cannot be, if so."""
+        entry = self._listed[verdict.name].entry
+        if verdict.sha256 is None or verdict.faults.of(("changed", "crashed")):
+            return verdict.faults.listed[-1].line()
+        if entry is not None and verdict.sha256 != entry.sha256:
+            return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
+        # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
+        how = self.how if entry is None else self.how._replace(decode=False)
+        made = remake(self._directory / verdict.name, how, old.of(verdict.name), old.kept)
+        if made.manifest is None:
+            return made.broken
+        manifest = verdict.name.replace(".tar", ".parquet")
+        sha256 = verdict.manifest_sha256
+        if sha256 is None or not made.manifest.equals(old.own[verdict.name]):
+            sha256 = write_hashed(self._staging.folder / manifest, made.manifest)
+            self.changed.append(manifest)
+        self._entries.append(
+            IndexEntry("shard", verdict.name, len(made.manifest), verdict.bytes, verdict.sha256, sha256)
+        )
+        self._unknown += made.unknown
+        self._account(records_of(made.manifest))
+        return None
+
+    def _give_up(self, verdict: ShardVerdict, why: str, old: Sequence[pa.Table]) -> None:
+        self._left_out.append(why)
+        entry = self._listed[verdict.name].entry
+        named = 0
+        if old:
+            table = old[0].filter(old[0]["source_row"].is_valid())
+            again = self._account(records_of(table))
+            table = table.filter(pa.array(~np.isin(np.arange(len(table)), again)))
+            named = len(table)
+            self._lost.append(lost_failures(table, f"its shard {verdict.name} was lost"))
+        self._unnamed += max(0, (entry.samples if entry else named) - named)
+
+    def name_lost(self) -> None:
+        """Name what is accounted for nowhere, where the records of the list can be told."""
+        dataset = self._dataset
+        if not self._unnamed or self._unknown or dataset is None or len(dataset.description.sources) != 1:
+            return
+        source = dataset.description.sources[0].name
+        absent = self._seen.absent(source, dataset.listed)
+        if len(absent) == self._unnamed:
+            table = pa.table({"source": [source] * len(absent), "source_row": absent})
+            self._lost.append(lost_failures(table, "the file that had it was lost"))
+            self._unnamed = 0
+
+    def stage(self) -> None:
+        """Write what is other than it was."""
+        old = self._files.listing
+        index = Index(self._entries, old.progress if old else self._progress())
+        lost = pa.concat_tables(self._lost) if self._lost else FAILURE_SCHEMA.empty_table()
+        if len(lost):
+            entry = write_failures(self._staging.folder, next_number(index), lost)
+            index.entries.append(entry)
+            self.changed.append(entry.name)
+        self._stage_totals(index)
+        sizes = {shard.name: shard.samples for shard in sorted(index.shards, key=lambda each: each.name)}
+        if _json(self._directory / SIZES_FILE) != sizes:
+            write_json(self._staging.folder / SIZES_FILE, sizes)
+            self.changed.append(SIZES_FILE)
+        if old is None or sorted(old.entries, key=_name) != sorted(index.entries, key=_name):
+            index.write(self._staging.folder)
+            self.changed.append(INDEX_FILE)
+        self._lost_count = len(lost)
+
+    def _stage_totals(self, index: Index) -> None:
+        samples = sum(entry.samples for entry in index.shards)
+        failures = sum(entry.samples for entry in index.failure_files)
+        totals = Totals(
+            records=samples + failures, samples=samples, failures=failures, shards=len(index.shards)
+        )
+        if self._dataset is None:
+            Dataset(self._staging.folder, DatasetDescription(sources=(), image={})).finish(totals)
+            self._left_out.append(
+                f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy"
+            )
+        elif self._dataset.totals != totals:
+            content = json.loads((self._directory / DATASET_FILE).read_bytes())
+            write_json(self._staging.folder / DATASET_FILE, content | {"totals": totals.model_dump()})
+        else:
+            return
+        self.changed.append(DATASET_FILE)
+
+    def result(self) -> RepairResult:
+        """Return what was done."""
+        unlisted = Faults()
+        check_unlisted(self._directory, Files(None, *self._now_listed()), unlisted)
+        return RepairResult(
+            directory=self._directory,
+            remade=sorted(self.changed),
+            left_out=self._left_out,
+            lost=self._lost_count,
+            unnamed=self._unnamed,
+            unknown=self._unknown,
+            unlisted=[fault.file for fault in unlisted.listed],
+        )
+
+    def _now_listed(self) -> tuple[list[Listed], list[tuple[str, IndexEntry | None]]]:
+        files = listed_files(self._directory, Faults())
+        return files.shards, files.failures
+
+    def _account(self, records: Records) -> Rows:
+        """Note who is accounted for; return the places of those that were already."""
+        return self._seen.add(records.sources, records.of_source, np.maximum(records.rows, 0))
+
+    def _progress(self) -> IngestProgress:
+        return IngestProgress(pass_number=max(0, len(self._dataset.passes) - 1) if self._dataset else 0)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _name(entry: IndexEntry) -> str:
+    return entry.name
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,60 @@
+"""What is left of manifests that are not as they must be, and the failures that lost samples become."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipkit.shards.faults import Faults
+from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.manifest_check import check_manifest
+from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
+
+LOST = "lost"
+
+
+class OldManifests:
+    """What can be read of the manifests of some shards: `own` by the name of the tar that they lie beside.
+
+    `kept` are the columns behind the manifest's own, by the first of the `whole` shards where there is one.
+    """
+
+    def __init__(self, directory: Path, shards: Sequence[str], whole: Sequence[str]):
+        self.own: dict[str, pa.Table] = {}
+        self._by_number: dict[int, list[pa.Table]] = {}
+        for name in shards:
+            self._read((directory / name).with_suffix(".parquet"))
+        schemas = [pq.read_schema((directory / name).with_suffix(".parquet")) for name in whole[:1]]
+        schemas += [table.schema for table in self.own.values()]
+        self.kept: list[pa.Field] = list(schemas[0])[len(MANIFEST_SCHEMA) :] if schemas else []
+
+    def of(self, shard: str) -> list[pa.Table]:
+        """Return those whose first key is one of the shard's, the one beside it first."""
+        return self._by_number.get(int(shard[:6]), [])
+
+    def _read(self, path: Path) -> None:
+        manifest = None
+        with suppress(OSError):
+            manifest = check_manifest(path, None, Faults())
+        if manifest is None:
+            return
+        self.own[path.with_suffix(".tar").name] = manifest.table
+        key = (manifest.table["key"].slice(0, 1).to_pylist() or [""])[0] or ""
+        number = int(key) // SHARD_SAMPLES if key.isascii() and key.isdigit() else -1
+        tables = self._by_number.setdefault(number, [])
+        tables.insert(0 if number == int(path.stem) else len(tables), manifest.table)
+
+
+def lost_failures(table: pa.Table, detail: str) -> pa.Table:
+    """Return the rows of a manifest, or of a table of records, as failures that may pass."""
+    count = len(table)
+    columns: dict[str, Any] = {
+        name: table[name] if name in table.column_names else pa.nulls(count)
+        for name in ("source", "source_row", "url", "caption")
+    }
+    columns |= {"reason": [LOST] * count, "detail": [detail] * count, "http_status": pa.nulls(count)}
+    columns |= {"attempts": [0] * count, "retryable": [True] * count}
+    return pa.table(columns).cast(FAILURE_SCHEMA)

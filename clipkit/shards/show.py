@@ -1,0 +1,217 @@
+"""Samples to look at: one with all that is known of it, or some at random as a page."""
+
+import os
+import random
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from PIL import Image
+
+from clipkit.atomic import replaced, write_text
+from clipkit.errors import DatasetError
+from clipkit.page import document, figure, text
+from clipkit.pictures import MAX_PIXELS
+from clipkit.shards.format import SHARD_SAMPLES, shard_name
+from clipkit.shards.index import Index, read_index
+from clipkit.shards.parquet import read_parquet
+from clipkit.shards.picture_check import opened
+from clipkit.tables import size, table
+
+MOST_SHOWN = 1000
+_SIDE = 480  # pixels: sharp on a screen of two for each
+_QUALITY = 80
+_PAGE = b"<!doctype html>"
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
+
+
+class ShownSample(NamedTuple):
+    """One sample: its shard, its manifest's row, and where its picture was written, if it was."""
+
+    shard: str
+    row: dict[str, Any]
+    out: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        plain = {name: _plain(value) for name, value in self.row.items()}
+        return {"shard": self.shard, **plain, "out": str(self.out) if self.out else None}
+
+    def lines(self) -> str:
+        """Return it as a table, a row a column of the manifest."""
+        rows = [("shard", self.shard), *((name, _word(value)) for name, value in self.row.items())]
+        if self.out:
+            rows.append(("written", str(self.out)))
+        return table(rows)
+
+
+class ShownPage(NamedTuple):
+    """A page of samples: where it is, the samples' keys, and the seed that gives the same ones again."""
+
+    out: Path
+    seed: int
+    keys: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {**self._asdict(), "out": str(self.out)}
+
+    def lines(self) -> str:
+        """Return it in a line."""
+        return f"{self.out}: {len(self.keys):,} samples; --seed {self.seed} gives the same ones again"
+
+
+def show_sample(directory: Path, key: str, out: Path | None = None) -> ShownSample:
+    """Look up the sample of `key` in the dataset in `directory`; write its picture's bytes to `out`.
+
+    Raises DatasetError if there is no such sample, it cannot be read, or `out` is a file of another kind.
+    """
+    if not (key.isascii() and key.isdigit() and len(key) <= 9):
+        raise DatasetError(f"{key}: expected a key of nine digits such as 000000042, found something else")
+    number, place = divmod(int(key), SHARD_SAMPLES)
+    one = _Shards(directory).row(shard_name(number) + ".tar", place)
+    if out is not None:
+        _check_replaceable(out, "a picture", _BEGINNINGS)
+        content = one.picture()
+        with replaced(out) as temporary:
+            temporary.write_bytes(content)
+    return ShownSample(one.shard, one.values, out)
+
+
+def show_random(directory: Path, count: int, out: Path, seed: int | None = None) -> ShownPage:
+    """Write a page of `count` samples at random, each as likely as any other, in the dataset's order.
+
+    Without a `seed` they are others each time. What cannot be read is shown as that. Raises DatasetError if
+    there are no samples, or `out` is a file of another kind; OSError as the file system does.
+    """
+    _check_replaceable(out, "a page", (_PAGE,))
+    seed = random.randrange(10**9) if seed is None else seed
+    shards = _Shards(directory)
+    figures, keys = [], []
+    for name, place in shards.chosen(count, seed):
+        one = shards.row(name, place)
+        keys.append(str(one.values["key"]))
+        figures.append(_figure(one))
+    title = text(directory.resolve().name)
+    counts = f"{len(keys):,} of {shards.samples:,} samples, chosen with seed {seed}"
+    body = f'<h1>{title}</h1><p class=soft>{counts}</p><div class="grid wide">{"".join(figures)}</div>'
+    write_text(out, document(f"{title}: samples", body))
+    return ShownPage(out, seed, keys)
+
+
+class _Row(NamedTuple):
+    directory: Path
+    shard: str
+    values: dict[str, Any]
+
+    def picture(self) -> bytes:
+        path, length = self.directory / self.shard, self.values["image_bytes"]
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DatasetError(f"{path}: expected the shard, found: {error.strerror}") from None
+        try:
+            content = os.pread(descriptor, length, self.values["image_offset"])
+        finally:
+            os.close(descriptor)
+        if len(content) != length:
+            raise DatasetError(f"{path}: expected {length:,} bytes of a picture, found the file's end")
+        return content
+
+
+class _Shards:
+    """The manifests of a dataset, the last one held."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._index: Index = read_index(directory)
+        self._sizes = {shard.name: shard.samples for shard in self._index.shards}
+        self._held: tuple[str, pa.Table] | None = None
+
+    @property
+    def samples(self) -> int:
+        return sum(self._sizes.values())
+
+    def row(self, shard: str, place: int) -> _Row:
+        if not 0 <= place < self._sizes.get(shard, 0):
+            known = f"{self.samples:,} samples in {len(self._sizes):,} shards"
+            raise DatasetError(
+                f"{self._directory}: expected a key of its {known}, found none such in {shard}"
+            )
+        if self._held is None or self._held[0] != shard:
+            path = (self._directory / shard).with_suffix(".parquet")
+            self._held = shard, read_parquet(path, "the shard's manifest")
+        found = self._held[1].slice(place, 1).to_pylist()
+        if not found:
+            raise DatasetError(f"{self._directory}: expected {place + 1:,} rows in the manifest of {shard}")
+        return _Row(self._directory, shard, found[0])
+
+    def chosen(self, count: int, seed: int) -> Iterator[tuple[str, int]]:
+        if not self.samples:
+            raise DatasetError(f"{self._directory}: expected samples, found none; see its failures/ for why")
+        places = sorted(random.Random(seed).sample(range(self.samples), min(count, self.samples)))
+        first, shards = 0, iter(self._sizes.items())
+        name, size = next(shards)
+        for place in places:
+            while place - first >= size:
+                first += size
+                name, size = next(shards)
+            yield name, place - first
+
+
+def _figure(one: _Row) -> str:
+    row = one.values
+    facts = [f"{row['width']} × {row['height']}", size(row["image_bytes"])]
+    if row["original_width"]:
+        facts.append(
+            f"from {row['original_width']} × {row['original_height']} {row['original_format'] or ''}"
+        )
+    lines = [f"<span>{text(str(row['key']))} · {text(', '.join(facts))}</span>"]
+    if row["url"]:
+        lines.append(f"<span class=url><bdi>{text(row['url'], 160)}</bdi></span>")
+    try:
+        jpeg = _thumbnail(one.picture())
+    except (
+        Exception
+    ) as error:  # pictures from anywhere make decoders raise anything; the page shows the others
+        lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
+        jpeg = None
+    return figure(jpeg, row["caption"] or "", "".join(lines), 600)
+
+
+def _thumbnail(data: bytes) -> bytes:
+    with opened(data) as picture:
+        if picture.width * picture.height > 3 * MAX_PIXELS:
+            raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
+        picture.draft("RGB", (_SIDE, _SIDE))
+        picture.thumbnail((_SIDE, _SIDE))
+        flat = Image.new("RGB", picture.size, "white")
+        whole = picture.convert("RGBA")
+        flat.paste(whole, mask=whole)
+    made = BytesIO()
+    flat.save(made, "JPEG", quality=_QUALITY)
+    return made.getvalue()
+
+
+def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> None:
+    if not out.exists():
+        return
+    if out.is_file():
+        with out.open("rb") as file:
+            if file.read(16).startswith(beginnings):
+                return
+    raise DatasetError(
+        f"{out}: expected a new name, or {kind} to replace, found something else there; choose another --out"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _word(value: Any) -> str:
+    # As JSON has it where it is a text with control characters: these must not steer a terminal.
+    shown = "-" if value is None else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

@@ -1,0 +1,71 @@
+"""Several files of a dataset replaced as if at once: made beside it, then moved, which a kill only delays."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from clipkit.atomic import flush, make_folder, write_json
+from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.whole import REPAIR
+
+_READY = "ready.json"
+_GUARDS = (INDEX_FILE, DATASET_FILE)  # whoever else changes the dataset changes one of them
+
+
+class Staging:
+    """A folder for the new files, named as they will be in the dataset; `commit` puts them in place.
+
+    Until then the dataset is as it was. What a kill leaves is put in place, or away, by `finish_earlier`.
+    The dataset must be locked. Raises OSError as the file system does.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self.folder = directory / REPAIR
+
+    def finish_earlier(self) -> bool:
+        """Finish what an earlier commit did not, or remove what never came to one; tell which it was."""
+        try:
+            order: Any = json.loads((self.folder / _READY).read_bytes())
+            is_ours = all(_sha256(self._directory / name) in order["guards"][name] for name in _GUARDS)
+            names = [str(name) for name in order["names"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            is_ours = False
+        if is_ours:
+            self._move(names)
+        self.discard()
+        return is_ours
+
+    def begin(self) -> None:
+        """Make the folder."""
+        make_folder(self.folder)
+
+    def commit(self) -> None:
+        """Replace the dataset's files by those in the folder; once begun, it is finished some day."""
+        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        names = [path.relative_to(self.folder).as_posix() for path in paths]
+        guards = {name: [_sha256(self._directory / name), _sha256(self.folder / name)] for name in _GUARDS}
+        write_json(self.folder / _READY, {"names": names, "guards": guards})
+        self._move(names)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        if self.folder.exists():
+            (self.folder / _READY).unlink(missing_ok=True)  # the first to go: without it, nothing is moved
+            shutil.rmtree(self.folder)
+
+    def _move(self, names: list[str]) -> None:
+        for name in names:
+            source, target = self.folder / name, self._directory / name
+            if source.exists():
+                make_folder(target.parent)
+                source.replace(target)
+                flush(target.parent)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

@@ -1,0 +1,148 @@
+"""A whole dataset, verified: every file against the index, and all of them together against each other."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit.errors import DatasetError
+from clipkit.pictures import MAX_PIXELS
+from clipkit.progress import Progress
+from clipkit.shards.dataset import Dataset
+from clipkit.shards.failure_check import check_failures
+from clipkit.shards.faults import Fault, Faults
+from clipkit.shards.pool import Died, mapped
+from clipkit.shards.verify_shard import How, Listed, ShardVerdict, verify_shard
+from clipkit.shards.whole import Counted, check_is_dataset, check_whole, described, listed_files
+from clipkit.tables import size, table
+
+_FEW_BYTES = 500_000_000  # less than this is read sooner than processes are started
+
+
+class VerifyResult(NamedTuple):
+    """What was verified, and what is wrong with it: `counts` of all faults by cause, the first `faults`.
+
+    `unknown` of the samples are of no known source record, as after a repair without manifests.
+    """
+
+    directory: Path
+    shards: int
+    samples: int
+    failures: int
+    unknown: int
+    bytes: int
+    decoded: bool
+    seconds: float
+    counts: dict[str, int]
+    faults: list[Fault]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault."""
+        return not self.counts
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+        faults = [fault.as_json() for fault in self.faults]
+        return {**self._asdict(), "directory": str(self.directory), "ok": self.ok, "faults": faults}
+
+    def lines(self) -> str:
+        """Return the faults, one a line, and the counts."""
+        counts = [
+            ("shards", f"{self.shards:,}"),
+            ("samples", f"{self.samples:,}" + (", each decoded" if self.decoded else "")),
+            ("failures", f"{self.failures:,}"),
+            ("read", f"{size(self.bytes)} in {self.seconds:.1f} s"),
+            ("faults", f"{sum(self.counts.values()):,}"),
+            *((f"  {cause}", f"{count:,}") for cause, count in self.counts.items()),
+        ]
+        if self.unknown:
+            counts.insert(2, ("  of unknown records", f"{self.unknown:,}"))
+        listed = [fault.line() for fault in self.faults]
+        left = sum(self.counts.values()) - len(listed)
+        listed += [f"and {left:,} more"] if left else []
+        return "\n".join([*listed, *([""] if listed else []), table(counts)])
+
+    def check(self) -> None:
+        """Raise DatasetError, one line, if there is any fault."""
+        if not self.ok:
+            causes = ", ".join(f"{cause} {count:,}" for cause, count in self.counts.items())
+            raise DatasetError(
+                f"{self.directory}: expected no faults, found {sum(self.counts.values()):,} ({causes}); "
+                "restore them from a copy, or ingest anew"
+            )
+
+
+def verify(
+    directory: Path,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    progress: Callable[[str, int | None, str], Progress] = Progress,
+) -> VerifyResult:
+    """Verify the dataset in `directory`, with `decode` each picture of it too; nothing is written.
+
+    `workers` processes read the shards; by default one a CPU. Raises DatasetError where there is no dataset,
+    or one of another version; all else that is wrong with it is among the faults.
+    """
+    begun = time.monotonic()
+    check_is_dataset(directory)
+    faults = Faults()
+    dataset, files = described(directory, faults), listed_files(directory, faults)
+    counted = Counted(faults)
+    samples = {}
+    for verdict in shard_verdicts(directory, files.shards, how_of(dataset, decode), workers, progress):
+        counted.shard(verdict)
+        samples[verdict.name] = verdict.samples
+    for name, entry in files.failures:
+        counted.failures_in(name, check_failures(directory, name, entry, faults), entry)
+    check_whole(directory, dataset, files, samples, counted)
+    return VerifyResult(
+        directory=directory,
+        shards=len(files.shards),
+        samples=counted.samples,
+        failures=counted.failures,
+        unknown=counted.unknown,
+        bytes=counted.bytes,
+        decoded=decode,
+        seconds=time.monotonic() - begun,
+        counts=dict(faults.counts.most_common()),
+        faults=faults.listed,
+    )
+
+
+def how_of(dataset: Dataset | None, decode: bool) -> How:
+    """Return how the dataset's shards are to be verified."""
+    image = dataset.description.image if dataset else {}
+    most = image.get("max_pixels")
+    pixels = most if isinstance(most, int) and not isinstance(most, bool) else MAX_PIXELS
+    return How(decode, image.get("keep_original") is True, max(pixels, MAX_PIXELS))
+
+
+def shard_verdicts(
+    directory: Path,
+    shards: Sequence[Listed],
+    how: How,
+    workers: int | None,
+    progress: Callable[[str, int | None, str], Progress],
+) -> Iterator[ShardVerdict]:
+    """Yield what was found in each shard, read by several processes; that one of them dies is a fault."""
+    paths = [directory / shard.name for shard in shards]
+    small = sum(path.stat().st_size for path in paths if path.exists()) < _FEW_BYTES
+    # A decoder that a damaged picture kills must not take this process along.
+    several = 0 if workers is None and small and not how.decode else workers or len(os.sched_getaffinity(0))
+    done = read = found = 0
+    begun = time.monotonic()
+    with progress("verify", len(shards), "shards") as display:
+        one = partial(verify_shard, directory, how=how)
+        for listed, verdict in mapped(one, shards, min(several, len(shards))):
+            if isinstance(verdict, Died):
+                verdict = ShardVerdict(listed.name, Faults())
+                words = "expected to read the shard, found that a process dies of it twice"
+                verdict.faults.add("crashed", listed.name, words)
+            done, read, found = done + 1, read + verdict.bytes, found + len(verdict.faults)
+            pace = read / max(1e-3, time.monotonic() - begun)
+            display.update(done, f"{size(read)}, {size(round(pace))}/s, {found:,} faults")
+            yield verdict

@@ -1,0 +1,192 @@
+"""A dataset's files together: which there are, and whether they agree on what they account for."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import DATASET_FILE, Dataset, OtherVersion, read_dataset
+from clipkit.shards.failure_files import FAILURES
+from clipkit.shards.faults import Faults
+from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
+from clipkit.shards.parts import PARTS
+from clipkit.shards.records import RecordSet
+from clipkit.shards.verify_shard import Listed, Records, ShardVerdict, records_of
+
+SIZES_FILE = "sizes.json"
+REPAIR = ".repair"  # the folder of a repair under way
+_NUMBERED = re.compile(r"\d{6}\.(tar|parquet)")
+
+
+class Files(NamedTuple):
+    """The files of a dataset: those that its index lists, or without one those that are there."""
+
+    listing: Index | None
+    shards: list[Listed]
+    failures: list[tuple[str, IndexEntry | None]]
+
+
+def check_is_dataset(directory: Path) -> None:
+    """Raise DatasetError where nothing looks like a dataset."""
+    if not directory.is_dir() or not any(
+        [(directory / INDEX_FILE).exists(), (directory / DATASET_FILE).exists(), *shards_there(directory)]
+    ):
+        found = "none of its files" if directory.is_dir() else "no such directory"
+        raise DatasetError(f"{directory}: expected a dataset directory as clipkit writes it, found {found}")
+
+
+def described(directory: Path, faults: Faults) -> Dataset | None:
+    """Read dataset.json; what is wrong with it is a fault, but another version is raised."""
+    try:
+        return read_dataset(directory)
+    except OtherVersion:
+        raise
+    except (DatasetError, OSError) as error:
+        faults.add("dataset", DATASET_FILE, _words(error, directory / DATASET_FILE, directory))
+        return None
+
+
+def listed_files(directory: Path, faults: Faults) -> Files:
+    """Return what the index lists, or what is there where it cannot be read, which is a fault."""
+    try:
+        index = read_index(directory)
+    except (DatasetError, OSError) as error:
+        faults.add("index", INDEX_FILE, _words(error, directory / INDEX_FILE, directory))
+        failures = sorted(path.name for path in (directory / FAILURES).glob("[0-9]*.parquet"))
+        listed = [(f"{FAILURES}/{name}", None) for name in failures if _NUMBERED.fullmatch(name)]
+        return Files(None, [Listed(name, None) for name in shards_there(directory)], list(listed))
+    shards = [Listed(entry.name, entry) for entry in index.shards]
+    return Files(index, shards, [(entry.name, entry) for entry in index.failure_files])
+
+
+def shards_there(directory: Path) -> list[str]:
+    """Return the names of the shards there, listed or not, in order; of some only the manifest is left."""
+    there = (path for pattern in ("*.tar", "*.parquet") for path in directory.glob(pattern))
+    return sorted({path.with_suffix(".tar").name for path in there if _NUMBERED.fullmatch(path.name)})
+
+
+class Counted:
+    """Sums over all files, and which records they account for."""
+
+    def __init__(self, faults: Faults):
+        self._seen = RecordSet()
+        self.faults = faults
+        self.samples = self.failures = self.unknown = self.bytes = 0
+
+    def shard(self, verdict: ShardVerdict) -> None:
+        """Count a shard."""
+        self.faults.take(verdict.faults)
+        self.samples += verdict.samples
+        self.bytes += verdict.bytes
+        if verdict.records is not None:
+            self.unknown += verdict.records.unknown
+            self._account(verdict.name.replace(".tar", ".parquet"), verdict.records)
+
+    def failures_in(self, name: str, failures: pa.Table | None, entry: IndexEntry | None) -> None:
+        """Count a failure file, by its entry where it cannot be read."""
+        if failures is None:
+            self.failures += entry.samples if entry else 0
+            return
+        self.failures += len(failures)
+        records = records_of(failures)
+        if records.unknown:
+            words = f"expected a source record for each row, found none for {records.unknown:,}"
+            self.faults.add("record", name, words)
+        self._account(name, records)
+
+    def _account(self, name: str, records: Records) -> None:
+        possible = records.rows >= 0
+        for place in (~possible).nonzero()[0].tolist():
+            words = f"row {place}: expected a source row from 0 on, found {int(records.rows[place])}"
+            self.faults.add("record", name, words)
+        of_source, rows = records.of_source[possible], records.rows[possible]
+        for place in self._seen.add(records.sources, of_source, rows).tolist():
+            source = records.sources[int(of_source[place])]
+            words = (
+                f"row {place}: expected a record once, found number {int(rows[place]):,} of {source!r} again"
+            )
+            self.faults.add("record", name, words)
+
+
+def check_whole(
+    directory: Path, dataset: Dataset | None, files: Files, samples: dict[str, int], counted: Counted
+) -> None:
+    """Check what no file can be asked alone."""
+    faults = counted.faults
+    if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
+        words = (
+            "expected a finished ingest, found one that was interrupted; run the same `clipkit ingest` again"
+        )
+        faults.add("unfinished", DATASET_FILE, words)
+        return
+    if (directory / REPAIR).exists():
+        words = "expected none, found a repair that was interrupted; run it again"
+        faults.add("unfinished", REPAIR, words)
+    if files.listing is not None:
+        _check_index(directory, files.listing, dataset, faults)
+        check_unlisted(directory, files, faults)
+        samples = {entry.name: entry.samples for entry in files.listing.shards}
+    _check_sizes(directory, samples, faults)
+    if dataset is not None and dataset.totals is not None:
+        totals = dataset.totals
+        found = (counted.samples + counted.failures, counted.samples, counted.failures, len(files.shards))
+        wanted = (totals.records, totals.samples, totals.failures, totals.shards)
+        for name, one, other in zip(("records", "samples", "failures", "shards"), wanted, found, strict=True):
+            if one != other:
+                words = f"totals: expected {one:,} {name} as it says, found {other:,}"
+                faults.add("totals", DATASET_FILE, words)
+        if dataset.passes and dataset.listed != counted.samples + counted.failures:
+            words = f"passes: expected samples and failures of {dataset.listed:,} records as they say, found "
+            words += f"{counted.samples + counted.failures:,}"
+            faults.add("totals", DATASET_FILE, words)
+
+
+def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults: Faults) -> None:
+    names = [entry.name for entry in index.entries]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        faults.add("index", INDEX_FILE, f"expected each file once, found {twice} again")
+    short = [entry.name for entry in index.shards if entry.samples != SHARD_SAMPLES]
+    passes = len(dataset.passes) if dataset and dataset.passes else 1
+    if len(short) > passes or any(entry.samples > SHARD_SAMPLES for entry in index.shards):
+        words = f"expected {SHARD_SAMPLES:,} samples in each shard but a pass's last, found other numbers in "
+        faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
+
+
+def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
+    """Add a fault for each tar and Parquet file beside those of the dataset."""
+    listed = {shard.name for shard in files.shards} | {name for name, _ in files.failures}
+    listed |= {shard.name.replace(".tar", ".parquet") for shard in files.shards}
+    for path in sorted(
+        [*directory.glob("*.tar"), *directory.glob("*.parquet"), *directory.glob(f"{FAILURES}/*")]
+    ):
+        name = path.relative_to(directory).as_posix()
+        if name not in listed and name != INDEX_FILE and not path.name.startswith("."):
+            faults.add("unlisted", name, "expected only files that the index lists, found another one")
+
+
+def _check_sizes(directory: Path, samples: dict[str, int], faults: Faults) -> None:
+    try:
+        found = json.loads((directory / SIZES_FILE).read_bytes())
+    except FileNotFoundError:
+        faults.add("missing", SIZES_FILE, "expected the file that OpenCLIP reads, found no such file")
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        faults.add("sizes", SIZES_FILE, f"expected JSON, found: {error}")
+        return
+    if found != samples:
+        count = len(found) if isinstance(found, dict) else 0
+        words = f"expected the samples of {len(samples):,} shards as the index has them, found other numbers"
+        faults.add("sizes", SIZES_FILE, words + (f" or shards ({count:,})" if count != len(samples) else ""))
+
+
+def _words(error: Exception, *places: Path) -> str:
+    """Return what an error says behind the name of the file, which the fault has already."""
+    words = " ".join(str(error).split())
+    for place in places:
+        words = words.removeprefix(f"{place}: ")
+    return words

@@ -1,0 +1,321 @@
+"""Repairs of a real dataset: what is lost is told, what is there is kept, and no tar is touched."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import Pass, exclusive_use, open_for_ingest, read_dataset
+from clipkit.shards.index import read_index
+from clipkit.shards.repair import repair
+from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.verify import verify
+from tests.datasets import contents
+from tests.ingest.interrupting import Moment, ended, started
+
+SHARD = "000001.tar"
+
+
+@pytest.fixture
+def dataset(small_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of a dataset of three shards, to be damaged."""
+    return shutil.copytree(small_dataset, tmp_path / "dataset")
+
+
+def tars(directory: Path) -> dict[str, tuple[bytes, int, int]]:
+    stats = {path.name: path.stat() for path in directory.glob("*.tar")}
+    return {
+        name: ((directory / name).read_bytes(), found.st_mtime_ns, found.st_ino)
+        for name, found in stats.items()
+    }
+
+
+def test_nothing_at_fault_nothing_written(dataset: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*") if path.is_file()}
+    result = repair(dataset)
+    assert result.ok and result.remade == []
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*") if path.is_file()} == before
+
+
+def swap(dataset: Path) -> None:
+    one, other = dataset / "000000.parquet", dataset / "000001.parquet"
+    one.rename(dataset / "x")
+    other.rename(one)
+    (dataset / "x").rename(other)
+
+
+def swap_without_index(dataset: Path) -> None:
+    swap(dataset)
+    (dataset / "index.parquet").unlink()
+
+
+def spoil(name: str) -> Callable[[Path], object]:
+    return lambda dataset: (dataset / name).write_bytes(b"PAR1 and then something else")
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def removed(dataset: Path) -> None:
+        for name in names:
+            (dataset / name).unlink()
+
+    return removed
+
+
+def edit(name: str, **changes: object) -> Callable[[Path], None]:
+    def edited(dataset: Path) -> None:
+        content = json.loads((dataset / name).read_text())
+        (dataset / name).write_text(json.dumps(content | changes))
+
+    return edited
+
+
+def longer(dataset: Path) -> None:
+    path = dataset / "000001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+
+
+def other_places(dataset: Path) -> None:
+    """The captions and sizes of a manifest are not its tar's."""
+    path = dataset / "000001.parquet"
+    table = pq.read_table(path)
+    for column, values in (("caption", ["x"] * 1000), ("width", [7] * 1000)):
+        place = table.schema.get_field_index(column)
+        table = table.set_column(
+            place, table.schema.field(place), pa.array(values, table.schema.field(place).type)
+        )
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        remove("index.parquet"),
+        spoil("index.parquet"),
+        remove("index.parquet", "sizes.json"),
+        remove("sizes.json"),
+        edit("sizes.json", x=3),
+        edit("dataset.json", totals={"records": 1, "samples": 1, "failures": 0, "shards": 1}),
+        swap,
+        longer,
+        other_places,
+        swap_without_index,
+    ],
+    ids=["no index", "index", "no index or sizes", "no sizes", "sizes", "totals", "swapped manifests",
+         "a row too many", "captions and sizes", "swapped manifests and no index"],
+)  # fmt: skip
+def test_what_follows_from_the_rest_is_as_it_was(
+    dataset: Path, small_dataset: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(dataset)
+    before = tars(dataset)
+    assert not verify(dataset).ok
+    assert repair(dataset).ok
+    assert tars(dataset) == before
+    assert verify(dataset, decode=True).ok
+    assert read_index(dataset).fingerprint() == read_index(small_dataset).fingerprint()
+    for name in ("000000.parquet", "000001.parquet", "000002.parquet", "failures/000000.parquet"):
+        assert pq.read_table(dataset / name).equals(pq.read_table(small_dataset / name)), name
+    for name in ("dataset.json", "sizes.json"):
+        assert json.loads((dataset / name).read_text()) == json.loads((small_dataset / name).read_text())
+    assert not repair(dataset).remade
+
+
+@pytest.mark.parametrize(
+    "damage", [remove("000001.parquet"), spoil("000001.parquet")], ids=["missing", "broken"]
+)
+def test_a_lost_manifest_is_made_of_its_tar(
+    dataset: Path, small_dataset: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(dataset)
+    result = repair(dataset)
+    assert result.ok and (result.unknown, result.lost, result.unnamed) == (1000, 0, 0)
+    assert result.remade == ["000001.parquet", "index.parquet"]
+    verified = verify(dataset, decode=True)
+    assert verified.ok and verified.unknown == 1000
+    made, was = (pq.read_table(each / "000001.parquet") for each in (dataset, small_dataset))
+    assert made.schema.equals(was.schema)
+    for name in ("key", "caption", "ext", "width", "height", "image_offset", "caption_offset", "image_bytes"):
+        assert made[name].equals(was[name]), name
+    assert made["source_row"].null_count == made["dhash"].null_count == made["sha256"].null_count == 1000
+    assert set(made["url"].to_pylist()) == {""}
+    assert ShardSet(dataset).read(1, 5) == ShardSet(small_dataset).read(1, 5)
+
+
+def assert_accounted(dataset: Path) -> None:
+    """Each of the 2,400 records stands in exactly one place."""
+    index = read_index(dataset)
+    files = [name.name.replace(".tar", ".parquet") for name in index.entries]
+    rows = [row for name in files for row in pq.read_table(dataset / name)["source_row"].to_pylist()]
+    assert sorted(rows) == list(range(2400))
+
+
+def truncate(dataset: Path) -> None:
+    os.truncate(dataset / SHARD, 100_000)
+
+
+def flip(dataset: Path) -> None:
+    with (dataset / SHARD).open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)[0]
+        file.seek(1_000_000)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, remove(SHARD)], ids=["truncated", "flipped", "missing"])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_the_samples_of_a_broken_tar_become_failures(
+    dataset: Path, damage: Callable[[Path], object], manifest: bool
+) -> None:
+    damage(dataset)
+    if not manifest:
+        (dataset / "000001.parquet").unlink()
+    before = tars(dataset)
+    result = repair(dataset)
+    assert not result.ok and (result.lost, result.unnamed) == (1000, 0)
+    assert [line for line in result.left_out if line.startswith(SHARD)] == result.left_out != []
+    assert tars(dataset) == before
+    assert [shard.name for shard in read_index(dataset).shards] == ["000000.tar", "000002.tar"]
+    assert_accounted(dataset)
+    lost = pq.read_table(dataset / "failures" / "000001.parquet")
+    assert set(lost["reason"].to_pylist()) == {"lost"} and set(lost["retryable"].to_pylist()) == {True}
+    assert (lost["url"].null_count == 0) is manifest
+    assert {fault.cause for fault in verify(dataset).faults} <= {"unlisted"}
+    with pytest.raises(DatasetError, match="1,000 samples are lost"):
+        result.check()
+    for path in dataset.glob("000001.*"):
+        path.rename(dataset.parent / path.name)
+    assert verify(dataset).ok and repair(dataset).remade == []
+    assert len(ShardSet(dataset)) == 1160
+    assert ShardSet(dataset).read(1, 0).key == "000002000"
+
+
+def test_several_lost_at_once(dataset: Path) -> None:
+    truncate(dataset)
+    for name in ("index.parquet", "000002.parquet", "sizes.json", "dataset.json"):
+        (dataset / name).unlink()
+    result = repair(dataset)
+    assert (result.lost, result.unknown, result.unnamed) == (1000, 160, 0)
+    assert any("what the dataset was made of is lost" in why for why in result.left_out)
+    assert len(ShardSet(dataset)) == 1160
+    (dataset / "failures" / "000000.parquet").unlink()
+    assert repair(dataset).unnamed == 240
+    assert {fault.cause for fault in verify(dataset).faults} == {"unlisted"}
+
+
+def test_decoding_tells_what_no_index_vouches_for(dataset: Path) -> None:
+    table = pq.read_table(dataset / "000001.parquet")
+    with (dataset / SHARD).open("r+b") as file:
+        file.seek(table["image_offset"][5].as_py())
+        file.write(b"XXXX")
+    (dataset / "index.parquet").unlink()
+    result = repair(dataset, decode=True)
+    assert result.lost == 1000 and "000001005.jpg" in result.left_out[0]
+
+
+def test_other_files_are_left_alone_and_said(dataset: Path) -> None:
+    shutil.copy(dataset / SHARD, dataset / "000007.tar")
+    (dataset / "README.md").write_text("mine")
+    result = repair(dataset)
+    assert result.unlisted == ["000007.tar"] and not result.ok
+    assert "does not count: 000007.tar" in result.lines()
+    assert (dataset / "000007.tar").exists() and (dataset / "README.md").read_text() == "mine"
+
+
+def test_an_unfinished_ingest_is_refused(dataset: Path) -> None:
+    with open_for_ingest(dataset, read_dataset(dataset).description) as opened:
+        opened.begin(Pass(kind="list", first=2400, records=1000))
+    before = contents(dataset)
+    with pytest.raises(DatasetError, match="interrupted"):
+        repair(dataset)
+    assert contents(dataset) == before
+
+
+def clipkit(*words: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "clipkit", "shards", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_two_at_once_and_what_the_command_says(dataset: Path) -> None:
+    (dataset / "sizes.json").unlink()
+    with exclusive_use(dataset):
+        second = clipkit("verify", dataset, "--repair")
+        assert second.returncode == 1 and "another process is writing it" in second.stderr
+        assert clipkit("verify", dataset).returncode == 1, "who only reads need not wait"
+    found = clipkit("verify", dataset, "--json")
+    assert found.returncode == 1 and json.loads(found.stdout)["counts"] == {"missing": 1}
+    assert "expected no faults, found 1 (missing 1)" in found.stderr.splitlines()[-1]
+    mended = clipkit("verify", dataset, "--repair")
+    assert mended.returncode == 0 and "made anew" in mended.stdout and "sizes.json" in mended.stdout
+    assert clipkit("verify", dataset, "--json").returncode == 0
+
+
+def damaged(dataset: Path) -> None:
+    swap(dataset)
+    (dataset / "index.parquet").unlink()
+    (dataset / "sizes.json").unlink()
+    truncate_last(dataset)
+
+
+def truncate_last(dataset: Path) -> None:
+    os.truncate(dataset / "000002.tar", 10_000)
+
+
+WORDS = ["-m", "clipkit", "shards", "verify", "--repair"]
+
+
+def test_killed_at_any_moment(dataset: Path, tmp_path: Path) -> None:
+    damaged(dataset)
+    command = [sys.executable, "-m", "tests.shards.killed_repair", str(dataset), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280).stdout
+    *killed, last = map(json.loads, told.splitlines())
+    assert last == {"left": None, "as_expected": True}
+    assert len(killed) > 30 and all(each["as_expected"] for each in killed)
+    left = {tuple(each["left"]) for each in killed}
+    # Before anything was there, while the new files were made, while they were moved.
+    assert () in left and len([names for names in left if ".repair/ready.json" in names]) > 3
+    assert [names for names in left if names and ".repair/ready.json" not in names]
+
+
+def test_a_full_disk_leaves_what_was(dataset: Path, tiny_disk: Path, tmp_path: Path) -> None:
+    damaged(dataset)
+    (dataset / "000001.tar").unlink()  # there is no room for three
+    here = shutil.copytree(dataset, tiny_disk / "dataset")
+    before = contents(here)
+    blocker = tiny_disk / "blocker"
+    repair(dataset)
+    failed = 0
+    for free in (0, 12_288, 40_960, 400_000):
+        space = os.statvfs(tiny_disk)
+        blocker.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - free)))
+        code, _, errors = ended(started([*WORDS, str(here)], tmp_path))
+        blocker.unlink()
+        assert code == 1, errors
+        if "No space left on device" not in errors:
+            break
+        assert contents(here) == before
+        failed += 1
+    assert failed >= 2
+    assert contents(here) == contents(dataset)
+
+
+def test_what_a_kill_left_is_not_put_over_later_work(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "sizes.json").unlink()
+    moment = Moment("replace", r"\.repair/sizes\.json")
+    code, _, errors = ended(started([*WORDS, str(dataset)], tmp_path, moment))
+    assert code == -9 and (dataset / ".repair" / "ready.json").exists(), errors
+    assert "unfinished" in verify(dataset).counts
+    described = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(described | {"clipkit": "later"}))
+    (dataset / "sizes.json").write_text('{"000000.tar": 1000, "000001.tar": 1000, "000002.tar": 160}')
+    mine = (dataset / "sizes.json").read_bytes()
+    assert repair(dataset).remade == []
+    assert (dataset / "sizes.json").read_bytes() == mine and not (dataset / ".repair").exists()
