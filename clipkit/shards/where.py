@@ -7,6 +7,7 @@ files, no network, no settings to change, and so much memory (its own limit does
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
@@ -50,6 +51,7 @@ WHERE (function_type = 'scalar' AND stability = 'CONSISTENT' AND NOT starts_with
        '^(list|array|map)_')))
 """  # noqa: S608 (of constants)
 
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
@@ -80,8 +82,7 @@ class Where:
         self._engine.register("manifests", numbered)
         try:
             query = f'SELECT "{self._row}" AS row FROM manifests WHERE (\n{self._text}\n)'  # noqa: S608
-            with at_most_more_memory(MEMORY_BYTES):
-                rows = self._engine.execute(query).fetchnumpy()["row"]
+            rows = self._answer(query)
         except duckdb.Error as error:
             raise self._refused(str(error)) from None
         except MemoryError:
@@ -90,6 +91,16 @@ class Where:
             self._engine.unregister("manifests")
         flags[rows] = True
         return flags
+
+    def _answer(self, query: str) -> Rows:
+        # From a thread: where the engine itself meets a signal, it swallows what the handler raises.
+        with at_most_more_memory(MEMORY_BYTES), ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(lambda: self._engine.execute(query).fetchnumpy()["row"])
+            try:
+                return answer.result()
+            except BaseException:
+                self._engine.interrupt()
+                raise
 
     def _tree(self) -> Any:
         if not self._text.strip() or len(self._text) > MOST_CHARACTERS:

@@ -1,6 +1,7 @@
 """Derivations that are ended at exact moments, or have no room, go on and come to the same bytes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from clipkit.shards.shard_set import ShardSet
 from tests.conftest import WriteDataset
 from tests.datasets import contents
 from tests.ingest.interrupting import Moment, ended, started
+from tests.processes import until
 
 WHERE = "source_row % 7 <> 0"
 # As the command, but the index is replaced for every shard, not only every few seconds.
@@ -57,6 +59,12 @@ def expected(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     assert code == 0, errors
     assert len(ShardSet(out).sizes) == 3
     return contents(out)
+
+
+def busy_seconds(process: int) -> float:
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def assert_refused(out: Path) -> None:
@@ -107,6 +115,20 @@ def test_a_signal_ends_it_and_it_goes_on(
     code, output, errors = ended(started(words(original, out, "--json"), tmp_path))
     assert code == 0 and "going on" in errors and json.loads(output)["written"][0]["samples"] == 2314
     assert contents(out) == expected
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_long_condition(original: Path, tmp_path: Path, name: str) -> None:
+    slow = "levenshtein(repeat(caption, 80), repeat(url, 80)) > 0"
+    process = started([*words(original, tmp_path / "new")[:-1], slow], tmp_path)
+    try:
+        until(lambda: busy_seconds(process.pid) > 2, "the engine is at work")
+        process.send_signal(signal.Signals[name])
+        code, output, errors = ended(process)
+    finally:
+        process.kill()
+    assert (code, output) == (128 + signal.Signals[name], "") and "Traceback" not in errors, errors
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
