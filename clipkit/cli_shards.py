@@ -151,3 +151,25 @@ def shards_dedup(
     others = against or ()
     result = dedup(directory, config, out=out, others=others, listed=list_file, hash_folder=hash_folder)
     show(result, as_json)
+
+
+@shards_app.command("bench")
+def shards_bench(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="A dataset directory, its address, or tars of other tools.")
+    ],
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 256,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Loader processes.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to measure.")] = 20,
+    image_size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels that the model takes.")] = 224,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast the samples can be read for training, step by step, and say what limits it."""
+    from clipkit.model.preprocess import TrainTransform
+    from clipkit.model.tokenizer import Tokenizer
+    from clipkit.shards.bench import bench
+    from clipkit.shards.shard_set import ShardSet
+
+    sizes = {"batch_size": batch_size, "workers": workers, "steps": steps}
+    result = bench(ShardSet(source), **sizes, transform=TrainTransform(image_size), tokenize=Tokenizer())
+    show(result, as_json)

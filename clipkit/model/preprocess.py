@@ -6,6 +6,7 @@ B batch, 3 colours, H and W pixels. The loader carries uint8; `normalize` runs o
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +36,14 @@ class EvalTransform:
             return _planes(np.asarray(_centered(picture, self.image_size)))
 
 
+class Crop(NamedTuple):
+    """A decoded part of a picture: uint8 pixels, and the edges (left, top, right, bottom) within them."""
+
+    pixels_HWC: Pixels
+    box: tuple[float, float, float, float] | None = None
+    """None: they are all of it"""
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """Picture bytes and a sample's key → uint8 (3, H, W): a bicubic random resized crop, as OpenCLIP's.
@@ -53,10 +62,16 @@ class TrainTransform:
 
     def __call__(self, image: bytes, key: int) -> Pixels:
         """Decode, crop, resize, augment. Raises DatasetError for what cannot be decoded."""
+        return self.augment(self.decode(image, key), key)
+
+    def decode(self, image: bytes, key: int) -> Crop:
+        """Decode the part of the picture that its key chooses. Raises as `__call__`."""
+        return self._jpeg_crop(image, key) or self._crop(image, key)
+
+    def augment(self, crop: Crop, key: int) -> Pixels:
+        """Resize that part, and change it as the key chooses."""
         draws = Draws(key ^ _APPEARANCE)
-        pixels_HWC = self._cropped_jpeg(image, key)
-        if pixels_HWC is None:
-            pixels_HWC = self._cropped(image, key)
+        pixels_HWC = _resized(crop, self.image_size)
         if self.color_jitter is not None or self.gray_scale_probability:
             pixels_HWC = self._recolored(pixels_HWC, draws)
         if self.flip and draws.uniform() < 0.5:
@@ -67,7 +82,7 @@ class TrainTransform:
         check_pixels(width, height)
         return crop_box(width, height, self.scale, self.ratio, Draws(key))
 
-    def _cropped_jpeg(self, image: bytes, key: int) -> Pixels | None:
+    def _jpeg_crop(self, image: bytes, key: int) -> Crop | None:
         size = jpeg_size(image)
         if size is None:
             return None
@@ -79,17 +94,18 @@ class TrainTransform:
         if pixels is None:
             return None
         if pixels.shape[:2] == (height, width):
-            return _resized(pixels[top : top + crop_height, left : left + crop_width], self.image_size)
+            return Crop(pixels[top : top + crop_height, left : left + crop_width])
         # Exactly so many eighths: the last pixels of what was decoded may reach beyond the picture's end.
         scale = round(8 * pixels.shape[1] / width) / 8
         edges = (left * scale, top * scale, (left + crop_width) * scale, (top + crop_height) * scale)
-        return _resized_box(pixels, edges, self.image_size)
+        first_x, first_y, last_x, last_y = *map(math.floor, edges[:2]), *map(math.ceil, edges[2:])
+        box = (edges[0] - first_x, edges[1] - first_y, edges[2] - first_x, edges[3] - first_y)
+        return Crop(pixels[first_y:last_y, first_x:last_x], box)
 
-    def _cropped(self, image: bytes, key: int) -> Pixels:
+    def _crop(self, image: bytes, key: int) -> Crop:
         with opened(image) as picture:
             left, top, width, height = self._box(*picture.size, key)
-            part = picture.convert("RGB").crop((left, top, left + width, top + height))
-            return _resized(np.array(part), self.image_size)
+            return Crop(np.array(picture.convert("RGB").crop((left, top, left + width, top + height))))
 
     def _recolored(self, pixels_HWC: Pixels, draws: Draws) -> Pixels:
         picture = Image.fromarray(pixels_HWC)
@@ -137,20 +153,15 @@ def _centered(picture: Image.Image, size: int) -> Image.Image:
     return picture.crop((left, top, left + size, top + size)).convert("RGB")
 
 
-def _resized(pixels_HWC: Pixels, size: int) -> Pixels:
+def _resized(crop: Crop, size: int) -> Pixels:
+    if crop.box is not None:  # Pillow alone can take a part whose edges are not whole
+        part = Image.fromarray(crop.pixels_HWC)
+        return np.asarray(part.resize((size, size), Image.Resampling.BICUBIC, box=crop.box))
     # Pillow's bicubic to within rounding (bench/RESULTS.md), at a sixth of its cost. The kernel is at its
     # fastest on pixels that lie one after the other.
-    pixels_BHWC = torch.from_numpy(np.ascontiguousarray(pixels_HWC))[None]
+    pixels_BHWC = torch.from_numpy(np.ascontiguousarray(crop.pixels_HWC))[None]
     images_BCHW = interpolate(pixels_BHWC.permute(0, 3, 1, 2), (size, size), mode="bicubic", antialias=True)
     return np.asarray(images_BCHW[0].permute(1, 2, 0).numpy(), np.uint8)
-
-
-def _resized_box(pixels_HWC: Pixels, edges: tuple[float, float, float, float], size: int) -> Pixels:
-    # The edges (left, top, right, bottom) need not be whole: Pillow alone can take such a part.
-    left, top, right, bottom = *map(math.floor, edges[:2]), *map(math.ceil, edges[2:])
-    part = Image.fromarray(pixels_HWC[top:bottom, left:right])
-    box = (edges[0] - left, edges[1] - top, edges[2] - left, edges[3] - top)
-    return np.asarray(part.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def _planes(pixels_HWC: Pixels) -> Pixels:

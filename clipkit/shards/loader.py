@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +23,7 @@ from clipkit.shards.shard_set import ShardSet
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _SUBSTITUTES = 20
+_COPIES = 9
 
 # B batch, C channels, H height, W width, L tokens of a caption
 
@@ -110,6 +113,29 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
     return watched(made_batches, DatasetError, "a loader process") if workers else made_batches
 
 
+class Collator:
+    """Puts samples into a batch one after the other; its memory is a batch's from the first one on."""
+
+    def __init__(self, size: int, tokenize: Tokenize):
+        self._size = size
+        self._tokenize = tokenize
+        self._captions: list[str] = []
+
+    def add(self, pixels: Pixels, caption: str) -> None:
+        """Add a sample; all have pixels of one shape."""
+        if not self._captions:
+            self._images_BCHW = _shareable((self._size, *pixels.shape))
+            self._images = self._images_BCHW.numpy()
+        self._images[len(self._captions)] = pixels
+        self._captions.append(caption)
+
+    def batch(self, positions: list[int]) -> Batch:
+        """Return the batch of the samples added, at least one, with their positions."""
+        tokens_BL = torch.from_numpy(self._tokenize(self._captions))
+        images_BCHW = self._images_BCHW[: len(self._captions)]
+        return Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+
+
 class _Made(NamedTuple):
     batch: Batch
     bad: list[BadSample]
@@ -145,19 +171,11 @@ class _Batches(Dataset[_Made | ClipkitError]):
 
     def _make(self, places: list[Place]) -> _Made:
         self._prepare(places)
-        images = np.empty(0, np.uint8)
-        captions: list[str] = []
+        collator = Collator(len(places), self._tokenize)
         bad: list[BadSample] = []
-        for number, place in enumerate(places):
-            pixels, caption = self._readable(place, bad)
-            if not captions:
-                images_BCHW = _shareable((len(places), *pixels.shape))
-                images = images_BCHW.numpy()
-            images[number] = pixels
-            captions.append(caption)
-        positions_B = torch.tensor([place.position for place in places], dtype=torch.int64)
-        tokens_BL = torch.from_numpy(self._tokenize(captions))
-        return _Made(Batch(images_BCHW, tokens_BL, positions_B), bad)
+        for place in places:
+            collator.add(*self._readable(place, bad))
+        return _Made(collator.batch([place.position for place in places]), bad)
 
     def _prepare(self, places: Sequence[Place]) -> None:
         # All streams come to their next blocks at about the same time: a block ahead there is time to copy.
@@ -203,6 +221,20 @@ def _shareable(shape: tuple[int, ...]) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def device_copy_seconds(batch: Batch) -> float | None:
+    """Return how long a batch takes to the first GPU, as the median of several times; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    seconds = []
+    for _ in range(_COPIES):
+        begun = time.perf_counter()
+        for each in batch[:2]:
+            each.to("cuda", non_blocking=True)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
 
 
 def _begin_worker(worker: int) -> None:

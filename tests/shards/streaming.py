@@ -1,0 +1,138 @@
+"""A program that reads a stream as a trainer would: for tests that kill it, or count what it holds.
+
+python streaming.py lines DATASET SETTINGS    one line a batch: the position behind it, and its content
+python streaming.py stops DATASET             streams begun and left; what the process holds before and after
+python streaming.py grows DATASET EPOCHS      the private bytes of a worker, at its start and after each epoch
+torchrun streaming.py ranks DATASET SETTINGS OUT    what each of the processes gathered from all
+"""
+
+import gc
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkit.model.preprocess import TrainTransform
+from clipkit.model.tokenizer import Tokenizer
+from clipkit.shards.loader import Batch, batches
+from clipkit.shards.shard_set import ShardSet
+
+SIDE = 32
+
+
+def stream(dataset: str | Path, **settings: Any) -> Iterator[Batch]:
+    """The stream that all of this is about: every random choice of the transform is on."""
+    transform = TrainTransform(
+        SIDE, scale=(0.5, 1.0), flip=True, color_jitter=(0.4, 0.4, 0.4, 0.1), gray_scale_probability=0.2
+    )
+    return batches(ShardSet(dataset), transform=transform, tokenize=Tokenizer(), **settings)
+
+
+def content(batch: Batch) -> str:
+    """The SHA-256 of all that a batch holds."""
+    held = hashlib.sha256()
+    for each in batch:
+        held.update(each.contiguous().numpy().tobytes())
+    return held.hexdigest()
+
+
+def lines(dataset: str, settings: str) -> None:
+    given = json.loads(settings)
+    position = given["position"]
+    for batch in stream(dataset, **given):
+        position += given["batch_size"]
+        print(position, content(batch), flush=True)
+
+
+def stops(dataset: str) -> None:
+    begin_and_leave(dataset)  # what is made once and stays: the server that workers are forked from
+    before = held()
+    for _ in range(3):
+        begin_and_leave(dataset)
+    print(json.dumps([before, held()]))
+
+
+def begin_and_leave(dataset: str) -> None:
+    made = stream(dataset, batch_size=24, workers=2)
+    next(made)
+    next(made)
+    made.close()  # type: ignore[attr-defined]
+
+
+def held() -> dict[str, int]:
+    deadline = time.monotonic() + 30
+    while len(workers()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    gc.collect()
+    return {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "shared": len(list(Path("/dev/shm").glob(f"torch_{os.getpid()}_*"))),
+        "maps": Path("/proc/self/maps").read_text().count("/dev/shm/"),
+        "workers": len(workers()),
+        "threads": len(list(Path("/proc/self/task").iterdir())),
+    }
+
+
+def workers() -> list[int]:
+    """The processes that the fork server made of us."""
+    servers = children(os.getpid())
+    return [worker for server in servers for worker in children(server)]
+
+
+def children(process: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{process}/task").iterdir())
+        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def grows(dataset: str, epochs: str) -> None:
+    samples = len(ShardSet(dataset))
+    made = batches(
+        ShardSet(dataset),
+        batch_size=samples // 10,
+        workers=1,
+        stop=int(epochs) * samples,
+        transform=TrainTransform(SIDE),
+        tokenize=Tokenizer(),
+    )
+    sizes = []
+    for number, _ in enumerate(made):
+        if number == 0 or number % 10 == 5:
+            (worker,) = workers()
+            sizes.append(private(worker))
+    print(json.dumps(sizes))
+
+
+def private(process: int) -> int:
+    text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    return sum(1024 * int(size) for size in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+
+
+def ranks(dataset: str, settings: str, out: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    gathered = []
+    for batch in stream(dataset, **json.loads(settings), rank=rank, world_size=size):
+        columns = []
+        for each in batch:
+            parts = [torch.empty_like(each) for _ in range(size)]
+            torch.distributed.all_gather(parts, each)
+            columns.append(torch.cat(parts))
+        gathered.append(content(Batch(*columns)))
+    Path(out, f"{rank}.json").write_text(json.dumps(gathered))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    programs: dict[str, Callable[..., None]] = {each.__name__: each for each in (lines, stops, grows, ranks)}
+    programs[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,160 @@
+"""The stream through real processes: killed, left, resumed, shared out among ranks; all the same samples."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipkit.shards.loader import Batch, batches
+from clipkit.shards.shard_set import ShardSet
+from tests.conftest import WriteDataset
+from tests.processes import living, until, wait_until_gone
+from tests.shards.streaming import content, stream
+
+SCRIPT = Path(__file__).with_name("streaming.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def program(*words: Any, **options: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, **options)
+
+
+def said(*words: Any) -> Any:
+    """What a program prints in the end, as JSON."""
+    with program(*words) as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+def transform(image: bytes, key: int) -> np.ndarray:
+    return np.frombuffer(key.to_bytes(8, "little") + image[-16:], np.uint8).reshape(3, 2, 4)
+
+
+def tokenize(captions: list[str]) -> np.ndarray:
+    return np.array([[int(caption.rsplit(" ", 1)[1])] for caption in captions])
+
+
+def plain(shard_set: ShardSet, **settings: Any) -> list[Batch]:
+    return list(batches(shard_set, transform=transform, tokenize=tokenize, **settings))
+
+
+def rows_of(made: list[Batch]) -> list[tuple[int, ...]]:
+    """Caption number, position and pixels of each sample, in order."""
+    joined = [torch.cat([each[column].flatten(1) for each in made]) for column in (0, 1)]
+    positions = torch.cat([each.positions_B for each in made])
+    return [tuple(map(int, row)) for row in torch.cat([joined[1], positions[:, None], joined[0]], 1)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
+    small_dataset: Path, seed: int
+) -> None:
+    """8 × 25 sequences. A sitting ends after any batch; batches made ahead of it by then are lost."""
+    chance = random.Random(seed)
+    shard_set = ShardSet(small_dataset)
+    for _ in range(25):
+        batch_size = chance.choice([12, 24, 36, 60, 120])
+        steps = chance.randint(2, 14)
+        first = chance.randrange(0, 5 * len(shard_set) // batch_size)
+        common = {"batch_size": batch_size, "seed": chance.randrange(2**63)}
+        common |= {"streams": chance.choice([1, 5, 64]), "block": chance.choice([7, 100, 4000])}
+        begin, end = first * batch_size, (first + steps) * batch_size
+        unbroken = rows_of(plain(shard_set, **common, position=begin, stop=end))
+        seen: list[Batch] = []
+        while len(seen) < steps:
+            world = chance.choice([size for size in (1, 2, 3, 4, 6, 12) if batch_size % size == 0])
+            made = chance.randint(1, steps - len(seen))
+            trained = chance.randint(0, made)  # of those made, at the last checkpoint
+            position = begin + len(seen) * batch_size
+            settings: dict[str, Any] = {**common, "position": position, "stop": position + made * batch_size}
+            ranks = [plain(shard_set, **settings, rank=rank, world_size=world) for rank in range(world)]
+            whole = [Batch(*map(torch.cat, zip(*each, strict=True))) for each in zip(*ranks, strict=True)]
+            seen += whole[:trained]
+        assert rows_of(seen) == unbroken
+        assert len({row[1] for row in unbroken}) == len(unbroken)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_programs_with_workers_see_what_the_unbroken_run_sees(small_dataset: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    common = {"batch_size": 120, "seed": seed, "stop": 2160 + 600}
+    expected = [content(batch) for batch in stream(small_dataset, **common)]
+    found: list[str] = []
+    for sitting in range(4):
+        settings = {**common, "position": 120 * len(found), "workers": chance.randint(0, 3)}
+        with program("lines", small_dataset, json.dumps(settings), start_new_session=True) as process:
+            assert process.stdout is not None
+            for line, _ in zip(
+                process.stdout, range(chance.randint(1, 8) if sitting < 3 else 99), strict=False
+            ):
+                position, digest = line.split()
+                found.append(digest)
+                assert int(position) == 120 * len(found)
+            process.kill()
+        wait_until_gone(process.pid)
+    assert found == expected
+
+
+def test_two_ranks_over_gloo_gather_the_batches_of_one_process(small_dataset: Path, tmp_path: Path) -> None:
+    settings = {"batch_size": 120, "seed": 4, "position": 2040, "stop": 3000}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    given = json.dumps(settings | {"workers": 2})
+    done = subprocess.run(
+        [*launcher, SCRIPT, "ranks", small_dataset, given, tmp_path],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [content(batch) for batch in stream(small_dataset, **settings)]
+    assert len(expected) == 8
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
+
+
+@pytest.mark.parametrize(("samples", "workers"), [(5, 2), (64, 3)])
+def test_fewer_shards_than_workers(
+    write_dataset: WriteDataset, tmp_path: Path, samples: int, workers: int
+) -> None:
+    directory = write_dataset(tmp_path / "dataset", samples)
+    settings = {"batch_size": 2, "seed": 1, "stop": 3 * samples}
+    one, many = (list(stream(directory, **settings, workers=count)) for count in (0, workers))
+    assert [content(batch) for batch in one] == [content(batch) for batch in many]
+    assert len(one) == 3 * samples // 2
+
+
+def test_a_stream_that_is_left_leaves_nothing(small_dataset: Path) -> None:
+    before, after = said("stops", small_dataset)
+    assert before == after
+    assert after["workers"] == after["shared"] == after["maps"] == 0
+
+
+def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
+    settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
+    with program("lines", small_dataset, settings, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        until(lambda: len(living(process.pid)) >= 4, "parent, server and two workers live")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_until_gone(process.pid)
+
+
+@pytest.mark.slow
+def test_a_workers_memory_stays_the_same_over_20_epochs(small_dataset: Path) -> None:
+    first, *later = said("grows", small_dataset, 20)
+    assert len(later) == 20
+    settled = later[1]
+    assert max(abs(size - settled) for size in later[1:]) <= 0.02 * settled
+    assert later[-1] - first < 400e6
