@@ -113,7 +113,7 @@ def _alone(
             if _made_of(shard_set, place, transform, collator, clock)
         ]
         if not places:
-            raise DatasetError(f"{shard_set.directory}: none of {batch_size} samples can be read")
+            raise DatasetError(f"{shard_set.source}: none of {batch_size} samples can be read")
         samples += len(places)
         batch = clock.timed("collate", collator.batch, [place.position for place in places])
     return {name: seconds / samples for name, seconds in clock.seconds.items()}, batch
