@@ -44,8 +44,8 @@ class ShardSet:
         index = read_index(self.directory)
         if not unfinished and is_unfinished(self.directory):
             raise DatasetError(
-                f"{self.directory}: expected a finished ingest, found one that was interrupted; "
-                "run the same `clipkit ingest` again, it goes on where it stopped"
+                f"{self.directory}: expected a finished dataset, found one that was interrupted; "
+                "run the same `clipkit ingest` or `clipkit shards …` again, it goes on where it stopped"
             )
         self.names = [shard.name for shard in index.shards]
         self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.shards.dataset import is_unfinished
+from clipkit.shards.dataset import DATASET_FILE, Parent, is_unfinished, read_dataset
 from clipkit.shards.failure_files import count_reasons
 from clipkit.shards.index import read_index
 from clipkit.shards.parquet import read_parquet
@@ -41,6 +41,7 @@ class Summary(NamedTuple):
     distinct_images: int
     distinct_captions: int
     finished: bool
+    parent: Parent | None = None
 
     @property
     def records(self) -> int:
@@ -50,7 +51,8 @@ class Summary(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         spreads = {name: getattr(self, name)._asdict() for name in _COUNTED}
-        return {"records": self.records, **self._asdict(), **spreads}
+        parent = self.parent.model_dump() if self.parent else None
+        return {"records": self.records, **self._asdict(), **spreads, "parent": parent}
 
     def lines(self) -> str:
         """Return the counts as aligned tables."""
@@ -61,6 +63,8 @@ class Summary(NamedTuple):
         spreads = [(name.replace("_", " "), *getattr(self, name)) for name in _COUNTED]
         blocks = [] if self.finished else ["INGEST HAS NOT FINISHED: these are the counts so far"]
         blocks += [table(counts), table(spreads, ("", "least", "median", "most"))]
+        if self.parent:
+            blocks += [_origin(self.parent)]
         if self.reasons:
             blocks += [table(list(self.reasons.items()), ("failures by cause", "records"))]
         return "\n\n".join(blocks)
@@ -93,7 +97,19 @@ def summarize(directory: Path) -> Summary:
         distinct_images=_distinct(images),
         distinct_captions=_distinct(captions),
         finished=not is_unfinished(directory),
+        parent=read_dataset(directory).description.parent if (directory / DATASET_FILE).exists() else None,
     )
+
+
+def _origin(parent: Parent) -> str:
+    rows: list[tuple[str, str | int]] = [
+        ("samples", parent.samples),
+        ("failures, not copied", parent.failures),
+    ]
+    rows += [(f"left out: {cause}", count) for cause, count in parent.left_out.items()]
+    settings = ", ".join(f"{name} {value}" for name, value in parent.settings.items() if value)
+    made = f"made from {parent.name} by {parent.command}{f': {settings}' if settings else ''}"
+    return table(rows, (made, ""))
 
 
 def _hashes(texts: pa.ChunkedArray) -> np.ndarray:
