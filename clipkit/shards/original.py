@@ -38,8 +38,8 @@ class Original:
         dataset = read_dataset(directory)
         if not dataset.complete:
             raise DatasetError(
-                f"{directory}: expected a finished dataset, found one whose making was interrupted; "
-                "run the command that makes it again, it goes on where it stopped"
+                f"{directory}: expected a finished dataset, found one that was interrupted; "
+                "run the same `clipkit ingest` or `clipkit shards …` again, it goes on where it stopped"
             )
         self.description = dataset.description
         self.shards = index.shards

@@ -67,8 +67,8 @@ class DatasetFiles:
         index = read_index(directory)
         if not unfinished and is_unfinished(directory):
             raise DatasetError(
-                f"{directory}: expected a finished ingest, found one that was interrupted; "
-                "run the same `clipkit ingest` again, it goes on where it stopped"
+                f"{directory}: expected a finished dataset, found one that was interrupted; "
+                "run the same `clipkit ingest` or `clipkit shards …` again, it goes on where it stopped"
             )
         self.names = [shard.name for shard in index.shards]
         self.sizes = np.array([shard.samples for shard in index.shards], dtype=np.int64)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from clipkit.errors import DatasetError
 from clipkit.progress import Progress
-from clipkit.shards.dataset import is_unfinished
+from clipkit.shards.dataset import DATASET_FILE, Parent, is_unfinished, read_dataset
 from clipkit.shards.distribution import Distribution, Spread
 from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet
@@ -73,6 +73,7 @@ class Summary(NamedTuple):
     distinct_captions: int
     empty_captions: int
     finished: bool
+    parent: Parent | None = None
 
     @property
     def records(self) -> int:
@@ -95,7 +96,7 @@ class Summary(NamedTuple):
         spreads = {name: spread.as_json() for name, spread in plain.pop("spreads").items()}
         plain |= {"reasons": self.reasons, "retryable": self.retryable}
         plain |= {name: [each._asdict() for each in getattr(self, name)] for name in ("causes", "hosts")}
-        return plain | spreads
+        return plain | spreads | {"parent": self.parent.model_dump() if self.parent else None}
 
     def lines(self) -> str:
         """Return the counts as aligned tables."""
@@ -109,6 +110,8 @@ class Summary(NamedTuple):
         counts += [("stored as", _shares(self.extensions))] if self.extensions else []
         blocks = [] if self.finished else ["INGEST HAS NOT FINISHED: these are the counts so far"]
         blocks += [table(counts), self._table_of_spreads()]
+        if self.parent:
+            blocks += [_origin(self.parent)]
         if self.causes:
             causes = [
                 (cause.reason, cause.failures, f"{100 * cause.share:.1f}%", _may_pass(cause))
@@ -170,6 +173,7 @@ def summarize(directory: Path) -> Summary:
         distinct_captions=counted.captions.distinct()[0],
         empty_captions=counted.empty,
         finished=not is_unfinished(directory),
+        parent=read_dataset(directory).description.parent if (directory / DATASET_FILE).exists() else None,
     )
 
 
@@ -183,6 +187,17 @@ def _read(directory: Path, entry: IndexEntry, columns: list[str], schema: pa.Sch
             f"{len(found):,} with {', '.join(found.schema.names)}, or of other types; restore it"
         )
     return found
+
+
+def _origin(parent: Parent) -> str:
+    rows: list[tuple[str, str | int]] = [
+        ("samples", parent.samples),
+        ("failures, not copied", parent.failures),
+    ]
+    rows += [(f"left out: {cause}", count) for cause, count in parent.left_out.items()]
+    settings = ", ".join(f"{name} {value}" for name, value in parent.settings.items() if value)
+    made = f"made from {parent.name} by {parent.command}{f': {settings}' if settings else ''}"
+    return table(rows, (made, ""))
 
 
 class _Samples:

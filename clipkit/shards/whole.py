@@ -118,9 +118,7 @@ def check_whole(
     """Check what no file can be asked alone."""
     faults = counted.faults
     if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
-        words = (
-            "expected a finished ingest, found one that was interrupted; run the same `clipkit ingest` again"
-        )
+        words = "expected a finished dataset, found one that was interrupted; run the same command again"
         faults.add("unfinished", DATASET_FILE, words)
         return
     if (directory / REPAIR).exists():
@@ -139,6 +137,13 @@ def check_whole(
             if one != other:
                 words = f"totals: expected {one:,} {name} as it says, found {other:,}"
                 faults.add("totals", DATASET_FILE, words)
+        parent = dataset.description.parent
+        if parent is not None and found[0] + sum(parent.left_out.values()) != parent.samples:
+            words = (
+                f"parent: expected its {parent.samples:,} samples to be here or left out, found {found[0]:,} "
+            )
+            words += f"here, {sum(parent.left_out.values()):,} left out"
+            faults.add("totals", DATASET_FILE, words)
         if dataset.passes and dataset.listed != counted.samples + counted.failures:
             words = f"passes: expected samples and failures of {dataset.listed:,} records as they say, found "
             words += f"{counted.samples + counted.failures:,}"

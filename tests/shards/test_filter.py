@@ -20,6 +20,8 @@ from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.summary import summarize
+from clipkit.shards.verify import verify
 from tests.conftest import WriteDataset, picture
 from tests.datasets import contents
 
@@ -82,16 +84,32 @@ def test_a_derived_dataset_accounts_to_its_parent(small_dataset: Path, tmp_path:
     assert two.description.sources == read_dataset(small_dataset).description.sources
 
 
+def test_info_and_verify_know_where_it_comes_from(small_dataset: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    filtered(small_dataset, new, where="source_row < 1000")
+    summary = summarize(new)
+    assert (summary.records, summary.samples, summary.failures) == (900, 900, 0)
+    assert "by filter: where source_row < 1000" in summary.lines()
+    assert summary.as_json()["parent"]["left_out"] == {"broken": 0, "where": 1260, "split": 0}
+    assert verify(new, workers=1).ok
+    content = json.loads((new / "dataset.json").read_text())
+    content["parent"]["left_out"]["where"] += 1
+    (new / "dataset.json").write_text(json.dumps(content))
+    assert any("parent: expected" in fault.words for fault in verify(new, workers=1).faults)
+
+
 def test_kept_columns_stay_and_can_be_asked_for(tmp_path: Path) -> None:
     kept = [pa.field("score", pa.float32()), pa.field("tags", pa.list_(pa.string()))]
     description = DatasetDescription(sources=(), image={})
     with open_for_ingest(tmp_path / "old", description) as dataset:
         dataset.begin(Pass(kind="list", records=3))
-        with PartWriter(tmp_path / "old", 0, kept) as part:
+        packer = Packer(tmp_path / "old")
+        with PartWriter(packer.parts, 0, kept) as part:
             for row in range(3):
                 known = {"source": "s", "source_row": row, "url": "u", "caption": "ü\n", "ext": "jpg"}
                 part.success(known | {"score": row / 2, "tags": ["x"] * row}, picture(row))
-        Packer(tmp_path / "old").finish(1)
+        packer.add(0)
+        packer.finish(1)
         dataset.finish(Totals(records=3, samples=3, failures=0, shards=1))
     filtered(tmp_path / "old", tmp_path / "new", where="score > 0 and len(tags) > 1")
     table = manifests(tmp_path / "new")

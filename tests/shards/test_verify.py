@@ -1,10 +1,8 @@
 """Every fault that a dataset can have, done to a real one: which is told, of which file, member and byte."""
 
-import hashlib
 import json
 import os
 import shutil
-import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -408,23 +406,15 @@ def test_pictures_as_served_are_compared_with_their_hashes(dataset: Path) -> Non
     described = json.loads((dataset / "dataset.json").read_text())
     described["image"]["keep_original"] = True
     (dataset / "dataset.json").write_text(json.dumps(described))
-    assert verify(dataset).ok
-    assert verify(dataset, decode=True).counts == {"picture": 2160}, "these hashes are made up"
-    for shard in ("000000.tar", SHARD, "000002.tar"):
-        change_manifest(
-            dataset,
-            lambda table, s=shard: table.set_column(  # type: ignore[misc]
-                table.schema.get_field_index("sha256"), "sha256", pa.array(hashes(dataset, s))
-            ),
-            shard,
-        )
     assert verify(dataset, decode=True).ok
-
-
-def hashes(dataset: Path, shard: str) -> list[str]:
-    with tarfile.open(dataset / shard) as tar:
-        pictures = [member for member in tar.getmembers() if member.name.endswith(".jpg")]
-        return [hashlib.sha256(tar.extractfile(each).read()).hexdigest() for each in pictures]  # type: ignore[union-attr]
+    made_up = pa.array([f"{row:064x}" for row in range(1000)])
+    change_manifest(
+        dataset,
+        lambda table: table.set_column(table.schema.get_field_index("sha256"), "sha256", made_up),
+        SHARD,
+    )
+    assert verify(dataset).ok
+    assert verify(dataset, decode=True).counts == {"picture": 1000}
 
 
 def test_invalid_text_in_a_manifest(dataset: Path) -> None:
