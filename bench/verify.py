@@ -30,7 +30,7 @@ from PIL import Image
 from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest
 from clipkit.shards.index import read_index
 from clipkit.shards.packing import Packer
-from clipkit.shards.parts import PartWriter
+from clipkit.shards.parts import PartWriter, make_parts_folder
 from clipkit.shards.verify_shard import How, Listed, verify_shard
 
 CHUNK = 1000
@@ -41,7 +41,7 @@ def make_dataset(directory: Path, samples: int, pictures: list[bytes]) -> None:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(directory)
         for chunk, first in enumerate(range(0, samples, CHUNK)):
-            with PartWriter(directory, chunk) as part:
+            with PartWriter(make_parts_folder(directory, 0), chunk) as part:
                 for row in range(first, min(first + CHUNK, samples)):
                     data = pictures[row % len(pictures)]
                     known = {"source": "bench", "source_row": row, "url": f"http://example.com/{row}"}

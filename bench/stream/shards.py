@@ -11,7 +11,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.model.tokenizer import END_OF_WORD, vocabulary
 from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest
 from clipkit.shards.packing import Packer
-from clipkit.shards.parts import PartWriter
+from clipkit.shards.parts import PartWriter, make_parts_folder
 
 SHARDS = 8
 SHARD_SAMPLES = 1000
@@ -32,7 +32,7 @@ def make_shards(folder: Path, pictures: Sequence[Path]) -> Path:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(begun)
         for chunk in range(SHARDS):
-            with PartWriter(begun, chunk) as part:
+            with PartWriter(make_parts_folder(begun, 0), chunk) as part:
                 for row in range(chunk * SHARD_SAMPLES, (chunk + 1) * SHARD_SAMPLES):
                     made = stored[row % len(stored)]
                     known = {

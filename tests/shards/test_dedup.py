@@ -20,7 +20,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest, read_dataset
 from clipkit.shards.dedup import DedupConfig, DedupResult, dedup
 from clipkit.shards.packing import Packer
-from clipkit.shards.parts import PartWriter
+from clipkit.shards.parts import PartWriter, make_parts_folder
 from clipkit.shards.resemblance import Pictures, against, within
 from tests.serving import encoded, photo
 
@@ -32,7 +32,7 @@ def write(directory: Path, pictures: list[bytes]) -> Path:
     description = DatasetDescription(sources=(), image=CONFIG.image_settings)
     with open_for_ingest(directory, description) as dataset:
         dataset.begin(Pass(kind="list", records=len(pictures)))
-        with PartWriter(directory, 0) as part:
+        with PartWriter(make_parts_folder(directory, 0), 0) as part:
             for row, data in enumerate(pictures):
                 made = process(data, CONFIG)
                 assert isinstance(made, Picture)
@@ -208,7 +208,7 @@ def test_a_manifest_without_hashes_is_refused(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"x").hexdigest()
     with open_for_ingest(directory, description) as dataset:
         dataset.begin(Pass(kind="list", records=1))
-        with PartWriter(directory, 0) as part:
+        with PartWriter(make_parts_folder(directory, 0), 0) as part:
             known = {"source": "s", "source_row": 0, "url": "u", "caption": "c", "ext": "jpg"}
             part.success(known | {"sha256": digest}, b"x")
         Packer(directory).finish(1)
