@@ -7,6 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -96,9 +97,20 @@ def batches(
         yield _leased(batch) if workers else batch
 
 
+def prepare_workers(*needed: object) -> None:
+    """Begin the server that workers are forked from: it imports torch and the modules of what is `needed`.
+
+    That takes seconds, in which the caller can do something else.
+    """
+    modules = [getattr(each, "__module__", type(each).__module__) for each in needed]
+    multiprocessing.set_forkserver_preload([__name__, *(name for name in modules if name != "__main__")])
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
+
+
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
-    # The server that workers are forked from imports torch once, not each of them.
-    multiprocessing.set_forkserver_preload([__name__, *made.modules()])
+    if workers:
+        prepare_workers(*made.callables)
     with warnings.catch_warnings(), deaf_to_interrupts():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader = DataLoader(
@@ -167,11 +179,10 @@ class _Batches(Dataset[_Made | ClipkitError]):
         self._tokenize = tokenize
         self._buffers: _Buffers | None = None  # in workers alone
 
-    def modules(self) -> list[str]:
-        """The modules that a worker needs."""
-        ours = (self._transform, self._tokenize)
-        names = [getattr(each, "__module__", type(each).__module__) for each in ours]
-        return [name for name in names if name != "__main__"]
+    @property
+    def callables(self) -> tuple[Transform, Tokenize]:
+        """What a worker is handed."""
+        return self._transform, self._tokenize
 
     def __getitem__(self, batch: int) -> _Made | ClipkitError:
         # An error is handed over as a value: DataLoader would wrap it in a traceback as text.
