@@ -1,9 +1,11 @@
 """The training stream beside its peers: the same shards, the same two workers, the same batches.
 
-    python bench/loader.py [--scenario speed|quality|all] [--runs 5] [--batches 40]
+    python bench/loader.py [--scenario speed|quality|resume|memory|all] [--runs 5] [--batches 40]
 
 speed    samples a second of clipkit, OpenCLIP 3.3.0's get_wds_dataset, webdataset, and MosaicML streaming
 quality  our decoded, cropped and resized pictures against torchvision's of the same box
+resume   the time to the first batch at any point of ten million samples, in 10,000 shards
+memory   private memory of each worker over 20 epochs
 
 The pictures are cut out of Debian's wallpaper packages; says which if they are missing. They, the shards and
 the peers' environments lie in build/bench. The sides take turns; CPU time is of all a side's
@@ -20,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torchvision.transforms.functional as vision
 from PIL import Image
-from stream.peers import Cost, measured, side_python
-from stream.shards import make_shards
+from stream.peers import Cost, measured, said, side_python
+from stream.shards import make_many, make_shards
+from stream.sides import WORKERS
 from web.corpus import make_corpus
 
 from clipkit.model.augment import Draws, crop_box
@@ -67,6 +70,25 @@ def quality(pictures: Sequence[Path], runs: int, batches: int) -> None:
         print(f"| {name} | {len(found)} | {shown} |", flush=True)
 
 
+def resume(pictures: Sequence[Path], runs: int, batches: int) -> None:
+    many = make_many(BUILD / "ten-million", make_shards(BUILD / "shards", pictures), 10_000)
+    print("| position | workers | dataset opened | first batch after it |\n|---|---|---|---|")
+    for workers in (0, WORKERS):
+        for thousandths in (0, 500, 999, 1000, 31_337):
+            found = said("first", many, thousandths, workers)
+            times = f"{found['open']:.2f} s | {found['first']:.2f} s"
+            print(f"| {found['position']:,} | {workers} | {times} |", flush=True)
+
+
+def memory(pictures: Sequence[Path], runs: int, batches: int) -> None:
+    begun, *later = said("memory", make_shards(BUILD / "shards", pictures), 20)
+    print("| private memory of a worker, MB | at its first batch | after an epoch | largest | last |")
+    print("|---|---|---|---|---|")
+    for number, sizes in enumerate(zip(*later, strict=True)):
+        shown = (begun[number], sizes[1], max(sizes[1:]), sizes[-1])
+        print(f"| worker {number} | {' | '.join(f'{size / 1e6:.0f}' for size in shown)} |")
+
+
 def _psnr(image: bytes, key: int) -> float:
     transform = TrainTransform(SIZE)
     picture = Image.open(io.BytesIO(image)).convert("RGB")
@@ -77,7 +99,7 @@ def _psnr(image: bytes, key: int) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
-SCENARIOS = {each.__name__: each for each in (speed, quality)}
+SCENARIOS = {each.__name__: each for each in (speed, quality, resume, memory)}
 
 
 def main() -> None:

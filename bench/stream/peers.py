@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _SCRIPT = Path(__file__).with_name("sides.py")
 # Newer releases of webdataset end OpenCLIP 3.3.0's loader in KeyError 'fname'.
@@ -45,6 +45,17 @@ def side_python(side: str, build: Path) -> Path | None:
             return None
         (folder / "made").touch()
     return python
+
+
+def said(*words: object) -> Any:
+    """Run `endless.py` with these words; return what it prints. It may end the program, as `measured`."""
+    command = [sys.executable, str(_SCRIPT.with_name("endless.py")), *map(str, words)]
+    paths = [str(_SCRIPT.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
 
 
 def measured(python: Path, side: str, dataset: Path, batches: int) -> Cost:

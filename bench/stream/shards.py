@@ -9,7 +9,15 @@ from pathlib import Path
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.model.tokenizer import END_OF_WORD, vocabulary
-from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest
+from clipkit.shards.dataset import (
+    DATASET_FILE,
+    DatasetDescription,
+    Pass,
+    SourceFile,
+    Totals,
+    open_for_ingest,
+)
+from clipkit.shards.index import Index, read_index
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter, make_parts_folder
 
@@ -45,6 +53,24 @@ def make_shards(folder: Path, pictures: Sequence[Path]) -> Path:
             packer.add(chunk)
         index = packer.finish(SHARDS)
         dataset.finish(Totals(records=samples, samples=samples, failures=0, shards=len(index.shards)))
+    begun.rename(folder)
+    return folder
+
+
+def make_many(folder: Path, shards: Path, count: int) -> Path:
+    """Make a dataset of `count` shards in `folder` that are all the first one of `shards`, by hard links."""
+    if folder.is_dir():
+        return folder
+    begun = folder.with_name(folder.name + ".begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir()
+    (entry, *_) = read_index(shards).shards
+    entries = [entry._replace(name=f"{number:06d}.tar") for number in range(count)]
+    for suffix in (".tar", ".parquet"):
+        for each in entries:
+            (begun / each.name).with_suffix(suffix).hardlink_to((shards / entry.name).with_suffix(suffix))
+    Index(entries).write(begun)
+    shutil.copy(shards / DATASET_FILE, begun)
     begun.rename(folder)
     return folder
 

@@ -131,6 +131,8 @@ def _encode_word(word: str) -> tuple[int, ...]:
         return (table.ids[word],)
     symbols = [table.byte_characters[byte] for byte in word.encode("utf-8")]
     symbols[-1] += END_OF_WORD
+    if (whole := table.ids.get("".join(symbols))) is not None:
+        return (whole,)  # each token is what its own merges lead to
     return tuple(table.ids[symbol] for symbol in _merged(symbols, table.ranks))
 
 

@@ -91,7 +91,7 @@ def bench(
         pass
     whole = steps * batch_size / (time.perf_counter() - begun)
     cpus = len(os.sched_getaffinity(0))
-    bottleneck, advice = _judged(seconds, whole, workers, cpus)
+    bottleneck, advice = judged(seconds, whole, workers, cpus)
     rates = {name: 1 / each for name, each in seconds.items()}
     return BenchResult(rates, whole, workers, batch_size, cpus, bottleneck, advice)
 
@@ -143,7 +143,8 @@ class _Clock:
         return made
 
 
-def _judged(seconds: dict[str, float], whole: float, workers: int, cpus: int) -> tuple[str, str]:
+def judged(seconds: dict[str, float], whole: float, workers: int, cpus: int) -> tuple[str, str]:
+    """Return what limits a stream of `whole` samples/s whose steps take `seconds` each, and what helps."""
     work = {name: each for name, each in seconds.items() if name != "device_copy"}
     promised = min(max(1, workers), cpus) / sum(work.values())
     if seconds.get("device_copy", 0) * whole > _AS_PROMISED:
@@ -157,7 +158,7 @@ def _judged(seconds: dict[str, float], whole: float, workers: int, cpus: int) ->
     if step == "read":
         return step, "a faster or nearer disk; or more --workers, so that more reads wait at a time"
     if workers < cpus:
-        return step, f"more --workers, up to the {cpus} CPUs"
+        return step, f"more --workers, up to the number of CPUs: {cpus}"
     remedies = {
         "decode": "more CPUs, or smaller pictures (`clipkit ingest --image-size`)",
         "augment": "more CPUs, or fewer changes to the pictures (colour jitter is the dearest)",

@@ -5,7 +5,9 @@ import multiprocessing
 import statistics
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +26,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _SUBSTITUTES = 20
 _COPIES = 9
+_AHEAD = 2  # batches that each worker makes ahead
+_KEPT_BYTES = 200_000_000  # by each worker, of batches' memory
 
 # B batch, C channels, H height, W width, L tokens of a caption
 
@@ -90,12 +94,24 @@ def batches(
     own = slice(rank * share, (rank + 1) * share)
     made = _Batches(mixture.sets, plan, own, transform, tokenize)
     numbers = range(position // batch_size, stop // batch_size if stop is not None else 1 << 62)
-    yield from _checked(_made(made, numbers, workers), BadCount(max_bad, say))
+    for batch in _checked(_made(made, numbers, workers), BadCount(max_bad, say)):
+        yield _leased(batch) if workers else batch
+
+
+def prepare_workers(*needed: object) -> None:
+    """Begin the server that workers are forked from: it imports torch and the modules of what is `needed`.
+
+    That takes seconds, in which the caller can do something else.
+    """
+    modules = [getattr(each, "__module__", type(each).__module__) for each in needed]
+    multiprocessing.set_forkserver_preload([__name__, *(name for name in modules if name != "__main__")])
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
 
 
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
-    # The server that workers are forked from imports torch once, not each of them.
-    multiprocessing.set_forkserver_preload([__name__, *made.modules()])
+    if workers:
+        prepare_workers(*made.callables)
     with warnings.catch_warnings(), deaf_to_interrupts():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader = DataLoader(
@@ -106,7 +122,7 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
             collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
             multiprocessing_context="forkserver" if workers else None,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=_AHEAD if workers else None,
             generator=torch.Generator(),  # without one it draws from the program's
         )
         made_batches = iter(loader)
@@ -116,15 +132,22 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
 class Collator:
     """Puts samples into a batch one after the other; its memory is a batch's from the first one on."""
 
-    def __init__(self, size: int, tokenize: Tokenize):
+    def __init__(self, size: int, tokenize: Tokenize, buffers: "_Buffers | None" = None):
         self._size = size
         self._tokenize = tokenize
+        self._buffers = buffers
         self._captions: list[str] = []
 
     def add(self, pixels: Pixels, caption: str) -> None:
         """Add a sample; all have pixels of one shape."""
         if not self._captions:
-            self._images_BCHW = _shareable((self._size, *pixels.shape))
+            shape = (self._size, *pixels.shape)
+            empty = (
+                self._buffers.take(math.prod(shape))[:-1]
+                if self._buffers
+                else torch.empty(shape, dtype=torch.uint8)
+            )
+            self._images_BCHW = empty.view(shape)
             self._images = self._images_BCHW.numpy()
         self._images[len(self._captions)] = pixels
         self._captions.append(caption)
@@ -155,12 +178,12 @@ class _Batches(Dataset[_Made | ClipkitError]):
         self._share = share
         self._transform = transform
         self._tokenize = tokenize
+        self._buffers: _Buffers | None = None  # in workers alone
 
-    def modules(self) -> list[str]:
-        """The modules that a worker needs."""
-        ours = (self._transform, self._tokenize)
-        names = [getattr(each, "__module__", type(each).__module__) for each in ours]
-        return [name for name in names if name != "__main__"]
+    @property
+    def callables(self) -> tuple[Transform, Tokenize]:
+        """What a worker is handed."""
+        return self._transform, self._tokenize
 
     def __getitem__(self, batch: int) -> _Made | ClipkitError:
         # An error is handed over as a value: DataLoader would wrap it in a traceback as text.
@@ -171,7 +194,9 @@ class _Batches(Dataset[_Made | ClipkitError]):
 
     def _make(self, places: list[Place]) -> _Made:
         self._prepare(places)
-        collator = Collator(len(places), self._tokenize)
+        if self._buffers is None and get_worker_info() is not None:
+            self._buffers = _Buffers()
+        collator = Collator(len(places), self._tokenize, self._buffers)
         bad: list[BadSample] = []
         for place in places:
             collator.add(*self._readable(place, bad))
@@ -215,12 +240,39 @@ class _Batches(Dataset[_Made | ClipkitError]):
         return BadSample(shard_set.place(place.shard), shard_set.key(place.shard, place.row), reason)
 
 
-def _shareable(shape: tuple[int, ...]) -> torch.Tensor:
-    # A worker's batch is made where its parent can read it, as torch's own collating has it: no copy is made.
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+class _Buffers:
+    """Memory of batches that a worker shares with its parent, used again once that has let go of it.
+
+    New pages would cost a fifth of a sample's time. A buffer's last byte tells whether it is in use.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+
+    def take(self, size: int) -> torch.Tensor:
+        """Return memory of `size` bytes and the one that tells."""
+        for buffer in self._kept:
+            if len(buffer) == size + 1 and not buffer[-1]:
+                break
+        else:
+            storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
+            buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+            if (len(self._kept) + 1) * size <= _KEPT_BYTES:
+                self._kept.append(buffer)
+        buffer[-1] = 1
+        return buffer
+
+
+def _leased(batch: Batch) -> Batch:
+    """The batch of a worker, as long as any tensor shares its memory; then the worker may use that again."""
+    whole = torch.empty(0, dtype=torch.uint8).set_(batch.images_BCHW.untyped_storage()).numpy()
+    pixels = whole[:-1].reshape(batch.images_BCHW.shape)
+    weakref.finalize(pixels, _let_go, whole).atexit = False
+    return batch._replace(images_BCHW=torch.from_numpy(pixels))
+
+
+def _let_go(whole: Pixels) -> None:
+    whole[-1] = 0
 
 
 def device_copy_seconds(batch: Batch) -> float | None:

@@ -14,7 +14,7 @@ from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
-from clipkit.shards.loader import Batch, batches
+from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.plan import draw_key
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
@@ -93,6 +93,8 @@ def train(
     diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
     """
     with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
+        if config.workers:
+            prepare_workers(TrainTransform, Tokenizer)
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shard_set))

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.model import tokenizer
-from clipkit.model.tokenizer import END_OF_TEXT, START_OF_TEXT, Tokenizer, encode, tokenize, vocabulary
+from clipkit.model.tokenizer import (
+    END_OF_TEXT,
+    END_OF_WORD,
+    START_OF_TEXT,
+    Tokenizer,
+    _merged,
+    encode,
+    tokenize,
+    vocabulary,
+)
 
 CAPTIONS = [
     "a photo of a dog",
@@ -149,3 +158,14 @@ def test_the_word_cache_is_bounded() -> None:
     before = tokenizer._cached_word.cache_info().currsize
     encode("x" * (tokenizer.CACHED_WORD_LENGTH + 1))
     assert tokenizer._cached_word.cache_info().currsize == before
+
+
+def test_each_token_is_what_its_merges_lead_to() -> None:
+    """So a word that is a token needs no merging: all of those that end a word, by the merges alone."""
+    table = vocabulary()
+    words = [token for token in table.ids if token.endswith(END_OF_WORD) and len(token) > len(END_OF_WORD)]
+    assert len(words) == 34_483
+    for word in words:
+        symbols = list(word.removesuffix(END_OF_WORD))
+        symbols[-1] += END_OF_WORD
+        assert _merged(symbols, table.ranks) == [word]
