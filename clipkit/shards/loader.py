@@ -193,7 +193,9 @@ class _Batches(Dataset[_Made | ClipkitError]):
             return error
 
     def _make(self, places: list[Place]) -> _Made:
-        self._prepare(places)
+        for number, shard_set in enumerate(self._sets):
+            if shard_set.is_remote:
+                shard_set.prepare(self._plan.wanted_soon(number, places))
         if self._buffers is None and get_worker_info() is not None:
             self._buffers = _Buffers()
         collator = Collator(len(places), self._tokenize, self._buffers)
@@ -201,15 +203,6 @@ class _Batches(Dataset[_Made | ClipkitError]):
         for place in places:
             collator.add(*self._readable(place, bad))
         return _Made(collator.batch([place.position for place in places]), bad)
-
-    def _prepare(self, places: Sequence[Place]) -> None:
-        # All streams come to their next blocks at about the same time: a block ahead there is time to copy.
-        for number, (shard_set, plan) in enumerate(zip(self._sets, self._plan.plans, strict=True)):
-            here = [place for place in places if place.dataset == number]
-            if shard_set.is_remote and here:
-                positions = np.array([place.position for place in here])
-                ahead, _ = plan.locate(positions + plan.streams * plan.block)
-                shard_set.prepare([*(place.shard for place in here), *ahead.tolist()])
 
     def _readable(self, place: Place, bad: list[BadSample]) -> tuple[Pixels, str]:
         """The sample at this place, or the one in its place if it cannot be read, which is noted in `bad`."""
