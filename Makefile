@@ -54,5 +54,5 @@ clean:
 .venv-img2dataset/installed: pyproject.toml .venv/made
 	$(BIN)/python -m venv --clear .venv-img2dataset
 	.venv-img2dataset/bin/python -m pip install --quiet img2dataset==1.47.0 \
-	  'numpy>=1.26' 'pillow>=11.3' pyarrow pycurl pydantic rich simplejpeg typer
+	  'numpy>=2.0' 'pillow>=11.3' pyarrow pycurl pydantic rich simplejpeg typer
 	touch $@

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from clipkit.processes import deaf_to_interrupts
+from clipkit.processes import at_most_more_memory, deaf_to_interrupts
 from tests.processes import living, wait_until_gone
 
 PARENT = """
@@ -108,3 +109,12 @@ def test_who_ignores_a_signal_goes_on_doing_so() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_more_memory_than_that_is_refused_and_only_meanwhile() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with at_most_more_memory(50_000_000), pytest.raises(MemoryError):
+        bytearray(100_000_000)
+    with at_most_more_memory(200_000_000):
+        assert len(bytearray(100_000_000)) == 100_000_000
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

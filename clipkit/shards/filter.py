@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipkit.errors import DatasetError
 from clipkit.progress import Progress
+from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.derive import Choice, Derived, Display, Flags, derive
 from clipkit.shards.original import Original, sha256_words
 from clipkit.shards.split import in_validation
@@ -82,6 +83,10 @@ def filter_dataset(
     lost = _broken(original, progress) if config.skip_broken else {}
     flags = _flags(original, config, lost, progress)
     parts = [config.part] if config.part or config.split is None else ["train", "val"]
+    if len(parts) > 1 and (out / DATASET_FILE).exists():
+        raise DatasetError(
+            f"{out}: expected a folder for two datasets, found a dataset; choose another --out"
+        )
     choices = {
         out / str(part) if len(parts) > 1 else out: _choice(original, config, part, flags, lost)
         for part in parts

@@ -22,6 +22,7 @@ THREADS = 2
 MOST_CHARACTERS = 10_000
 _SETTINGS = {"threads": str(THREADS), "memory_limit": f"{MEMORY_BYTES}B", "temp_directory": ""}
 _LOCKED = (
+    "SET TimeZone = 'UTC'",  # not that of the machine
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET enable_external_access = false",
@@ -73,14 +74,14 @@ class Where:
         while self._row.casefold() in names | {name.casefold() for name in schema.names}:
             self._row += "_"
         self.columns = [name for name in schema.names if name.casefold() in names] or [schema.names[0]]
-        self.of(schema.empty_table())
+        self.of(schema.empty_table().select(self.columns))
 
     def of(self, manifests: pa.Table) -> Flags:
         """Tell for each row whether it fulfils the condition; null is no. Raises ConfigError as it says."""
         numbered = manifests.append_column(self._row, pa.array(np.arange(len(manifests))))
         flags = np.zeros(len(manifests), dtype=np.bool_)
-        self._engine.register("manifests", numbered)
         try:
+            self._engine.register("manifests", numbered)
             query = f'SELECT "{self._row}" AS row FROM manifests WHERE (\n{self._text}\n)'  # noqa: S608
             rows = self._answer(query)
         except duckdb.Error as error:

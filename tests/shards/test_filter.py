@@ -240,6 +240,8 @@ def test_a_target_that_is_something_else_is_refused(
     before = contents(tmp_path / "new")
     with pytest.raises(DatasetError, match=r"settings.where was 'width > 1', now 'width > 2'"):
         filtered(small_dataset, tmp_path / "new", where="width > 2")
+    with pytest.raises(DatasetError, match="two datasets"):
+        filtered(small_dataset, tmp_path / "new", split=0.1)
     description = read_dataset(small_dataset).description
     with pytest.raises(DatasetError, match="parent was"), open_for_ingest(tmp_path / "new", description):
         pass  # an ingest would append to it

@@ -1,4 +1,6 @@
 import resource
+import time
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -44,6 +46,27 @@ def rows(condition: str) -> list[int]:
 )
 def test_a_condition_selects_rows(condition: str, expected: list[int]) -> None:
     assert rows(condition) == list(expected)
+
+
+def test_the_time_zone_of_the_machine_is_nothing_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = pa.array([datetime(2020, 1, 1, 12, tzinfo=UTC)], pa.timestamp("us", "UTC"))
+    found = []
+    for zone in ("Pacific/Auckland", "America/Lima"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        where = Where("taken::date = '2020-01-01' and hour(taken) = 12", pa.schema([("taken", noon.type)]))
+        found += where.of(pa.table({"taken": noon})).tolist()
+    monkeypatch.undo()
+    time.tzset()
+    assert found == [True, True]
+
+
+def test_a_column_that_the_engine_does_not_know_is_in_nobodys_way() -> None:
+    strange = pa.table({"width": [1, 2], "huge": pa.array([1, 2], pa.decimal256(60))})
+    where = Where("width > 1", strange.schema)
+    assert where.of(strange.select(where.columns)).tolist() == [False, True]
+    with pytest.raises(ConfigError):
+        Where("huge > 1", strange.schema)
 
 
 def test_only_the_columns_that_are_read_are_named() -> None:

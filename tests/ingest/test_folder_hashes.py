@@ -1,0 +1,52 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkit.errors import SourceError
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.folder_hashes import hash_folder
+from clipkit.ingest.images import Picture, process
+from clipkit.progress import Progress
+from clipkit.shards.dataset import DatasetDescription
+from tests.serving import encoded, photo
+
+LIKE = DatasetDescription(sources=(), image=IngestConfig(image_size=64).image_settings)
+
+
+def test_pictures_are_hashed_as_if_they_had_been_ingested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    contents = {
+        "a.jpg": encoded(photo(300, 200, 1)),
+        "b/c/d.png": encoded(photo(200, 300, 2), "PNG"),
+        "b/e.webp": encoded(photo(100, 100, 3), "WEBP"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "words.txt").write_text("no picture")
+    (tmp_path / "b" / "broken.jpg").write_bytes(contents["a.jpg"][:900])
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with Progress("hashes", None, "files") as display:
+        found = hash_folder(tmp_path, LIKE, display)
+    assert {found.name(place) for place in range(len(found.dhash))} == set(contents)
+    for place, dhash in enumerate(found.dhash.tolist()):
+        content = contents[found.name(place)]
+        made = process(content, IngestConfig(image_size=64))
+        assert isinstance(made, Picture)
+        assert (made.dhash, made.original_width * made.original_height) == (dhash, found.pixels[place])
+        digest = hashlib.sha256(content).digest()[:16]
+        assert np.frombuffer(digest, ">u8").tolist() == found.sha256[place].tolist()
+    assert "broken.jpg" in capsys.readouterr().err
+    with Progress("hashes", None, "files") as display:
+        assert hash_folder(tmp_path, LIKE, display).fingerprint == found.fingerprint
+        (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (9, 9))))
+        assert hash_folder(tmp_path, LIKE, display).fingerprint != found.fingerprint
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with Progress("hashes", None, "files") as display, pytest.raises(SourceError, match="found neither"):
+        hash_folder(tmp_path / "absent", LIKE, display)
