@@ -59,13 +59,21 @@ def clipkit(
 @app.command()
 def train(
     shards: Annotated[
-        str,
+        list[str],
         typer.Option(
             metavar="DIR",
             help="The dataset directory to train on, its s3://, gs:// or https:// address, or tars of other "
-            "tools: a folder or a pattern such as 'laion/{00000..00099}.tar'.",
+            "tools: a folder or a pattern such as 'laion/{00000..00099}.tar'. Several are mixed.",
         ),
     ],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Of several --shards, one for each. Default: each sample once an epoch."),
+    ] = None,
+    repeat: Annotated[
+        bool,
+        typer.Option("--repeat", help="An epoch ends with the last of several --shards, not with the first."),
+    ] = False,
     model: Annotated[str, typer.Option(help="A named configuration: see `clipkit models`.")] = "RN50",
     name: Annotated[
         str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
@@ -112,6 +120,7 @@ def train(
     """Train a CLIP model on shards; the same command continues an interrupted run."""
     from clipkit.evaluate.config import EvaluateConfig
     from clipkit.evaluate.run import evaluators
+    from clipkit.shards.mixture import Mixture
     from clipkit.shards.shard_set import ShardSet, name_of
     from clipkit.train.config import TrainConfig
     from clipkit.train.run import train
@@ -121,8 +130,10 @@ def train(
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
-    run = RunDirectory(runs / (name or f"{name_of(shards)}-{model.replace('/', '-')}"))
-    show(train(config, ShardSet(shards), run, watched), as_json)
+    run = RunDirectory(runs / (name or f"{'+'.join(map(name_of, shards))}-{model.replace('/', '-')}"))
+    sets = [ShardSet(each) for each in shards]
+    data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
+    show(train(config, data, run, watched), as_json)
 
 
 @app.command()

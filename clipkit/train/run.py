@@ -15,6 +15,7 @@ from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
 from clipkit.shards.loader import Batch, batches, prepare_workers
+from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
@@ -79,13 +80,13 @@ def display(samples: int) -> Progress:
 
 def train(
     config: TrainConfig,
-    shard_set: ShardSet,
+    shards: ShardSet | Mixture,
     run: RunDirectory,
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressFactory = display,
     device: str | None = None,
 ) -> TrainResult:
-    """Train a model on `shard_set` as `config` says, from where the run stands if it was begun before.
+    """Train a model on `shards` as `config` says, from where the run stands if it was begun before.
 
     Called once in each process of the run (torchrun's environment tells which); the first one writes the
     files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
@@ -97,13 +98,13 @@ def train(
             prepare_workers(TrainTransform, Tokenizer)
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
-        length = run_length(resolved, len(shard_set))
+        length = run_length(resolved, len(shards))
         if length.batch_size % world.size:
             raise ConfigError(
                 f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
             )
         step = _training_step(resolved, model_config, length, world)
-        settings = run_settings(resolved, shard_set)
+        settings = run_settings(resolved, shards)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
         if world.is_first:
             stack.enter_context(run.opened())
@@ -119,7 +120,7 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
-            stream = _stream(resolved, model_config, shard_set, length, state, world, say)
+            stream = _stream(resolved, model_config, shards, length, state, world, say)
             Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
         return _result(run, length, state, finished)
@@ -148,7 +149,7 @@ def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
 def _stream(
     config: ResolvedConfig,
     model_config: ClipConfig,
-    shard_set: ShardSet,
+    shards: ShardSet | Mixture,
     length: RunLength,
     state: TrainState,
     world: World,
@@ -163,7 +164,7 @@ def _stream(
         gray_scale_probability=config.gray_scale_probability,
     )
     return batches(
-        shard_set,
+        shards,
         batch_size=length.batch_size,
         rank=world.rank,
         world_size=world.size,

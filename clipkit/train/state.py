@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipkit.shards.plan import ShardPlan
+from clipkit.shards.mixture import Mixture
+from clipkit.shards.plan import BLOCK, ShardPlan
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
@@ -49,16 +50,18 @@ class TrainState:
         return cls(step, own, record["loss_steps"], record["seconds"], record["waited"])
 
 
-def run_settings(config: TrainConfig, shard_set: ShardSet) -> dict[str, Any]:
+def run_settings(config: TrainConfig, shards: ShardSet | Mixture) -> dict[str, Any]:
     """Return what decides a run's numbers, as plain JSON values: its config and the identity of its data."""
-    plan = ShardPlan(shard_set.sizes, config.seed)
+    sets = shards.sets if isinstance(shards, Mixture) else (shards,)
     data = {
-        "directory": str(shard_set.source),
-        "fingerprint": shard_set.fingerprint,
-        "samples": len(shard_set),
-        "streams": plan.streams,
-        "block": plan.block,
+        "directory": " ".join(each.source for each in sets),
+        "fingerprint": shards.fingerprint,
+        "samples": len(shards),
+        "streams": max(ShardPlan(each.sizes, config.seed).streams for each in sets),
+        "block": BLOCK,
     }
+    if isinstance(shards, Mixture):
+        data |= {"shares": [str(share) for share in shards.shares], "repeat": shards.repeat}
     return {**config.model_dump(mode="json"), "data": data}
 
 

@@ -1,0 +1,70 @@
+"""A run on several datasets at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import TrainError
+from clipkit.shards.mixture import Mixture
+from clipkit.shards.shard_set import ShardSet
+from clipkit.train.config import TrainConfig
+from clipkit.train.interrupt import TrainInterrupted
+from clipkit.train.run import TrainResult, train
+from clipkit.train.run_directory import RunDirectory
+from tests.conftest import WriteDataset
+from tests.train.test_run import Watched
+
+CONFIG = TrainConfig(
+    model="ViT-Micro/16@32px", batch_size=12, samples_seen=144, lr=1e-3, save_every=24, log_every=1, workers=0
+)
+
+
+@pytest.fixture
+def sets(tiny_dataset: Path, write_dataset: WriteDataset, tmp_path: Path) -> list[ShardSet]:
+    return [ShardSet(tiny_dataset), ShardSet(write_dataset(tmp_path / "other", 40))]
+
+
+def losses(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def go(data: Mixture, run: Path, stop_at: int = -1) -> TrainResult:
+    return train(
+        CONFIG,
+        data,
+        RunDirectory(run),
+        (),
+        lambda samples: Watched(samples, stop_at, lambda: os.kill(os.getpid(), signal.SIGINT)),
+    )
+
+
+def test_it_goes_on_where_it_was_stopped(sets: list[ShardSet], tmp_path: Path) -> None:
+    mixture = Mixture(sets, [1, 3], repeat=True)
+    go(mixture, tmp_path / "unbroken")
+    with pytest.raises(TrainInterrupted):
+        go(mixture, tmp_path / "stopped", stop_at=72)
+    go(mixture, tmp_path / "stopped")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "unbroken")
+    assert len(losses(tmp_path / "unbroken")) == 12
+    with pytest.raises(TrainError, match="shares"):
+        go(Mixture(sets, [1, 1], repeat=True), tmp_path / "stopped")
+
+
+def test_the_command_takes_several(sets: list[ShardSet], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clipkit", "train", "--model", "ViT-Micro/16@32px", "--workers", "0"]
+    command += ["--batch-size", "12", "--samples-seen", "24", "--runs", str(tmp_path / "runs"), "--json"]
+    for each in sets:
+        command += ["--shards", each.source]
+    done = subprocess.run([*command, "--weight", "1"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a mixture of 2 data sets needs as many weights above 0, found [1.0]" in done.stderr
+    done = subprocess.run([*command, "--weight", "1", "--weight", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (config,) = (tmp_path / "runs").glob("dataset+other-ViT-Micro-16@32px/config.json")
+    assert json.loads(config.read_text())["data"]["shares"] == ["1/3", "2/3"]
