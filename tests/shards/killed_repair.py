@@ -1,6 +1,6 @@
-"""Repairs that are killed, each at the next of its moments, from one process that has imported all they need.
+"""Repairs that are killed, each STEP moments later than the last, from one process that has imported all.
 
-    python -m tests.shards.killed_repair DATASET FOLDER
+    python -m tests.shards.killed_repair DATASET FOLDER STEP
 
 Each is done to a copy of DATASET in FOLDER, and then finished by another one. Prints a line of JSON for each:
 what of `.repair` the kill left, and whether all files came out as from a repair that nobody disturbed; for
@@ -33,14 +33,14 @@ def killed(directory: Path, moment: int) -> bool:
 
 
 def main() -> None:
-    dataset, folder = map(Path, sys.argv[1:])
+    dataset, folder, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     os.environ["FAULT_LOG"], os.environ["FILLED"] = os.devnull, os.devnull
     copy, reference = folder / "copy", shutil.copytree(dataset, folder / "reference")
     repair(reference)
     expected = contents(reference)
     moment, dead = 0, True
     while dead:
-        moment += 1
+        moment += step
         shutil.copytree(dataset, copy)
         dead = killed(copy, moment)
         left = [name for name in contents(copy) if name.startswith(".repair")] if dead else None
