@@ -18,6 +18,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Parent, is_unfinished, read_dataset
 from clipkit.shards.distribution import Distribution, Spread
 from clipkit.shards.index import IndexEntry, read_index
+from clipkit.shards.origin import origin_table
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
 from clipkit.tables import Cell, size, table
@@ -110,8 +111,7 @@ class Summary(NamedTuple):
         counts += [("stored as", _shares(self.extensions))] if self.extensions else []
         blocks = [] if self.finished else ["INGEST HAS NOT FINISHED: these are the counts so far"]
         blocks += [table(counts), self._table_of_spreads()]
-        if self.parent:
-            blocks += [_origin(self.parent)]
+        blocks += [origin_table(self.parent)] if self.parent else []
         if self.causes:
             causes = [
                 (cause.reason, cause.failures, f"{100 * cause.share:.1f}%", _may_pass(cause))
@@ -187,17 +187,6 @@ def _read(directory: Path, entry: IndexEntry, columns: list[str], schema: pa.Sch
             f"{len(found):,} with {', '.join(found.schema.names)}, or of other types; restore it"
         )
     return found
-
-
-def _origin(parent: Parent) -> str:
-    rows: list[tuple[str, str | int]] = [
-        ("samples", parent.samples),
-        ("failures, not copied", parent.failures),
-    ]
-    rows += [(f"left out: {cause}", count) for cause, count in parent.left_out.items()]
-    settings = ", ".join(f"{name} {value}" for name, value in parent.settings.items() if value)
-    made = f"made from {parent.name} by {parent.command}{f': {settings}' if settings else ''}"
-    return table(rows, (made, ""))
 
 
 class _Samples:
