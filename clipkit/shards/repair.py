@@ -171,6 +171,12 @@ class _Repair:
         return None
 
     def _give_up(self, verdict: ShardVerdict, why: str, old: Sequence[pa.Table]) -> None:
+        parent = self._dataset.description.parent if self._dataset else None
+        if parent:  # nothing could fetch its samples again
+            raise DatasetError(
+                f"{self._directory}: {why}; derive the dataset from {parent.name} again, or leave what is "
+                "broken out of another with `clipkit shards filter --skip-broken`"
+            )
         self._left_out.append(why)
         entry = self._listed[verdict.name].entry
         named = 0

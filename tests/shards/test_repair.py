@@ -17,6 +17,7 @@ from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
 from clipkit.shards.dataset import Pass, exclusive_use, open_for_ingest, read_dataset
+from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.repair import repair
 from clipkit.shards.shard_set import ShardSet
@@ -341,3 +342,16 @@ def test_what_was_lost_is_fetched_again(server: Server, tmp_path: Path) -> None:
     assert [shard.name for shard in read_index(dataset).shards] == ["000000.tar", "000002.tar", "000003.tar"]
     assert verify(dataset, decode=True).ok
     assert len(ShardSet(dataset)) == 2100 and ShardSet(dataset).read(2, 999).key == "000003999"
+
+
+def test_a_broken_derived_dataset_is_left_as_it_is(dataset: Path, tmp_path: Path) -> None:
+    derived = tmp_path / "derived"
+    filter_dataset(dataset, derived, FilterConfig(where="source_row < 2000"))
+    (derived / "000000.parquet").unlink()
+    repair(derived)
+    assert verify(derived).ok, "what follows from the rest is made"
+    truncate(derived)
+    before = contents(derived)
+    with pytest.raises(DatasetError, match=r"derive the dataset from dataset again, or leave what is broken"):
+        repair(derived)
+    assert contents(derived) == before
