@@ -17,8 +17,10 @@ from stream.sides import BATCH_SIZE, SIZE, WORKERS
 
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
-from clipkit.shards.loader import batches
+from clipkit.shards.loader import batches, prepare_workers
 from clipkit.shards.shard_set import ShardSet
+
+_BUILDING = 10  # seconds
 
 
 def made(shard_set: ShardSet, **settings: Any) -> Iterator[Any]:
@@ -28,6 +30,9 @@ def made(shard_set: ShardSet, **settings: Any) -> Iterator[Any]:
 
 def first(dataset: str, position: str, workers: str) -> None:
     Tokenizer()([""])  # reads its tables, as the trainer has done when it builds the model
+    if int(workers):  # begun before, as training does, which builds its model meanwhile
+        prepare_workers(TrainTransform, Tokenizer)
+        time.sleep(_BUILDING)
     begun = time.perf_counter()
     shard_set = ShardSet(dataset)
     opened = time.perf_counter()

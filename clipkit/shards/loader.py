@@ -27,6 +27,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 _SUBSTITUTES = 20
 _COPIES = 9
 _AHEAD = 2  # batches that each worker makes ahead
+_KEPT = _AHEAD + 2  # batches of memory; one is being made, one trained on
 _KEPT_BYTES = 200_000_000  # by each worker, of batches' memory
 
 # B batch, C channels, H height, W width, L tokens of a caption
@@ -244,13 +245,14 @@ class _Buffers:
 
     def take(self, size: int) -> torch.Tensor:
         """Return memory of `size` bytes and the one that tells."""
-        for buffer in self._kept:
-            if len(buffer) == size + 1 and not buffer[-1]:
-                break
-        else:
+        free = (buffer for buffer in self._kept if len(buffer) == size + 1 and not buffer[-1])
+        # All that may be needed are made first, so that a worker's memory does not grow later.
+        growing = len(self._kept) < _KEPT and (len(self._kept) + 1) * size <= _KEPT_BYTES
+        buffer = None if growing else next(free, None)
+        if buffer is None:
             storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-            if (len(self._kept) + 1) * size <= _KEPT_BYTES:
+            if growing:
                 self._kept.append(buffer)
         buffer[-1] = 1
         return buffer
