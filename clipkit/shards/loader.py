@@ -194,9 +194,7 @@ class _Batches(Dataset[_Made | ClipkitError]):
             return error
 
     def _make(self, places: list[Place]) -> _Made:
-        for number, shard_set in enumerate(self._sets):
-            if shard_set.is_remote:
-                shard_set.prepare(self._plan.wanted_soon(number, places))
+        self._plan.prepare(self._sets, places)
         if self._buffers is None and get_worker_info() is not None:
             self._buffers = _Buffers()
         collator = Collator(len(places), self._tokenize, self._buffers)

@@ -108,15 +108,17 @@ class MixturePlan:
         columns = (datasets.tolist(), own.tolist(), shards.tolist(), rows.tolist(), keys)
         return [Place(*each) for each in zip(*columns, strict=True)]
 
-    def wanted_soon(self, dataset: int, places: Sequence[Place]) -> list[int]:
-        """Return the dataset's shards that are read at these places, and a block after them.
+    def prepare(self, sets: Sequence[ShardSet], places: Sequence[Place]) -> None:
+        """Begin to copy shards of `sets` behind addresses: those at these places, and a block after them.
 
         All streams come to their next blocks at about the same time: a block ahead there is time to copy.
         """
-        plan, here = self.plans[dataset], [place for place in places if place.dataset == dataset]
-        positions = np.array([place.position for place in here], dtype=np.int64)
-        ahead, _ = plan.locate(positions + plan.streams * plan.block)
-        return list(dict.fromkeys([*(place.shard for place in here), *ahead.tolist()]))
+        for number, (shard_set, plan) in enumerate(zip(sets, self.plans, strict=True)):
+            if shard_set.is_remote:
+                here = [place for place in places if place.dataset == number]
+                positions = np.array([place.position for place in here], dtype=np.int64)
+                ahead, _ = plan.locate(positions + plan.streams * plan.block)
+                shard_set.prepare(dict.fromkeys([*(place.shard for place in here), *ahead.tolist()]))
 
     def substitute(self, place: Place, number: int) -> Place:
         """Return where the sample stands that is the `number`th choice in place of one that cannot be read.
