@@ -140,11 +140,12 @@ def test_a_batchs_memory_is_used_again_but_not_while_any_part_of_it_is_held(smal
     inodes, kept = set(), []
     size = expected[0].numel() + 1
     for number, batch in enumerate(stream(small_dataset, **settings, workers=1)):
-        if number % 10 == 3:
+        if number < 30:
+            inodes |= {inode for inode, length in shared_memory() if length >= size}
+        else:
             kept.append((number, batch.images_BCHW[5:7]))
-        inodes |= {inode for inode, length in shared_memory() if length >= size}
     assert len(expected) == 40
-    assert len(inodes) <= 20, "what is held is not used again, and made anew each time in its stead"
+    assert len(inodes) <= 8  # four that are used again, and few others
     for number, images_BCHW in kept:
         assert torch.equal(images_BCHW, expected[number][5:7])
 
