@@ -11,7 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,6 +25,8 @@ _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 _CONNECT_SECONDS = 15.0
 _SILENT_SECONDS = 60.0  # without a byte, until a request is given up and tried again
 _ATTEMPTS = 5
+_ASKED_AT_ONCE = 16
+_NOT_THERE = (404, 410)
 _ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -81,6 +84,47 @@ def is_remote(path: Path) -> bool:
 def can_list(path: Path) -> bool:
     """Tell whether the folder behind an address can be listed: web servers do not tell what they have."""
     return cast("Any", path).protocol not in ("http", "https")
+
+
+def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
+    """Return what is known of files behind addresses: `size` in bytes, None where a server does not tell it,
+    and what else it tells; None for a file that is not there.
+
+    Folders of which many are asked for are listed instead. Raises the libraries' errors if one cannot be
+    asked for.
+    """
+    folders: dict[str, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(str(path.parent), []).append(path)
+    listed: dict[str, Mapping[str, Any]] = {}
+    for inside in folders.values():
+        if len(inside) > _ASKED_AT_ONCE and can_list(inside[0]):
+            listed |= _listed(inside[0].parent)
+
+    def asked(path: Path) -> Mapping[str, Any] | None:
+        return listed.get(cast("Any", path).path) or patiently(lambda: _info(path))
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        return list(threads.map(asked, paths))
+
+
+def _listed(folder: Path) -> dict[str, Mapping[str, Any]]:
+    try:
+        found = patiently(lambda: cast("Any", folder).fs.ls(cast("Any", folder).path, detail=True))
+    except (FileNotFoundError, PermissionError):  # who may read its files may yet not be let list them
+        return {}
+    return {each["name"]: each for each in found if each["type"] == "file"}
+
+
+def _info(path: Path) -> Mapping[str, Any] | None:
+    try:
+        return cast("Mapping[str, Any]", cast("Any", path).fs.info(cast("Any", path).path))
+    except FileNotFoundError as error:
+        # For a web server's any answer but a good one, and for none at all, fsspec says "not found".
+        why = None if can_list(path) else error.__cause__
+        if why is not None and getattr(why, "status", None) not in _NOT_THERE:
+            raise why from None
+        return None
 
 
 def is_remote_error(error: BaseException) -> bool:

@@ -118,11 +118,11 @@ class ShardSet:
             )
         image = data[image_offset - start : image_offset - start + image_bytes]
         text = data[caption_offset - start : caption_offset - start + caption_bytes]
-        return Sample(self.key(shard, row), image, self._files.caption(text, rows, row))
+        return Sample(self._files.key(shard, rows, row), image, self._files.caption(text, rows, row))
 
     def key(self, shard: int, row: int) -> str:
         """Return the key of the sample at `row` of shard number `shard`."""
-        return self._files.key(shard, row)
+        return self._files.key(shard, self._rows_of(shard), row)
 
     def place(self, shard: int) -> str:
         """Return where shard number `shard` lies, for messages."""

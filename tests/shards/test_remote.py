@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from clipkit.errors import ConfigError, DatasetError
-from clipkit.locations import location
+from clipkit.locations import is_remote_error, location
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import everything
@@ -157,6 +157,26 @@ def test_foreign_tars_on_a_web_server(tmp_path: Path, monkeypatch: pytest.Monkey
         assert shard_set.read(2, 1) == ("s21", b"\xff\xd8\xff\x01", "1")
         with pytest.raises(DatasetError, match=r"/3\.tar: expected a tar, found no such file"):
             ShardSet(server.url("/{0..3}.tar"))
+
+
+def test_many_shards_are_listed_not_asked_for_one_by_one(store: ObjectStore, tmp_path: Path) -> None:
+    folder = location(f"s3://{BUCKET}/{tmp_path.name}")
+    tar = write_tar(tmp_path / "one.tar", [{"__key__": "a", "jpg": b"\xff\xd8\xff", "txt": "b"}])
+    for number in range(40):
+        (folder / f"{number:02d}.tar").write_bytes(tar.read_bytes())
+    assert len(ShardSet(f"{folder}/{{00..39}}.tar")) == 40
+    store.requests.clear()
+    assert len(ShardSet(f"{folder}/{{00..39}}.tar")) == 40, "of copies and headers kept"
+    assert len(store.requests) < 10
+    with pytest.raises(DatasetError, match=r"40\.tar: expected a tar, found no such file"):
+        ShardSet(f"{folder}/{{00..40}}.tar")
+
+
+def test_a_web_server_that_refuses_or_fails_has_not_lost_the_file(server: Server) -> None:
+    server.add("/x.tar", answer(b"", 403))
+    with pytest.raises(Exception, match="403, message='Forbidden'") as raised:
+        ShardSet(server.url("/x.tar"))
+    assert is_remote_error(raised.value)
 
 
 def serve(server: Server, path: str, body: bytes) -> None:
