@@ -3,7 +3,6 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, location, scheme_of
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.filling import Filling
 from clipkit.shards.foreign import ForeignTars
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
@@ -18,8 +18,8 @@ from clipkit.shards.patterns import PATTERN
 from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, SampleError, ShardFiles
 
 _OPEN_FILES = 400
+_OPEN_COPIES = 100  # what the cache removes takes its room until it is closed
 _KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
-_FILLED_AHEAD = 8  # at a time
 
 
 class Sample(NamedTuple):
@@ -55,8 +55,7 @@ class ShardSet:
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._rows: OrderedDict[int, Rows] = OrderedDict()
         self._kept_rows = 0
-        self._filling: OrderedDict[int, Future[None]] = OrderedDict()
-        self._threads: ThreadPoolExecutor | None = None
+        self._filling: Filling | None = None
 
     @property
     def names(self) -> list[str]:
@@ -77,12 +76,8 @@ class ShardSet:
         return int(self.sizes.sum())
 
     def __getstate__(self) -> dict[str, Any]:
-        empty: dict[str, Any] = {
-            "_descriptors": OrderedDict(),
-            "_rows": OrderedDict(),
-            "_filling": OrderedDict(),
-        }
-        return self.__dict__ | empty | {"_kept_rows": 0, "_threads": None}
+        empty: dict[str, Any] = {"_descriptors": OrderedDict(), "_rows": OrderedDict()}
+        return self.__dict__ | empty | {"_kept_rows": 0, "_filling": None}
 
     def __del__(self) -> None:
         self.close()
@@ -92,10 +87,9 @@ class ShardSet:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
             os.close(descriptor)
         self.__dict__.get("_descriptors", {}).clear()
-        if threads := self.__dict__.get("_threads"):
-            threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-            self._filling.clear()
+        if filling := self.__dict__.get("_filling"):
+            filling.stop()
+            self._filling = None
 
     def read(self, shard: int, row: int) -> Sample:
         """Return the sample at `row` (0-based) of shard number `shard`.
@@ -107,8 +101,9 @@ class ShardSet:
         start = min(image_offset, caption_offset)
         # The caption follows its picture in the tar, usually: one read brings both.
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
+        descriptor = self._descriptor(shard)  # an error of this concerns not only this sample
         try:
-            data = os.pread(self._descriptor(shard), length, start)
+            data = os.pread(descriptor, length, start)
         except OSError as error:
             raise SampleError(f"cannot be read from disk: {error.strerror}") from error
         if len(data) != length:
@@ -130,30 +125,20 @@ class ShardSet:
 
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
+        self._filling = self._filling or Filling(self._files.fill)
         for shard in shards:
-            if shard in self._filling:
-                continue
-            self._threads = self._threads or ThreadPoolExecutor(_FILLED_AHEAD, thread_name_prefix="fill")
-            self._filling[shard] = self._threads.submit(self._fill, shard)
-            if len(self._filling) > _OPEN_FILES:
-                self._filling.popitem(last=False)
+            self._filling.want(shard)
 
     @property
     def is_remote(self) -> bool:
         """Whether shards lie behind addresses, so that it pays to `prepare` them."""
         return self._files.remote
 
-    def _fill(self, shard: int) -> None:
-        try:
-            self._files.fill(shard)
-        except DatasetError:
-            return  # who then reads it meets the same, and tells
-
     def _descriptor(self, shard: int) -> int:
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
             descriptor = self._descriptors[shard] = self._files.open(shard)
-            if len(self._descriptors) > _OPEN_FILES:
+            if len(self._descriptors) > (_OPEN_COPIES if self.is_remote else _OPEN_FILES):
                 os.close(self._descriptors.popitem(last=False)[1])
         else:
             self._descriptors.move_to_end(shard)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from clipkit.locations import is_remote_error, location
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import everything
-from tests.object_store import BUCKET, ObjectStore
+from tests.object_store import BUCKET, Fault, ObjectStore
 from tests.serving import Server, answer
 from tests.tars import write_tar
 
@@ -111,12 +112,66 @@ def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_pa
     cache = Cache(tmp_path / "bounded", max_bytes=sizes[0] + sizes[2])
     wanted = [Wanted(location(uploaded) / name, size) for name, size in zip(shards.names, sizes, strict=True)]
     descriptors = [cache.open(wanted[place]) for place in (0, 1, 1, 2)]
-    names = {path.name.partition("-")[2] for path in cache.folder.iterdir()}
+    names = {path.name.split("-", 2)[2] for path in cache.folder.iterdir()}
     assert names == {"000001.tar", "000002.tar"} or sizes[1] + sizes[2] > cache.max_bytes
     assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= cache.max_bytes
     assert os.pread(descriptors[0], 9, 0) == b"000000000", "who has it open goes on"
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def slow_tars(asked: threading.Event) -> Fault:
+    def fault(method: str, path: str) -> str | None:
+        if method != "GET" or not path.endswith(".tar"):
+            return None
+        asked.set()
+        return "slow"
+
+    return fault
+
+
+def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str, tmp_path: Path) -> None:
+    source = location(uploaded) / "000000.tar"
+    size = source.stat().st_size
+    one, other = (
+        Cache(tmp_path / "bounded", max_bytes=2 * size),
+        Cache(tmp_path / "bounded", max_bytes=2 * size),
+    )
+    for version in "ab":
+        one.fill(Wanted(source, size, version=version))
+    coming = threading.Event()
+    store.fault = slow_tars(coming)
+    slow = threading.Thread(target=one.fill, args=(Wanted(source, size, version="c"),))
+    slow.start()
+    assert coming.wait(60)
+    store.fault = lambda method, path: None
+    other.fill(Wanted(source, size, version="d"))
+    assert len([path for path in one.folder.iterdir() if not path.name.startswith(".")]) == 1
+    store.stopping.set()
+    slow.join()
+    assert len(list(one.folder.glob("*.tar"))) == 2
+
+
+def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", "/dev/null/x")
+    with pytest.raises(
+        DatasetError, match=r"expected a folder for copies .* Not a directory; set CLIPKIT_CACHE"
+    ):
+        ShardSet(uploaded).read(0, 0)
+
+
+def test_a_process_ends_while_shards_are_on_their_way(store: ObjectStore, uploaded: str) -> None:
+    asked = threading.Event()
+    store.fault = slow_tars(asked)
+    code = (
+        "import sys; from clipkit.shards.shard_set import ShardSet; shards = ShardSet(sys.argv[1]); "
+        "shards.prepare([0, 1, 2]); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, uploaded]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdin is not None and asked.wait(60)
+        process.stdin.close()
+        assert process.wait(15) == 0, "a download takes 20 s here"
 
 
 def test_a_full_disk_under_the_cache_is_one_line(
