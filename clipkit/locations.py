@@ -6,6 +6,7 @@ An address becomes a `UPath`, which does what a `Path` does here, through fsspec
 
 import errno
 import importlib.util
+import os
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from clipkit.errors import ConfigError, StorageError
 
@@ -33,7 +35,9 @@ _ERRORS = (
     ("aiohttp", "ClientError"),
     ("fsspec.exceptions", "FSTimeoutError"),
     ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
 )
+_WITHOUT_NUMBER = (FileNotFoundError, PermissionError, TimeoutError)
 _PAUSES = (0.5, 1.0, 2.0)
 
 Result = TypeVar("Result")
@@ -60,7 +64,25 @@ def location(text: str) -> Path:
         raise ConfigError(f"{text}: {scheme}:// needs a further package: pip install 'clipkit[{scheme}]'")
     from upath import UPath
 
+    text = scheme + text[len(scheme) :]
+    _check_address(text, scheme)
     return cast("Path", UPath(text, **_options(scheme)))
+
+
+def _check_address(text: str, scheme: str) -> None:
+    place, _, inside = text.partition("://")[2].partition("/")
+    try:
+        port = urlsplit(text).port if scheme in ("http", "https") else None
+    except ValueError as error:
+        raise ConfigError(f"{text}: expected an address, found: {error}") from None
+    if not place or port == 0:
+        raise ConfigError(f"{text}: expected the name of a bucket or server behind {scheme}://, found none")
+    if scheme in ("s3", "gs") and ("//" in inside.rstrip("/") or inside.startswith("/")):
+        raise ConfigError(f"{text}: expected a name between any two slashes, found //")
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if scheme == "s3" else ():
+        endpoint = os.environ.get(variable)
+        if endpoint and not re.match(r"https?://[^/]", endpoint):
+            raise ConfigError(f"{variable}: expected an address of https:// or http://, found {endpoint!r}")
 
 
 def writable_location(text: str) -> Path:
@@ -134,6 +156,8 @@ def is_remote_error(error: BaseException) -> bool:
     """
     loaded = [getattr(sys.modules.get(module), name, None) for module, name in _ERRORS]
     kinds = tuple(kind for kind in loaded if kind)
+    if isinstance(error, _WITHOUT_NUMBER) and error.errno is None:  # a system's own error has one
+        return True
     return isinstance(error, kinds) or (isinstance(error, OSError) and isinstance(error.__cause__, kinds))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.atomic import make_folder, temporary_path
-from clipkit.errors import DatasetError
+from clipkit.errors import ClipkitError, DatasetError, StorageError
 from clipkit.locations import download, error_is_of_disk, is_remote_error
 from clipkit.locks import exclusive
 
@@ -60,7 +60,8 @@ class Cache:
     def open(self, wanted: Wanted) -> int:
         """Return a descriptor of the file, which is downloaded if it is not there.
 
-        Raises DatasetError if it cannot be had whole, or this machine has no room for it.
+        Raises DatasetError if what is there is not that file, StorageError if it cannot be had, or this
+        machine has no room for it: then nothing is known of the file.
         """
         path = self._path(wanted)
         while True:
@@ -93,12 +94,13 @@ class Cache:
         with self._locked(path):
             if path.exists():
                 return
-            found = ""
+            found: str
+            kind: type[ClipkitError]
             for _ in range(_ATTEMPTS):
-                found = self._downloaded(path, wanted)
+                found, kind = self._downloaded(path, wanted)
                 if not found:
                     return
-        raise DatasetError(
+        raise kind(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
             f"tried {_ATTEMPTS} times: is the file or the connection damaged?"
@@ -116,14 +118,14 @@ class Cache:
                 raise self._unfit(error) from None
             yield
 
-    def _unfit(self, error: OSError) -> DatasetError:
-        return DatasetError(
+    def _unfit(self, error: OSError) -> StorageError:
+        return StorageError(
             f"{self.folder}: expected a folder for copies of what lies behind addresses, found: "
             f"{error.strerror}; set {FOLDER_VARIABLE} to one that can be written"
         )
 
-    def _downloaded(self, path: Path, wanted: Wanted) -> str:
-        """Download once; return what is wrong with what came, or nothing."""
+    def _downloaded(self, path: Path, wanted: Wanted) -> tuple[str, type[ClipkitError]]:
+        """Download once; return what is wrong with what came, or nothing, and which error that is."""
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)
@@ -131,18 +133,18 @@ class Cache:
             found = _unfitting(temporary, wanted)
             if not found:
                 temporary.replace(path)
-            return found
+            return found, DatasetError
         except FileNotFoundError:
-            return "no such file"
+            return "no such file", DatasetError
         except Exception as error:
             if error_is_of_disk(error):
-                raise DatasetError(
+                raise StorageError(
                     f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
                     f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
                 ) from None
             if not (isinstance(error, OSError) or is_remote_error(error)):
                 raise
-            return str(error).partition("\n")[0] or type(error).__name__
+            return str(error).partition("\n")[0] or type(error).__name__, StorageError
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -167,7 +167,7 @@ def _files(
 def _dataset_directory(source: str) -> Path | None:
     """Return the dataset directory that a source is, None if it names tars."""
     path = None if scheme_of(source) is None and "::" in source else location(source)
-    if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not path.is_dir()):
+    if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not _is_folder(path)):
         return None
     if is_remote(path) and (path / INDEX_FILE).exists():
         return path
@@ -177,9 +177,13 @@ def _dataset_directory(source: str) -> Path | None:
     return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() if is_remote(path) else os.path.isdir(path)  # noqa: PTH112 (a Path raises if its name is too long)
+
+
 def name_of(source: str) -> str:
     """Return a short name for what a source names: that of its folder or only tar."""
-    if Path(source).is_dir():
+    if _is_folder(Path(source)):
         return Path(source).resolve().name
     plain = [part for part in PurePosixPath(source.partition("::")[0]).parts if not PATTERN.search(part)]
     return plain[-1].removesuffix(".tar") if plain else Path.cwd().name

@@ -56,6 +56,12 @@ def test_they_are_what_webdataset_reads(folder: Path) -> None:
     assert both.fingerprint == ShardSet(folder).fingerprint
 
 
+def test_a_pattern_may_be_longer_than_a_name(folder: Path) -> None:
+    pattern = f"{folder}/{{{','.join(100 * ['00000', '00001'])}}}.tar"
+    assert len(ShardSet(pattern)) == 1000
+    assert name_of(pattern) == "tars"
+
+
 def test_loader_processes_read_them(folder: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "stop": 24, "transform": transform, "tokenize": tokenize}
     here, there = (list(batches(ShardSet(folder), workers=workers, **settings)) for workers in (0, 2))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from clipkit.errors import ConfigError, DatasetError
+from clipkit.errors import ConfigError, DatasetError, StorageError
 from clipkit.locations import is_remote_error, location
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
@@ -74,7 +74,7 @@ def test_what_may_pass_is_tried_again(
 def test_what_stays_short_is_an_error_that_names_it(store: ObjectStore, uploaded: str) -> None:
     shard_set = ShardSet(uploaded)
     store.fault = lambda method, path: "short" if "000001.tar" in path and method == "GET" else None
-    with pytest.raises(DatasetError, match=r"000001\.tar: expected [\d,]+ bytes of SHA-256 .* tried 3 times"):
+    with pytest.raises(StorageError, match=r"000001\.tar: expected [\d,]+ bytes of SHA-256 .* tried 3 times"):
         shard_set.read(1, 0)
     assert shard_set.read(0, 0).key == "000000000"
 
@@ -104,6 +104,21 @@ def test_no_dataset_no_bucket_no_server_get_one_line(
         ShardSet("ftp://127.0.0.1/x")
     with pytest.raises(ConfigError, match="found a command; those are never run"):
         ShardSet("pipe:touch x")
+    for address in ("s3://", "s3:///x", "https://", "https:///x"):
+        with pytest.raises(ConfigError, match="expected the name of a bucket or server"):
+            ShardSet(address)
+    with pytest.raises(ConfigError, match="a name between any two slashes"):
+        ShardSet(f"s3://{BUCKET}//x")
+    for address in ("http://[::1/x", "https://host:99999/x"):
+        with pytest.raises(ConfigError, match="expected an address, found: "):
+            ShardSet(address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost")
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL: expected an address .* found 'localhost'"):
+        ShardSet(f"s3://{BUCKET}/x")
+
+
+def test_schemes_are_of_either_case_and_slashes_may_end_an_address(uploaded: str) -> None:
+    assert len(ShardSet(uploaded.replace("s3", "S3") + "/")) == 2160
 
 
 def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_path: Path) -> None:
@@ -155,7 +170,7 @@ def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str
 def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPKIT_CACHE", "/dev/null/x")
     with pytest.raises(
-        DatasetError, match=r"expected a folder for copies .* Not a directory; set CLIPKIT_CACHE"
+        StorageError, match=r"expected a folder for copies .* Not a directory; set CLIPKIT_CACHE"
     ):
         ShardSet(uploaded).read(0, 0)
 
@@ -179,7 +194,7 @@ def test_a_full_disk_under_the_cache_is_one_line(
 ) -> None:
     monkeypatch.setenv("CLIPKIT_CACHE", str(tiny_disk))
     shard_set = ShardSet(uploaded)
-    with pytest.raises(DatasetError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
+    with pytest.raises(StorageError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
         everything(shard_set)
     shard_set.close()
 
@@ -258,6 +273,19 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
     assert told("verify", f"{uploaded}-even")["ok"] is True
     told("dedup", uploaded, "--against", f"{uploaded}-even", "--out", f"{uploaded}-odd")
     assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
+
+
+@pytest.mark.slow  # it is waited for
+def test_a_store_that_fails_for_a_while_breaks_no_shard(
+    store: ObjectStore, uploaded: str, tmp_path: Path
+) -> None:
+    store.fault = lambda method, path: "reset" if "000001.tar" in path and method == "GET" else None
+    command = [sys.executable, "-m", "clipkit", "shards", "filter", uploaded, "--skip-broken"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1 and "tried 3 times" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_finds_what_is_wrong_in_a_bucket(uploaded: str, small_dataset: Path) -> None:
