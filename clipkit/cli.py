@@ -240,7 +240,8 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except Exception as error:
         if is_remote_error(error):
-            _fail(f"{error}; is the address right, and are the keys for it in the environment?", 1)
+            found = str(error) or type(error).__name__
+            _fail(f"{found}; is the address right, and are the keys for it in the environment?", 1)
         if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""

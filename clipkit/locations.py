@@ -6,15 +6,18 @@ An address becomes a `UPath`, which does what a `Path` does here, through fsspec
 
 import errno
 import importlib.util
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from clipkit.errors import ConfigError, StorageError
 
@@ -24,13 +27,17 @@ _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 _CONNECT_SECONDS = 15.0
 _SILENT_SECONDS = 60.0  # without a byte, until a request is given up and tried again
 _ATTEMPTS = 5
+_ASKED_AT_ONCE = 16
+_NOT_THERE = (404, 410)
 _ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp", "ClientError"),
     ("fsspec.exceptions", "FSTimeoutError"),
     ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
 )
+_WITHOUT_NUMBER = (FileNotFoundError, PermissionError, TimeoutError)
 _PAUSES = (0.5, 1.0, 2.0)
 
 Result = TypeVar("Result")
@@ -57,7 +64,25 @@ def location(text: str) -> Path:
         raise ConfigError(f"{text}: {scheme}:// needs a further package: pip install 'clipkit[{scheme}]'")
     from upath import UPath
 
+    text = scheme + text[len(scheme) :]
+    _check_address(text, scheme)
     return cast("Path", UPath(text, **_options(scheme)))
+
+
+def _check_address(text: str, scheme: str) -> None:
+    place, _, inside = text.partition("://")[2].partition("/")
+    try:
+        port = urlsplit(text).port if scheme in ("http", "https") else None
+    except ValueError as error:
+        raise ConfigError(f"{text}: expected an address, found: {error}") from None
+    if not place or port == 0:
+        raise ConfigError(f"{text}: expected the name of a bucket or server behind {scheme}://, found none")
+    if scheme in ("s3", "gs") and ("//" in inside.rstrip("/") or inside.startswith("/")):
+        raise ConfigError(f"{text}: expected a name between any two slashes, found //")
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if scheme == "s3" else ():
+        endpoint = os.environ.get(variable)
+        if endpoint and not re.match(r"https?://[^/]", endpoint):
+            raise ConfigError(f"{variable}: expected an address of https:// or http://, found {endpoint!r}")
 
 
 def writable_location(text: str) -> Path:
@@ -83,6 +108,47 @@ def can_list(path: Path) -> bool:
     return cast("Any", path).protocol not in ("http", "https")
 
 
+def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
+    """Return what is known of files behind addresses: `size` in bytes, None where a server does not tell it,
+    and what else it tells; None for a file that is not there.
+
+    Folders of which many are asked for are listed instead. Raises the libraries' errors if one cannot be
+    asked for.
+    """
+    folders: dict[str, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(str(path.parent), []).append(path)
+    listed: dict[str, Mapping[str, Any]] = {}
+    for inside in folders.values():
+        if len(inside) > _ASKED_AT_ONCE and can_list(inside[0]):
+            listed |= _listed(inside[0].parent)
+
+    def asked(path: Path) -> Mapping[str, Any] | None:
+        return listed.get(cast("Any", path).path) or patiently(lambda: _info(path))
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        return list(threads.map(asked, paths))
+
+
+def _listed(folder: Path) -> dict[str, Mapping[str, Any]]:
+    try:
+        found = patiently(lambda: cast("Any", folder).fs.ls(cast("Any", folder).path, detail=True))
+    except (FileNotFoundError, PermissionError):  # who may read its files may yet not be let list them
+        return {}
+    return {each["name"]: each for each in found if each["type"] == "file"}
+
+
+def _info(path: Path) -> Mapping[str, Any] | None:
+    try:
+        return cast("Mapping[str, Any]", cast("Any", path).fs.info(cast("Any", path).path))
+    except FileNotFoundError as error:
+        # For a web server's any answer but a good one, and for none at all, fsspec says "not found".
+        why = None if can_list(path) else error.__cause__
+        if why is not None and getattr(why, "status", None) not in _NOT_THERE:
+            raise why from None
+        return None
+
+
 def is_remote_error(error: BaseException) -> bool:
     """Tell whether an error is one by which the libraries behind addresses say that something failed there.
 
@@ -90,6 +156,8 @@ def is_remote_error(error: BaseException) -> bool:
     """
     loaded = [getattr(sys.modules.get(module), name, None) for module, name in _ERRORS]
     kinds = tuple(kind for kind in loaded if kind)
+    if isinstance(error, _WITHOUT_NUMBER) and error.errno is None:  # a system's own error has one
+        return True
     return isinstance(error, kinds) or (isinstance(error, OSError) and isinstance(error.__cause__, kinds))
 
 

@@ -9,12 +9,13 @@ import os
 import shutil
 import threading
 import time
-from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.atomic import make_folder, temporary_path
-from clipkit.errors import DatasetError
+from clipkit.errors import ClipkitError, DatasetError, StorageError
 from clipkit.locations import download, error_is_of_disk, is_remote_error
 from clipkit.locks import exclusive
 
@@ -23,7 +24,8 @@ BYTES_VARIABLE = "CLIPKIT_CACHE_BYTES"
 DEFAULT_BYTES = 100_000_000_000
 _LEFT_FREE = 1_000_000_000
 _ATTEMPTS = 3
-_STALE_SECONDS = 24 * 3600
+_STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
+_OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
 
 
 def user_cache() -> Path:
@@ -51,7 +53,6 @@ class Cache:
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None):
         self.folder = folder or user_cache() / "files"
         self.max_bytes = max_bytes or _from_environment()
-        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path, int]]:
         return Cache, (self.folder, self.max_bytes)
@@ -59,7 +60,8 @@ class Cache:
     def open(self, wanted: Wanted) -> int:
         """Return a descriptor of the file, which is downloaded if it is not there.
 
-        Raises DatasetError if it cannot be had whole, or this machine has no room for it.
+        Raises DatasetError if what is there is not that file, StorageError if it cannot be had, or this
+        machine has no room for it: then nothing is known of the file.
         """
         path = self._path(wanted)
         while True:
@@ -68,14 +70,17 @@ class Cache:
             except FileNotFoundError:
                 self._fill(path, wanted)
                 continue
+            except OSError as error:
+                raise self._unfit(error) from None
             if os.fstat(descriptor).st_size == wanted.bytes:
-                os.utime(descriptor)
+                with suppress(PermissionError):  # another user's
+                    os.utime(descriptor)
                 return descriptor
             os.close(descriptor)
             path.unlink(missing_ok=True)
 
     def fill(self, wanted: Wanted) -> None:
-        """Download the file if it is not there."""
+        """Download the file if it is not there. Raises as `open`."""
         path = self._path(wanted)
         if not path.exists():
             self._fill(path, wanted)
@@ -83,69 +88,97 @@ class Cache:
     def _path(self, wanted: Wanted) -> Path:
         parts = (str(wanted.source), str(wanted.bytes), wanted.sha256 or "", wanted.version)
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-        return self.folder / f"{name}-{wanted.source.name[-80:]}"
+        return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
 
     def _fill(self, path: Path, wanted: Wanted) -> None:
-        make_folder(self.folder)
-        # A lock of the file system keeps other processes away, but not this one's threads.
-        with self._locks[path], exclusive(path.with_name(f".{path.name}.lock"), wait=True):
+        with self._locked(path):
             if path.exists():
                 return
-            found = ""
+            found: str
+            kind: type[ClipkitError]
             for _ in range(_ATTEMPTS):
-                found = self._downloaded(path, wanted)
+                found, kind = self._downloaded(path, wanted)
                 if not found:
                     return
-        raise DatasetError(
+        raise kind(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
             f"tried {_ATTEMPTS} times: is the file or the connection damaged?"
         )
 
-    def _downloaded(self, path: Path, wanted: Wanted) -> str:
-        """Download once; return what is wrong with what came, or nothing."""
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        # A lock of the file system keeps other processes away, but not this one's threads; and it is lost
+        # as soon as any of them closes the same file.
+        with _OF_THREADS.setdefault(str(path), threading.Lock()), ExitStack() as stack:
+            try:
+                make_folder(self.folder)
+                stack.enter_context(exclusive(path.with_name(f".{path.name}.lock"), wait=True))
+            except OSError as error:
+                raise self._unfit(error) from None
+            yield
+
+    def _unfit(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self.folder}: expected a folder for copies of what lies behind addresses, found: "
+            f"{error.strerror}; set {FOLDER_VARIABLE} to one that can be written"
+        )
+
+    def _downloaded(self, path: Path, wanted: Wanted) -> tuple[str, type[ClipkitError]]:
+        """Download once; return what is wrong with what came, or nothing, and which error that is."""
         temporary = temporary_path(path)
         try:
-            self._make_room(wanted.bytes)
+            self._make_room(temporary, wanted.bytes)
             download(wanted.source, temporary)
             found = _unfitting(temporary, wanted)
             if not found:
                 temporary.replace(path)
-            return found
+            return found, DatasetError
         except FileNotFoundError:
-            return "no such file"
+            return "no such file", DatasetError
         except Exception as error:
             if error_is_of_disk(error):
-                raise DatasetError(
+                raise StorageError(
                     f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
                     f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
                 ) from None
             if not (isinstance(error, OSError) or is_remote_error(error)):
                 raise
-            return str(error).partition("\n")[0] or type(error).__name__
+            return str(error).partition("\n")[0] or type(error).__name__, StorageError
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, needed: int) -> None:
-        with exclusive(self.folder / ".room.lock", wait=True):
-            now, files = time.time(), []
+    def _make_room(self, temporary: Path, needed: int) -> None:
+        """Remove what was used the longest ago until there is room; `temporary` then stands for it."""
+        with self._locked(self.folder / "room"):
+            now, files, coming, outstanding = time.time(), [], 0, 0
             for entry in os.scandir(self.folder):
                 try:
                     found = entry.stat()
                 except FileNotFoundError:
                     continue
-                if entry.name.startswith("."):
-                    if entry.name.endswith(".tmp") and now - found.st_mtime > _STALE_SECONDS:
-                        Path(entry.path).unlink(missing_ok=True)
+                if not entry.name.startswith("."):
+                    files.append((found.st_mtime_ns, found.st_size, entry.path))
+                elif not entry.name.endswith(".tmp"):
                     continue
-                files.append((found.st_mtime_ns, found.st_size, entry.path))
-            total = sum(size for _, size, _ in files)
-            free = shutil.disk_usage(self.folder).free
+                elif now - found.st_mtime > _STALE_SECONDS:
+                    Path(entry.path).unlink(missing_ok=True)
+                else:  # others download it now
+                    whole = max(_whole_size(entry.name), found.st_size)
+                    coming, outstanding = coming + whole, outstanding + whole - found.st_size
+            total = sum(size for _, size, _ in files) + coming
+            free = shutil.disk_usage(self.folder).free - outstanding
             for _, size, path in sorted(files):
                 if total + needed <= self.max_bytes and free - needed >= _LEFT_FREE:
                     break
                 Path(path).unlink(missing_ok=True)
                 total, free = total - size, free + size
+            temporary.touch()
+
+
+def _whole_size(name: str) -> int:
+    given = name.split("-", 2)[1:2]
+    return int(given[0]) if given and given[0].isdecimal() else 0
 
 
 def _unfitting(path: Path, wanted: Wanted) -> str:

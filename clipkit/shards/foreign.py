@@ -8,7 +8,8 @@ written, else in the user's cache; it counts while the tar's size and time of ch
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from clipkit.atomic import make_folder, write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import infos, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache, Wanted, user_cache
 from clipkit.shards.parquet import read_parquet
@@ -38,6 +39,7 @@ _SCHEMA = pa.schema(
 )
 _OF_TAR = b"clipkit.tar"
 _VERSION = 1
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 
 
 class _Tar(NamedTuple):
@@ -55,7 +57,7 @@ class ForeignTars:
     """
 
     def __init__(self, sources: Sequence[str], progress: Callable[[str, int | None, str], Progress]):
-        self._tars = [_described(path) for path in tar_paths(sources, remote=True)]
+        self._tars = _described(tar_paths(sources, remote=True))
         self._cache = Cache()
         self.remote = any(is_remote(tar.path) for tar in self._tars)
         self.names = [tar.path.name for tar in self._tars]
@@ -96,7 +98,7 @@ class ForeignTars:
         ranges = np.stack([table[name].to_numpy() for name in RANGES], axis=1)
         check_ranges(self.place(shard), ranges, int(self.sizes[shard]), tar.bytes)
         fields = table["caption_field"].to_pylist()
-        return Rows(ranges, fields if any(fields) else None)
+        return Rows(ranges, fields if any(fields) else None, table["key"])
 
     def caption(self, text: bytes, rows: Rows, row: int) -> str:
         """Return the caption, what is no UTF-8 in it as U+FFFD. Raises SampleError if its field is gone."""
@@ -116,9 +118,10 @@ class ForeignTars:
         if is_remote(self._tars[shard].path):
             self._cache.fill(self._wanted(self._tars[shard]))
 
-    def key(self, shard: int, row: int) -> str:
+    def key(self, shard: int, rows: Rows, row: int) -> str:
         """Return a sample's key."""
-        return str(self._headers(self._tars[shard])["key"][row].as_py())
+        assert rows.keys is not None
+        return str(rows.keys[row])
 
     def _descriptor(self, tar: _Tar) -> int:
         if is_remote(tar.path):
@@ -155,7 +158,9 @@ class ForeignTars:
         for place in places:
             try:
                 make_folder(place.parent)
-                write_table(place, table, f"{os.getpid()}")
+                write_table(
+                    place, table, secrets.token_hex(8)
+                )  # ranks on other machines have this process id
                 break
             except OSError:  # not writable, or full: the next place; in the end it is read anew each time
                 continue
@@ -169,16 +174,27 @@ def caption_field(fields: Any) -> str | None:
     return next((name for name in CAPTIONS if isinstance(fields.get(name), str)), None)
 
 
-def _described(path: Path) -> _Tar:
+def _described(paths: Sequence[Path]) -> list[_Tar]:
+    known = iter(infos([path for path in paths if is_remote(path)]))
+    return [_of_address(path, next(known)) if is_remote(path) else _of_disk(path) for path in paths]
+
+
+def _of_disk(path: Path) -> _Tar:
     try:
         found = path.stat()
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a tar, found no such file") from None
-    if not is_remote(path):
-        return _Tar(path, found.st_size, str(found.st_mtime_ns))
-    known = getattr(found, "_info", None) or {}
-    changed = known.get("ETag") or known.get("LastModified") or known.get("etag") or ""
-    return _Tar(path, found.st_size, str(changed))
+    return _Tar(path, found.st_size, str(found.st_mtime_ns))
+
+
+def _of_address(path: Path, info: Mapping[str, Any] | None) -> _Tar:
+    if info is None:
+        raise DatasetError(f"{path}: expected a tar, found no such file")
+    if info["size"] is None:
+        raise DatasetError(
+            f"{path}: expected a server that tells a file's size, found one that does not; download the tar"
+        )
+    return _Tar(path, info["size"], str(next((info[name] for name in _VERSIONS if info.get(name)), "")))
 
 
 def _kept(place: Path, tar: _Tar) -> pa.Table | None:
@@ -190,7 +206,8 @@ def _kept(place: Path, tar: _Tar) -> pa.Table | None:
         return None
     noted = _noted(table)
     is_of_tar = (noted["version"], noted["bytes"], noted["changed"]) == (_VERSION, tar.bytes, tar.changed)
-    return table if is_of_tar and table.schema.equals(_SCHEMA) else None
+    is_whole = table.schema.equals(_SCHEMA) and not any(table[name].null_count for name in ("key", *RANGES))
+    return table if is_of_tar and is_whole and isinstance(noted["left_out"], int) else None
 
 
 def _noted(table: pa.Table) -> dict[str, Any]:

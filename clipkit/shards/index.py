@@ -3,22 +3,20 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import can_list, is_remote
+from clipkit.locations import infos, is_remote
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
-_ASKED_AT_ONCE = 16
 _PROGRESS = b"clipkit.ingest"
 _NAMES = re.compile(r"\d{6}\.tar|failures/\d{6}\.parquet")
 
@@ -96,13 +94,13 @@ class Index:
 def _file_sizes(directory: Path, shards: Sequence[IndexEntry]) -> Iterable[int | None]:
     if not is_remote(directory):
         return (_file_size(directory / shard.name) for shard in shards)
-    listed = (
-        {path.name: path.stat().st_size for path in directory.glob("*.tar")} if can_list(directory) else {}
-    )
-    if listed:
-        return [listed.get(shard.name) for shard in shards]
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-        return list(threads.map(lambda shard: _file_size(directory / shard.name), shards))
+    known = infos([directory / shard.name for shard in shards])
+    return [_told_size(info, shard) if info else None for info, shard in zip(known, shards, strict=True)]
+
+
+def _told_size(info: Mapping[str, Any], shard: IndexEntry) -> int:
+    # A server that does not tell a size has the shard; its bytes are counted when they have come.
+    return shard.bytes if info["size"] is None else int(info["size"])
 
 
 def _file_size(path: Path) -> int | None:

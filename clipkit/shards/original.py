@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.errors import DatasetError, StorageError
+from clipkit.locations import is_remote, read_bytes
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
@@ -107,7 +107,7 @@ class Original:
     def _parquet(self, shard: IndexEntry) -> Iterator[pq.ParquetFile]:
         path = (self.directory / shard.name).with_suffix(".parquet")
         with _readable(path):
-            data = path.read_bytes()
+            data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != shard.manifest_sha256:
             raise DatasetError(
                 f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{_REMEDY}"
@@ -146,6 +146,8 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise DatasetError(f"{path}: the index lists this file, but it is missing{_REMEDY}") from None
     except OSError as error:
+        if is_remote(path):  # a store that does not answer now has not lost the file
+            raise StorageError(f"{path}: expected a file of the dataset, found: {error}; try again") from None
         raise DatasetError(
             f"{path}: expected a file of the dataset, found: {error.strerror}{_REMEDY}"
         ) from None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote
@@ -25,11 +26,13 @@ class SampleError(DatasetError):
 class Rows(NamedTuple):
     """The byte ranges of a shard's samples, int64 (samples, 4), columns RANGES.
 
-    `fields` names for each sample the field of its JSON that is the caption, None where all is caption.
+    `fields` names for each sample the field of its JSON that is the caption, None where all is caption;
+    `keys` are the samples' keys, None where they follow from shard and row.
     """
 
     ranges: Int64s
     fields: list[str | None] | None = None
+    keys: pa.ChunkedArray | None = None
 
 
 class ShardFiles(Protocol):
@@ -55,7 +58,7 @@ class ShardFiles(Protocol):
     def fill(self, shard: int) -> None:
         """Have what lies elsewhere copied to this machine, to be opened soon."""
 
-    def key(self, shard: int, row: int) -> str:
+    def key(self, shard: int, rows: Rows, row: int) -> str:
         """Return a sample's key."""
 
 
@@ -115,7 +118,7 @@ class DatasetFiles:
         if self._cache:
             self._cache.fill(self._wanted(shard))
 
-    def key(self, shard: int, row: int) -> str:
+    def key(self, shard: int, rows: Rows, row: int) -> str:
         """Return a sample's key."""
         return sample_key(int(Path(self.names[shard]).stem), row)
 

@@ -3,7 +3,6 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, location, scheme_of
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.filling import Filling
 from clipkit.shards.foreign import ForeignTars
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
@@ -18,8 +18,8 @@ from clipkit.shards.patterns import PATTERN
 from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, SampleError, ShardFiles
 
 _OPEN_FILES = 400
+_OPEN_COPIES = 100  # what the cache removes takes its room until it is closed
 _KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
-_FILLED_AHEAD = 8  # at a time
 
 
 class Sample(NamedTuple):
@@ -55,8 +55,7 @@ class ShardSet:
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._rows: OrderedDict[int, Rows] = OrderedDict()
         self._kept_rows = 0
-        self._filling: OrderedDict[int, Future[None]] = OrderedDict()
-        self._threads: ThreadPoolExecutor | None = None
+        self._filling: Filling | None = None
 
     @property
     def names(self) -> list[str]:
@@ -77,12 +76,8 @@ class ShardSet:
         return int(self.sizes.sum())
 
     def __getstate__(self) -> dict[str, Any]:
-        empty: dict[str, Any] = {
-            "_descriptors": OrderedDict(),
-            "_rows": OrderedDict(),
-            "_filling": OrderedDict(),
-        }
-        return self.__dict__ | empty | {"_kept_rows": 0, "_threads": None}
+        empty: dict[str, Any] = {"_descriptors": OrderedDict(), "_rows": OrderedDict()}
+        return self.__dict__ | empty | {"_kept_rows": 0, "_filling": None}
 
     def __del__(self) -> None:
         self.close()
@@ -92,10 +87,9 @@ class ShardSet:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
             os.close(descriptor)
         self.__dict__.get("_descriptors", {}).clear()
-        if threads := self.__dict__.get("_threads"):
-            threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-            self._filling.clear()
+        if filling := self.__dict__.get("_filling"):
+            filling.stop()
+            self._filling = None
 
     def read(self, shard: int, row: int) -> Sample:
         """Return the sample at `row` (0-based) of shard number `shard`.
@@ -107,8 +101,9 @@ class ShardSet:
         start = min(image_offset, caption_offset)
         # The caption follows its picture in the tar, usually: one read brings both.
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
+        descriptor = self._descriptor(shard)  # an error of this concerns not only this sample
         try:
-            data = os.pread(self._descriptor(shard), length, start)
+            data = os.pread(descriptor, length, start)
         except OSError as error:
             raise SampleError(f"cannot be read from disk: {error.strerror}") from error
         if len(data) != length:
@@ -118,11 +113,11 @@ class ShardSet:
             )
         image = data[image_offset - start : image_offset - start + image_bytes]
         text = data[caption_offset - start : caption_offset - start + caption_bytes]
-        return Sample(self.key(shard, row), image, self._files.caption(text, rows, row))
+        return Sample(self._files.key(shard, rows, row), image, self._files.caption(text, rows, row))
 
     def key(self, shard: int, row: int) -> str:
         """Return the key of the sample at `row` of shard number `shard`."""
-        return self._files.key(shard, row)
+        return self._files.key(shard, self._rows_of(shard), row)
 
     def place(self, shard: int) -> str:
         """Return where shard number `shard` lies, for messages."""
@@ -130,30 +125,20 @@ class ShardSet:
 
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
+        self._filling = self._filling or Filling(self._files.fill)
         for shard in shards:
-            if shard in self._filling:
-                continue
-            self._threads = self._threads or ThreadPoolExecutor(_FILLED_AHEAD, thread_name_prefix="fill")
-            self._filling[shard] = self._threads.submit(self._fill, shard)
-            if len(self._filling) > _OPEN_FILES:
-                self._filling.popitem(last=False)
+            self._filling.want(shard)
 
     @property
     def is_remote(self) -> bool:
         """Whether shards lie behind addresses, so that it pays to `prepare` them."""
         return self._files.remote
 
-    def _fill(self, shard: int) -> None:
-        try:
-            self._files.fill(shard)
-        except DatasetError:
-            return  # who then reads it meets the same, and tells
-
     def _descriptor(self, shard: int) -> int:
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
             descriptor = self._descriptors[shard] = self._files.open(shard)
-            if len(self._descriptors) > _OPEN_FILES:
+            if len(self._descriptors) > (_OPEN_COPIES if self.is_remote else _OPEN_FILES):
                 os.close(self._descriptors.popitem(last=False)[1])
         else:
             self._descriptors.move_to_end(shard)
@@ -182,7 +167,7 @@ def _files(
 def _dataset_directory(source: str) -> Path | None:
     """Return the dataset directory that a source is, None if it names tars."""
     path = None if scheme_of(source) is None and "::" in source else location(source)
-    if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not path.is_dir()):
+    if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not _is_folder(path)):
         return None
     if is_remote(path) and (path / INDEX_FILE).exists():
         return path
@@ -192,9 +177,13 @@ def _dataset_directory(source: str) -> Path | None:
     return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() if is_remote(path) else os.path.isdir(path)  # noqa: PTH112 (a Path raises if its name is too long)
+
+
 def name_of(source: str) -> str:
     """Return a short name for what a source names: that of its folder or only tar."""
-    if Path(source).is_dir():
+    if _is_folder(Path(source)):
         return Path(source).resolve().name
     plain = [part for part in PurePosixPath(source.partition("::")[0]).parts if not PATTERN.search(part)]
     return plain[-1].removesuffix(".tar") if plain else Path.cwd().name

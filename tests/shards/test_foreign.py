@@ -56,6 +56,12 @@ def test_they_are_what_webdataset_reads(folder: Path) -> None:
     assert both.fingerprint == ShardSet(folder).fingerprint
 
 
+def test_a_pattern_may_be_longer_than_a_name(folder: Path) -> None:
+    pattern = f"{folder}/{{{','.join(100 * ['00000', '00001'])}}}.tar"
+    assert len(ShardSet(pattern)) == 1000
+    assert name_of(pattern) == "tars"
+
+
 def test_loader_processes_read_them(folder: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "stop": 24, "transform": transform, "tokenize": tokenize}
     here, there = (list(batches(ShardSet(folder), workers=workers, **settings)) for workers in (0, 2))
@@ -110,7 +116,11 @@ def test_headers_are_read_once(folder: Path, cache: Path) -> None:
             content[index["image_offset"] - 512 : index["image_offset"]] = bytes(512)
         tar.write_bytes(content)
         os.utime(tar, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert everything(ShardSet(folder)) == expected
+    shard_set = ShardSet(folder)
+    assert shard_set.read(0, 0) == expected[0]
+    for index in indexes:
+        index.unlink()
+    assert shard_set.read(0, 1) == expected[1], "the index is not read again for each sample"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")

@@ -4,17 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from clipkit.errors import ConfigError, DatasetError
-from clipkit.locations import location
+from clipkit.errors import ConfigError, DatasetError, StorageError
+from clipkit.locations import is_remote_error, location
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import everything
-from tests.object_store import BUCKET, ObjectStore
+from tests.object_store import BUCKET, Fault, ObjectStore
 from tests.serving import Server, answer
 from tests.tars import write_tar
 
@@ -73,7 +74,7 @@ def test_what_may_pass_is_tried_again(
 def test_what_stays_short_is_an_error_that_names_it(store: ObjectStore, uploaded: str) -> None:
     shard_set = ShardSet(uploaded)
     store.fault = lambda method, path: "short" if "000001.tar" in path and method == "GET" else None
-    with pytest.raises(DatasetError, match=r"000001\.tar: expected [\d,]+ bytes of SHA-256 .* tried 3 times"):
+    with pytest.raises(StorageError, match=r"000001\.tar: expected [\d,]+ bytes of SHA-256 .* tried 3 times"):
         shard_set.read(1, 0)
     assert shard_set.read(0, 0).key == "000000000"
 
@@ -103,6 +104,21 @@ def test_no_dataset_no_bucket_no_server_get_one_line(
         ShardSet("ftp://127.0.0.1/x")
     with pytest.raises(ConfigError, match="found a command; those are never run"):
         ShardSet("pipe:touch x")
+    for address in ("s3://", "s3:///x", "https://", "https:///x"):
+        with pytest.raises(ConfigError, match="expected the name of a bucket or server"):
+            ShardSet(address)
+    with pytest.raises(ConfigError, match="a name between any two slashes"):
+        ShardSet(f"s3://{BUCKET}//x")
+    for address in ("http://[::1/x", "https://host:99999/x"):
+        with pytest.raises(ConfigError, match="expected an address, found: "):
+            ShardSet(address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost")
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL: expected an address .* found 'localhost'"):
+        ShardSet(f"s3://{BUCKET}/x")
+
+
+def test_schemes_are_of_either_case_and_slashes_may_end_an_address(uploaded: str) -> None:
+    assert len(ShardSet(uploaded.replace("s3", "S3") + "/")) == 2160
 
 
 def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_path: Path) -> None:
@@ -111,7 +127,7 @@ def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_pa
     cache = Cache(tmp_path / "bounded", max_bytes=sizes[0] + sizes[2])
     wanted = [Wanted(location(uploaded) / name, size) for name, size in zip(shards.names, sizes, strict=True)]
     descriptors = [cache.open(wanted[place]) for place in (0, 1, 1, 2)]
-    names = {path.name.partition("-")[2] for path in cache.folder.iterdir()}
+    names = {path.name.split("-", 2)[2] for path in cache.folder.iterdir()}
     assert names == {"000001.tar", "000002.tar"} or sizes[1] + sizes[2] > cache.max_bytes
     assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= cache.max_bytes
     assert os.pread(descriptors[0], 9, 0) == b"000000000", "who has it open goes on"
@@ -119,12 +135,66 @@ def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_pa
         os.close(descriptor)
 
 
+def slow_tars(asked: threading.Event) -> Fault:
+    def fault(method: str, path: str) -> str | None:
+        if method != "GET" or not path.endswith(".tar"):
+            return None
+        asked.set()
+        return "slow"
+
+    return fault
+
+
+def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str, tmp_path: Path) -> None:
+    source = location(uploaded) / "000000.tar"
+    size = source.stat().st_size
+    one, other = (
+        Cache(tmp_path / "bounded", max_bytes=2 * size),
+        Cache(tmp_path / "bounded", max_bytes=2 * size),
+    )
+    for version in "ab":
+        one.fill(Wanted(source, size, version=version))
+    coming = threading.Event()
+    store.fault = slow_tars(coming)
+    slow = threading.Thread(target=one.fill, args=(Wanted(source, size, version="c"),))
+    slow.start()
+    assert coming.wait(60)
+    store.fault = lambda method, path: None
+    other.fill(Wanted(source, size, version="d"))
+    assert len([path for path in one.folder.iterdir() if not path.name.startswith(".")]) == 1
+    store.stopping.set()
+    slow.join()
+    assert len(list(one.folder.glob("*.tar"))) == 2
+
+
+def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", "/dev/null/x")
+    with pytest.raises(
+        StorageError, match=r"expected a folder for copies .* Not a directory; set CLIPKIT_CACHE"
+    ):
+        ShardSet(uploaded).read(0, 0)
+
+
+def test_a_process_ends_while_shards_are_on_their_way(store: ObjectStore, uploaded: str) -> None:
+    asked = threading.Event()
+    store.fault = slow_tars(asked)
+    code = (
+        "import sys; from clipkit.shards.shard_set import ShardSet; shards = ShardSet(sys.argv[1]); "
+        "shards.prepare([0, 1, 2]); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, uploaded]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdin is not None and asked.wait(60)
+        process.stdin.close()
+        assert process.wait(15) == 0, "a download takes 20 s here"
+
+
 def test_a_full_disk_under_the_cache_is_one_line(
     uploaded: str, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPKIT_CACHE", str(tiny_disk))
     shard_set = ShardSet(uploaded)
-    with pytest.raises(DatasetError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
+    with pytest.raises(StorageError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
         everything(shard_set)
     shard_set.close()
 
@@ -159,6 +229,26 @@ def test_foreign_tars_on_a_web_server(tmp_path: Path, monkeypatch: pytest.Monkey
             ShardSet(server.url("/{0..3}.tar"))
 
 
+def test_many_shards_are_listed_not_asked_for_one_by_one(store: ObjectStore, tmp_path: Path) -> None:
+    folder = location(f"s3://{BUCKET}/{tmp_path.name}")
+    tar = write_tar(tmp_path / "one.tar", [{"__key__": "a", "jpg": b"\xff\xd8\xff", "txt": "b"}])
+    for number in range(40):
+        (folder / f"{number:02d}.tar").write_bytes(tar.read_bytes())
+    assert len(ShardSet(f"{folder}/{{00..39}}.tar")) == 40
+    store.requests.clear()
+    assert len(ShardSet(f"{folder}/{{00..39}}.tar")) == 40, "of copies and headers kept"
+    assert len(store.requests) < 10
+    with pytest.raises(DatasetError, match=r"40\.tar: expected a tar, found no such file"):
+        ShardSet(f"{folder}/{{00..40}}.tar")
+
+
+def test_a_web_server_that_refuses_or_fails_has_not_lost_the_file(server: Server) -> None:
+    server.add("/x.tar", answer(b"", 403))
+    with pytest.raises(Exception, match="403, message='Forbidden'") as raised:
+        ShardSet(server.url("/x.tar"))
+    assert is_remote_error(raised.value)
+
+
 def serve(server: Server, path: str, body: bytes) -> None:
     server.add(path, answer(body))
 
@@ -183,6 +273,19 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
     assert told("verify", f"{uploaded}-even")["ok"] is True
     told("dedup", uploaded, "--against", f"{uploaded}-even", "--out", f"{uploaded}-odd")
     assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
+
+
+@pytest.mark.slow  # it is waited for
+def test_a_store_that_fails_for_a_while_breaks_no_shard(
+    store: ObjectStore, uploaded: str, tmp_path: Path
+) -> None:
+    store.fault = lambda method, path: "reset" if "000001.tar" in path and method == "GET" else None
+    command = [sys.executable, "-m", "clipkit", "shards", "filter", uploaded, "--skip-broken"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1 and "tried 3 times" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_finds_what_is_wrong_in_a_bucket(uploaded: str, small_dataset: Path) -> None:
