@@ -100,10 +100,12 @@ class Cache:
                 found, kind = self._downloaded(path, wanted)
                 if not found:
                     return
+                if kind is StorageError:  # that was waited for already
+                    break
         raise kind(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
-            f"tried {_ATTEMPTS} times: is the file or the connection damaged?"
+            "tried again and again: is the file or the connection damaged?"
         )
 
     @contextmanager
