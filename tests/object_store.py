@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.serving import answering
+
 BUCKET = "bucket"
 Fault = Callable[[str, str], str | None]
 """(method, path) → "500", "503", "short", "slow", "reset", or None for a proper answer."""
@@ -88,15 +90,8 @@ class ObjectStore:
     @contextmanager
     def running(self) -> Iterator["ObjectStore"]:
         """Answer from a thread until the block is left."""
-        thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
+        with answering(self.http, self.stopping):
             yield self
-        finally:
-            self.stopping.set()
-            self.http.shutdown()
-            thread.join()
-            self.http.server_close()
 
     def environment(self) -> dict[str, str]:
         """What a command needs to know to use it."""

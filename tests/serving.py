@@ -18,6 +18,20 @@ from PIL import Image
 Route = Callable[[BaseHTTPRequestHandler], None]
 
 
+@contextmanager
+def answering(http: ThreadingHTTPServer, stopping: threading.Event) -> Iterator[None]:
+    """Let a server answer from a thread until the block is left; `stopping` is set then."""
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
 class Server:
     """Routes by path; `hits` counts the requests for each. `stopping` is set when the test has ended.
 
@@ -61,15 +75,8 @@ class Server:
     @contextmanager
     def running(self) -> Iterator["Server"]:
         """Answer from a thread until the block is left."""
-        thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
+        with answering(self.http, self.stopping):
             yield self
-        finally:
-            self.stopping.set()
-            self.http.shutdown()
-            thread.join()
-            self.http.server_close()
 
     def add(self, path: str, route: Route) -> str:
         """Answer `path` by `route`; return its URL."""

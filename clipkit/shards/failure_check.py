@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import IndexEntry
+from clipkit.shards.parquet import parsed
 from clipkit.shards.schemas import FAILURE_SCHEMA, REASONS
 
 
@@ -28,12 +28,9 @@ def check_failures(directory: Path, name: str, entry: IndexEntry | None, faults:
             faults.add(
                 "sha256", name, f"expected the SHA-256 {entry.sha256} as the index says, found {sha256}"
             )
-    try:
-        table = pq.read_table(pa.BufferReader(content), use_threads=False)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        words = f"expected a failure file in Parquet, found: {str(error).partition(chr(10))[0]}"
-        faults.add("failures", name, words)
+    table = parsed(content)
+    if isinstance(table, str):
+        faults.add("failures", name, f"expected a failure file in Parquet, found: {table}")
         return None
     if not table.schema.equals(FAILURE_SCHEMA):
         words = f"expected the columns {FAILURE_SCHEMA.names}, found {table.schema.names}, or of other types"

@@ -25,6 +25,16 @@ def read_parquet(path: Path, expected: str, columns: list[str] | None = None) ->
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 
 
+def parsed(content: bytes) -> pa.Table | str:
+    """Return the table that a Parquet file's bytes are, every value valid; else in a line why not."""
+    try:
+        table = pq.read_table(pa.BufferReader(content), use_threads=False)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        return str(error).partition("\n")[0]
+    return table
+
+
 def write_hashed(path: Path, table: pa.Table) -> str:
     """Replace `path` by the table; return the file's SHA-256 in hex."""
     write_table(path, table)
