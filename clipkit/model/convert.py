@@ -21,9 +21,9 @@ from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_conte
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig
 from clipkit.model.formats import open_clip, openai
-from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, is_model_file, read_safetensors
+from clipkit.model.formats.archive import CONFIG_KEY, SAFETENSORS_SUFFIX, is_model_file, read_safetensors
 from clipkit.model.formats.names import FORMAT_NAMES
-from clipkit.model.weights import CONFIG_KEY, Weights, assemble, read_weights, stored_config
+from clipkit.model.weights import Weights, assemble, read_weights, stored_config
 
 FEATURE_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-4

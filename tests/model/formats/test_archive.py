@@ -91,7 +91,8 @@ def test_a_damaged_file_opens_or_gives_one_clear_line(saved: Path, data: st.Data
     [
         (b"", "an empty file"),
         (b"not a checkpoint", "something else"),
-        (pickle.dumps({"epoch": 1}), "something else"),
+        (pickle.dumps({"epoch": 1}), "a pickle, as PyTorch before 1.6 saved: where you trust it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "a pointer of Git LFS"),
     ],
 )
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes, expected: str) -> None:
