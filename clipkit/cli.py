@@ -188,7 +188,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint in another tool's format, open it by that tool's rules, and compare features."""
-    from clipkit.model.format_names import FORMAT_NAMES
+    from clipkit.model.formats.names import FORMAT_NAMES
 
     if to not in FORMAT_NAMES:
         raise typer.BadParameter(f"--to: expected one of {', '.join(FORMAT_NAMES)}, found {to!r}")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from clipkit.atomic import replaced
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import read_pytorch
 from clipkit.model.clip import Clip
+from clipkit.model.formats.archive import read_pytorch
 from clipkit.model.weights import assemble, clean_names, read_weights, stored_config
 
 OPEN_CLIP_KEY = "open_clip_model"

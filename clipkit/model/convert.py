@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from clipkit.atomic import replaced, write_json
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.model import open_clip_format, openai_format
-from clipkit.model.archive import SAFETENSORS_SUFFIX, is_model_file, read_safetensors
 from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig
-from clipkit.model.format_names import FORMAT_NAMES
+from clipkit.model.formats import open_clip, openai
+from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, is_model_file, read_safetensors
+from clipkit.model.formats.names import FORMAT_NAMES
 from clipkit.model.weights import CONFIG_KEY, Weights, assemble, read_weights, stored_config
 
 FEATURE_TOLERANCE = 1e-5
@@ -168,27 +168,27 @@ def _open_clip_call(path: Path, config: ClipConfig) -> str:
     if name is not None:
         return f'open_clip.create_model("{name}", pretrained="{path}")'
     beside = path.with_name(f"clipkit-{path.stem}.json")
-    write_json(beside, open_clip_format.to_json(config))
+    write_json(beside, open_clip.to_json(config))
     call = f'open_clip.create_model("{beside.stem}", pretrained="{path}")'
     return f'open_clip.add_model_config("{beside}"); {call}'
 
 
 def _openai_note(clip: Clip) -> str:
-    error, _ = feature_error(clip, openai_format.rounded(clip), clip.config)
+    error, _ = feature_error(clip, openai.rounded(clip), clip.config)
     return f"clip.load(jit=False) itself rounds weights to float16: features then differ by up to {error:.0e}"
 
 
 FORMATS: dict[str, _Format] = {
     "openai": _Format(
-        write=lambda clip, path, weights: openai_format.write(clip, path),
-        reopen=lambda path, config: openai_format.reopen(path, config.name),
+        write=lambda clip, path, weights: openai.write(clip, path),
+        reopen=lambda path, config: openai.reopen(path, config.name),
         open_with=lambda path, config: f'clip.load("{path}")',
-        refusal=openai_format.refusal,
+        refusal=openai.refusal,
         note=_openai_note,
     ),
     "open-clip": _Format(
-        write=lambda clip, path, weights: open_clip_format.write(clip, path, weights.epoch, weights.name),
-        reopen=lambda path, config: [open_clip_format.reopen(path, config)],
+        write=lambda clip, path, weights: open_clip.write(clip, path, weights.epoch, weights.name),
+        reopen=lambda path, config: [open_clip.reopen(path, config)],
         open_with=_open_clip_call,
     ),
     "safetensors": _Format(

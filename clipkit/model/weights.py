@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import (
+from clipkit.model.clip import Clip
+from clipkit.model.config import ClipConfig, available_models, named_config
+from clipkit.model.formats.archive import (
     READABLE,
     SAFETENSORS_SUFFIX,
     is_out_of_memory,
     read_pytorch,
     read_safetensors,
 )
-from clipkit.model.clip import Clip
-from clipkit.model.config import ClipConfig, available_models, named_config
 
 StateDict = dict[str, Tensor]
 CONFIG_KEY = "model_config"

@@ -126,6 +126,17 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+def written(clip: Clip, path: Path) -> Path:
+    config = clip.config.model_dump(mode="json")
+    save_checkpoint(path, Checkpoint(3, "a-run", dict(clip.state_dict()), config, optimizer={"state": {}}))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path, small: ClipConfig) -> Path:
+    return written(trained_looking(small), tmp_path / "source.pt")
+
+
 def one_line(call: Callable[[], object]) -> str:
     with pytest.raises(CheckpointError) as caught:
         call()
