@@ -41,6 +41,13 @@ def read_weights(path: Path, model: str | None = None) -> Weights:
     `model` must be given for a file that does not name its model (OpenCLIP's never do: the activation cannot
     be seen in the weights), and must agree with one that does. Raises CheckpointError with what does not fit.
     """
+    if path.is_dir():
+        from clipkit.model.formats import hugging_face  # it reads into what stands here
+
+        weights = hugging_face.read(path)
+        if model is not None:
+            check_model(weights.config, named_config(model), path)
+        return weights
     if path.suffix == SAFETENSORS_SUFFIX:
         tensors, metadata = read_safetensors(path)
         return _checked(path, {**_decoded(path, metadata), "state_dict": tensors}, model)
