@@ -35,6 +35,13 @@ def read_weights(path: Path, model: str | None = None) -> Weights:
     the activation cannot be seen in the weights), and must agree with one that does. Raises CheckpointError
     with what does not fit.
     """
+    if path.is_dir():
+        from clipkit.model.formats import hugging_face  # it reads into what stands here
+
+        weights = hugging_face.read(path)
+        if model is not None:
+            check_model(weights.config, named_config(model), path)
+        return weights
     file = read_model_file(path)
     tensors = clean_names(file.tensors)
     config = _stated_config(file, tensors, path)

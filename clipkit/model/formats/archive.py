@@ -18,7 +18,10 @@ from clipkit.model.formats.pickles import Record
 from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
 
 SAFETENSORS_SUFFIX = ".safetensors"
-READABLE = "a clipkit or OpenCLIP checkpoint, OpenAI's TorchScript archive, a state_dict, or safetensors"
+READABLE = (
+    "a clipkit or OpenCLIP checkpoint, OpenAI's TorchScript archive, a state_dict, safetensors, "
+    "or the folder of a Hugging Face CLIPModel"
+)
 CONFIG_KEY = "model_config"
 
 _ZIP = b"PK\x03\x04"

@@ -63,12 +63,13 @@ def write(clip: Clip, path: Path) -> None:
         jit.save(traced, opened)
 
 
-def reopen(path: Path, name: str) -> list[nn.Module]:
+def reopen(path: Path, name: str) -> Iterator[nn.Module]:
     """Open an archive that clipkit has just written: as `jit=True` does, and, unrounded, as `jit=False`."""
     with _torchscript() as jit:
         traced: nn.Module = jit.load(path, map_location="cpu")
+    yield traced
     state_dict = {key: value for key, value in traced.state_dict().items() if key not in BUFFERS}
-    return [traced, assemble(Weights(guessed_config(state_dict, name), state_dict), path)]
+    yield assemble(Weights(guessed_config(state_dict, name), state_dict), path)
 
 
 def rounded(clip: Clip) -> Clip:

@@ -102,7 +102,9 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes, expected: str) -
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert "No such file" in one_line(lambda: load_model(tmp_path / "a.pt"))
-    assert "Is a directory" in one_line(lambda: load_model(tmp_path))
+    assert "is a folder without config.json; expected a Hugging Face CLIPModel's, or a file" in one_line(
+        lambda: load_model(tmp_path)
+    )
 
 
 def test_other_zip_files_and_a_zip_bomb(tmp_path: Path, saved: Path) -> None:

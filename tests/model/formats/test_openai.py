@@ -7,8 +7,9 @@ import torch
 
 from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
+from clipkit.model.comparison import Reference
 from clipkit.model.config import ClipConfig, named_config
-from clipkit.model.convert import convert, feature_error
+from clipkit.model.convert import convert
 from clipkit.model.formats import openai
 from clipkit.model.formats.openai_shapes import BUFFERS, guessed_config
 from tests.model.conftest import MICRO, trained_looking, written
@@ -39,7 +40,7 @@ def test_the_rounding_of_openais_package_is_told(source: Path) -> None:
     result = convert(source, target_of(source, "openai"), "openai")
     assert "clip.load(jit=False) itself rounds weights to float16" in result.note
     clip = load_model(source)
-    error, _ = feature_error(clip, openai.rounded(clip), clip.config)
+    error, _ = Reference(clip).difference(openai.rounded(clip))
     assert 1e-6 < error < 1e-2
     assert f"{error:.0e}" in result.note
 
