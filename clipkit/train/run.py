@@ -11,6 +11,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.model.clip import build
 from clipkit.model.config import ClipConfig, named_config
+from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
@@ -130,7 +131,7 @@ def _training_step(
     config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
 ) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
-    model = build(model_config, seed=config.seed).to(world.device)
+    model = fast_layout(build(model_config, seed=config.seed).to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
