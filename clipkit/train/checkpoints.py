@@ -89,7 +89,7 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
         writer.model.load_state_dict(checkpoint.state_dict)
         load_optimizer(writer.optimizer, checkpoint.optimizer or {})
         set_random_states(checkpoint.rng or {}, writer.world)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         found = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: expected a checkpoint that this run wrote, found {found}") from error
     writer.newest, writer.written_step = path, checkpoint.step

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clipkit.model.memory_layout import laid_out_as
 
@@ -49,7 +49,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> 
     optimizer.load_state_dict(stored)
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if value.shape == parameter.shape:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = laid_out_as(value, parameter)
 
 
