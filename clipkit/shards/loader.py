@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import forkserver
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, watched
+from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
 from clipkit.shards.bad_samples import MAX_BAD, BadCount, BadSample
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
@@ -70,7 +70,7 @@ def batches(
     say: Callable[[str], None] | None = None,
     streams: int = STREAMS,
     block: int = BLOCK,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield this rank's share of the global batches from `position` on, while they end at or before `stop`.
 
     `batch_size` counts all ranks' samples; positions run across epochs, endlessly without `stop`. Batch k is
@@ -111,23 +111,27 @@ def prepare_workers(*needed: object) -> None:
 
 
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
-    if workers:
-        prepare_workers(*made.callables)
-    with warnings.catch_warnings(), deaf_to_interrupts():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
-        loader = DataLoader(
-            made,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_begin_worker,
-            multiprocessing_context="forkserver" if workers else None,
-            prefetch_factor=_AHEAD if workers else None,
-            generator=torch.Generator(),  # without one it draws from the program's
-        )
-        made_batches = iter(loader)
-    return watched(made_batches, DatasetError, "a loader process") if workers else made_batches
+    if not workers:
+        return (made[number] for number in numbers)
+    prepare_workers(*made.callables)
+
+    def begin() -> Iterator[Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
+            loader = DataLoader(
+                made,
+                batch_size=None,
+                sampler=numbers,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_begin_worker,
+                multiprocessing_context="forkserver",
+                prefetch_factor=_AHEAD,
+                generator=torch.Generator(),  # without one it draws from the program's
+            )
+            return iter(loader)
+
+    return watched(begin, DatasetError, "a loader process")
 
 
 class Collator:
@@ -157,7 +161,12 @@ class Collator:
         """Return the batch of the samples added, at least one, with their positions."""
         tokens_BL = torch.from_numpy(self._tokenize(self._captions))
         images_BCHW = self._images_BCHW[: len(self._captions)]
-        return Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+        batch = Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+        if self._buffers:
+            with sharing(DatasetError):  # later, where the batch is handed over, it would be lost in silence
+                for each in batch:
+                    each.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
 
 
 class _Made(NamedTuple):
@@ -248,7 +257,8 @@ class _Buffers:
         growing = len(self._kept) < _KEPT and (len(self._kept) + 1) * size <= _KEPT_BYTES
         buffer = None if growing else next(free, None)
         if buffer is None:
-            storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
+            with sharing(DatasetError):
+                storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
             if growing:
                 self._kept.append(buffer)
