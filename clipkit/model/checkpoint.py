@@ -10,8 +10,8 @@ from torch import Tensor
 
 from clipkit.atomic import replaced
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import read_pytorch
 from clipkit.model.clip import Clip
+from clipkit.model.formats.archive import read_pytorch
 from clipkit.model.weights import assemble, clean_names, read_weights, stored_config
 
 OPEN_CLIP_KEY = "open_clip_model"
@@ -103,7 +103,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", model: str | None = None) -> Clip:
-    """Open a clipkit or OpenCLIP checkpoint, or safetensors, as a model in evaluation mode on `device`.
+    """Open a model file of any format that is read as a model in evaluation mode on `device`.
 
     `model` names the configuration, where the file does not; where it does, another one is a CheckpointError
     that shows both.

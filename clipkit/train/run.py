@@ -132,6 +132,7 @@ def _training_step(
 ) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
     model = build(model_config, seed=config.seed).to(world.device)
+    model.set_gradient_checkpointing(config.grad_checkpointing)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
