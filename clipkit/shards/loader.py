@@ -95,8 +95,14 @@ def batches(
     own = slice(rank * share, (rank + 1) * share)
     made = _Batches(mixture.sets, plan, own, transform, tokenize)
     numbers = range(position // batch_size, stop // batch_size if stop is not None else 1 << 62)
-    for batch in _checked(_made(made, numbers, workers), BadCount(max_bad, say)):
-        yield _leased(batch) if workers else batch
+    if workers:
+        prepare_workers(transform, tokenize)
+    count = BadCount(max_bad, say)
+    for each in _made(made, numbers, workers):
+        if isinstance(each, ClipkitError):
+            raise each
+        count.add(len(each.batch.positions_B), each.bad)
+        yield _leased(each.batch) if workers else each.batch
 
 
 def prepare_workers(*needed: object) -> None:
@@ -113,7 +119,6 @@ def prepare_workers(*needed: object) -> None:
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
     if not workers:
         return (made[number] for number in numbers)
-    prepare_workers(*made.callables)
 
     def begin() -> Iterator[Any]:
         with warnings.catch_warnings():
@@ -189,11 +194,6 @@ class _Batches(Dataset[_Made | ClipkitError]):
         self._transform = transform
         self._tokenize = tokenize
         self._buffers: _Buffers | None = None  # in workers alone
-
-    @property
-    def callables(self) -> tuple[Transform, Tokenize]:
-        """What a worker is handed."""
-        return self._transform, self._tokenize
 
     def __getitem__(self, batch: int) -> _Made | ClipkitError:
         # An error is handed over as a value: DataLoader would wrap it in a traceback as text.
@@ -299,11 +299,3 @@ def _begin_worker(worker: int) -> None:
 
 def _as_it_is(made: Any) -> Any:
     return made
-
-
-def _checked(made: Iterator[_Made | ClipkitError], count: BadCount) -> Iterator[Batch]:
-    for each in made:
-        if isinstance(each, ClipkitError):
-            raise each
-        count.add(len(each.batch.positions_B), each.bad)
-        yield each.batch
