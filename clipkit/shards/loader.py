@@ -270,12 +270,8 @@ def _leased(batch: Batch) -> Batch:
     """The batch of a worker, as long as any tensor shares its memory; then the worker may use that again."""
     whole = torch.empty(0, dtype=torch.uint8).set_(batch.images_BCHW.untyped_storage()).numpy()
     pixels = whole[:-1].reshape(batch.images_BCHW.shape)
-    weakref.finalize(pixels, _let_go, whole).atexit = False
+    weakref.finalize(pixels, whole.__setitem__, -1, 0).atexit = False
     return batch._replace(images_BCHW=torch.from_numpy(pixels))
-
-
-def _let_go(whole: Pixels) -> None:
-    whole[-1] = 0
 
 
 def device_copy_seconds(batch: Batch) -> float | None:
