@@ -182,9 +182,9 @@ def evaluate(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint.")],
-    target: Annotated[Path, typer.Argument(help="The file to write.")],
-    to: Annotated[str, typer.Option(help="openai, open-clip, safetensors or clipkit.")] = "openai",
+    source: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a Hugging Face CLIPModel.")],
+    target: Annotated[Path, typer.Argument(help="The file to write, or the folder for hf.")],
+    to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
     model: Annotated[
         str | None, typer.Option(help="The named configuration, where SOURCE does not say it.")
     ] = None,

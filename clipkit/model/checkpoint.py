@@ -103,7 +103,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", model: str | None = None) -> Clip:
-    """Open a clipkit or OpenCLIP checkpoint, or safetensors, as a model in evaluation mode on `device`.
+    """Open a model file of any format that is read as a model in evaluation mode on `device`.
 
     `model` names the configuration, where the file does not; where it does, another one is a CheckpointError
     that shows both.

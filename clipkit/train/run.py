@@ -1,7 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ def train(
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
             stream = _stream(resolved, model_config, shards, length, state, world, say)
+            stack.enter_context(closing(stream))
             Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
         return _result(run, length, state, finished)
@@ -156,7 +157,7 @@ def _stream(
     state: TrainState,
     world: World,
     say: Callable[[str], None] | None,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
         scale=config.crop_scale,

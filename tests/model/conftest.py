@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,18 @@ def open_clip() -> Any:
         warnings.simplefilter("ignore")
         import open_clip
     return open_clip
+
+
+@pytest.fixture(scope="session")
+def transformers() -> Any:
+    """Hugging Face's package, kept from asking any address."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+        from transformers.utils import logging
+    logging.disable_progress_bar()
+    return transformers
 
 
 MICRO = named_config("ViT-Micro/16@32px")

@@ -25,7 +25,7 @@ OPENAI_MODELS = [
 
 
 def target_of(source: Path, to: str) -> Path:
-    return source.with_name("result.safetensors" if to == "safetensors" else "result.pt")
+    return source.with_name({"safetensors": "result.safetensors", "hf": "result"}.get(to, "result.pt"))
 
 
 def outputs(model: Any, images: torch.Tensor, tokens: torch.Tensor) -> list[torch.Tensor]:

@@ -12,13 +12,16 @@ import torch
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.config import named_config
-from clipkit.model.convert import FORMATS, ConvertResult, convert
+from clipkit.model.convert import ConvertResult, convert
 from clipkit.model.formats import openai
+from clipkit.model.formats.targets import TARGETS
 from tests.model.conftest import MICRO, inputs, trained_looking, written
 from tests.model.conversions import assert_nothing_written, assert_same, target_of
 
+FILES = [to for to, target in TARGETS.items() if not target.is_folder]
 
-@pytest.mark.parametrize("to", FORMATS)
+
+@pytest.mark.parametrize("to", FILES)
 def test_the_result_reopens_with_the_weights_bit_for_bit(source: Path, to: str) -> None:
     result = convert(source, target_of(source, to), to)
     original = load_model(source)
@@ -57,7 +60,7 @@ def test_whole_models_open_in_both_peers(openai_clip: Any, open_clip: Any, name:
             assert (x - y).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", TARGETS)
 def test_features_that_are_not_numbers_are_no_success(tmp_path: Path, to: str) -> None:
     clip = trained_looking(MICRO)
     with torch.no_grad():
@@ -106,7 +109,11 @@ def test_safetensors_say_their_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("to", "name", "expected"),
     [
-        ("onnx", "b.pt", "no format 'onnx' to convert to; there are openai, open-clip, safetensors, clipkit"),
+        (
+            "onnx",
+            "b.pt",
+            "no format 'onnx' to convert to; there are openai, open-clip, hf, safetensors, clipkit",
+        ),
         ("openai", "b.safetensors", "safetensors files, and only those"),
         ("safetensors", "b.pt", "safetensors files, and only those"),
         ("openai", "none/b.pt", "there is no folder"),
@@ -138,10 +145,10 @@ def test_the_names_of_the_formats_are_known_without_torch() -> None:
         "import sys, clipkit.model.formats.names as it; print(*it.FORMAT_NAMES, *{'torch'} & {*sys.modules})"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == list(FORMATS)
+    assert found.stdout.split() == list(TARGETS)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", FILES)
 def test_a_full_disk_leaves_the_old_file(tiny_disk: Path, tmp_path: Path, to: str) -> None:
     source = written(trained_looking(MICRO), tmp_path / "a.pt")
     target = target_of(tiny_disk / "a.pt", to)

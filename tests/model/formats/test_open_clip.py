@@ -6,8 +6,9 @@ import torch
 
 from clipkit.model.checkpoint import load_model
 from clipkit.model.config import ClipConfig, named_config
-from clipkit.model.convert import FORMATS, convert
+from clipkit.model.convert import convert
 from clipkit.model.formats.open_clip import from_json, to_json
+from clipkit.model.formats.targets import TARGETS
 from tests.model.conftest import inputs
 from tests.model.conversions import OPENAI_MODELS, target_of
 
@@ -40,6 +41,6 @@ def test_configurations_are_open_clips_own(open_clip: Any, name: str, activation
 
 def test_a_model_of_open_clips_is_opened_by_its_name(tmp_path: Path) -> None:
     mine = named_config("RN50").model_copy(update={"name": "mine"})
-    call = FORMATS["open-clip"].open_with(tmp_path / "b.pt", mine)
+    call = TARGETS["open-clip"].open_with(tmp_path / "b.pt", mine)
     assert call == f'open_clip.create_model("RN50-quickgelu", pretrained="{tmp_path / "b.pt"}")'
     assert list(tmp_path.iterdir()) == []
