@@ -16,6 +16,11 @@ from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memor
 from clipkit.model.formats.openai_shapes import archives_config, without_buffers
 
 StateDict = dict[str, Tensor]
+_FITTING = {
+    torch.float32: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    torch.int64: {torch.int32, torch.int64},
+}
+"""Types of values that stand for those of a model: no quantized ones."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path
         tensor = found[key]
         if not isinstance(tensor, Tensor) or not _is_dense(tensor):
             raise CheckpointError(f"{path}: {key} is not a dense tensor of real numbers")
-        if tensor.is_floating_point() != value.is_floating_point():
+        if tensor.dtype not in _FITTING[value.dtype]:
             kinds = f"{_kind(tensor)}, not {_kind(value)}"
             raise CheckpointError(f"{path} is not a {model}: the values of {key} are {kinds}")
         if tensor.shape != value.shape:
@@ -185,4 +190,5 @@ def _check_own_memory(tensors: list[Tensor], path: Path) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    first = names[0][:100]  # a name may be a megabyte long
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"

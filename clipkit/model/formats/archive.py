@@ -28,6 +28,7 @@ _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _LFS = b"version https://git-lfs"
 _LONGEST_NAME = 1_000
+_LARGEST_HEADER = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def read_pytorch(path: Path) -> Any:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file that can be read: {_first_line(error)}"
         ) from error
@@ -156,6 +158,20 @@ def _attributes(root: Record, path: Path) -> dict[str, StoredTensor]:
                 seen.add(id(value))
                 waiting.append((f"{full}.", value))
     return tensors
+
+
+def _check_header(path: Path) -> None:
+    # The library takes the last of several entries of one name; another reader takes the first.
+    with path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > _LARGEST_HEADER:
+            raise ValueError(f"it claims a header of {length:,} bytes, as no model has")
+        json.loads(opened.read(length), object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("its header has two entries of one name")
 
 
 def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

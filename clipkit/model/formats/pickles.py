@@ -60,14 +60,13 @@ def unpickle(data: bytes, find: Callable[[str], Any], stored: Callable[[Any], An
     machine = _Machine(find, stored)
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, argument)
+            if opcode.name != "STOP":  # the last one; without it the loop ends in a ValueError
+                machine.step(opcode.name, argument)
+        return machine.stack.pop()
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise PickleError("its pickle is damaged") from error
-    raise PickleError("its pickle is cut short")
 
 
 class _Machine:

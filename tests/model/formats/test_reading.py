@@ -13,13 +13,13 @@ from torch import nn
 
 from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_checkpoint, load_model
-from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats.openai_shapes import BUFFERS
 from clipkit.model.weights import read_weights
 from tests.model.conftest import MICRO, inputs, one_line, openai_peer, trained_looking
 from tests.model.conversions import assert_same
+from tests.model.formats.crafted import traced
 
 
 def openai_archive(openai_clip: Any, config: ClipConfig, path: Path, half: bool = True) -> nn.Module:
@@ -76,7 +76,7 @@ def test_an_archive_that_clipkit_wrote_comes_back_bit_for_bit(source: Path, smal
 
 def test_an_archive_says_its_model(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    a_traced(trained_looking(MICRO), path)
+    traced(trained_looking(MICRO), path)
     assert load_model(path).config == MICRO
     assert load_model(path, model="ViT-Micro-16-32").config == MICRO
     line = one_line(lambda: load_model(path, model="ViT-Micro-16-32-gelu"))
@@ -96,19 +96,19 @@ def test_an_archive_says_its_model(tmp_path: Path) -> None:
     ],
 )
 def test_an_archive_whose_parts_do_not_fit(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
-    a_traced(trained_looking(MICRO), tmp_path / "a.pt", change)
+    traced(trained_looking(MICRO), tmp_path / "a.pt", change)
     assert expected in one_line(lambda: load_model(tmp_path / "a.pt"))
 
 
 def test_an_archive_of_another_program_needs_the_models_name(tmp_path: Path) -> None:
     clip, path = trained_looking(MICRO), tmp_path / "a.pt"
-    a_traced(clip, path, dict.fromkeys(BUFFERS))
+    traced(clip, path, dict.fromkeys(BUFFERS))
     assert "name it with --model (ViT-Micro/16@32px if it computes" in one_line(lambda: load_model(path))
     assert_weights(load_model(path, model="ViT-Micro-16-32-gelu"), clip)
 
 
 def test_an_archive_is_no_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    a_traced(trained_looking(MICRO), tmp_path / "a.pt")
+    traced(trained_looking(MICRO), tmp_path / "a.pt")
     assert "is a TorchScript archive" in one_line(lambda: load_checkpoint(tmp_path / "a.pt"))
 
 
@@ -210,24 +210,6 @@ def test_what_fits_no_named_model_is_told(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.pt")
     line = one_line(lambda: load_model(tmp_path / "a.pt"))
     assert "its tensors fit none of RN50, RN101, " in line
-
-
-def a_traced(clip: Clip, path: Path, change: dict[str, Any] | None = None) -> None:
-    """A TorchScript archive with these weights and OpenAI's three numbers, some changed or left out."""
-    sizes = (clip.config.image_size, clip.context_length, clip.vocab_size)
-    tensors = {**clip.state_dict(), **dict(zip(BUFFERS, map(torch.tensor, sizes), strict=True))}
-    root = nn.Module()
-    for name, tensor in {**tensors, **(change or {})}.items():
-        holder, (*parents, last) = root, name.split(".")
-        for parent in parents:
-            if parent not in dict(holder.named_children()):
-                holder.add_module(parent, nn.Module())
-            holder = holder.get_submodule(parent)
-        if tensor is not None:
-            holder.register_buffer(last, tensor)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(root), str(path))
 
 
 def assert_weights(one: nn.Module, other: nn.Module) -> None:
