@@ -8,19 +8,17 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, is_remote_error, read_bytes
+from clipkit.locations import is_remote
 
 
 def read_parquet(path: Path, expected: str, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, or `columns` of it. Raises DatasetError, saying what was `expected`."""
     try:
-        place = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        place = pa.BufferReader(path.read_bytes()) if is_remote(path) else path
         return pq.read_table(place, columns=columns, use_threads=False)
     except FileNotFoundError:
         found = "no such file"
-    except Exception as error:
-        if not (isinstance(error, pa.ArrowException | OSError) or is_remote_error(error)):
-            raise
+    except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 

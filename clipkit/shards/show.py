@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
+from clipkit.locations import read_range
 from clipkit.page import document, figure, text
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
@@ -108,9 +109,7 @@ class _Row(NamedTuple):
     def picture(self) -> bytes:
         path, length = self.directory / self.shard, self.values["image_bytes"]
         try:
-            with path.open("rb") as tar:
-                tar.seek(self.values["image_offset"])
-                content = tar.read(length)
+            content = read_range(path, self.values["image_offset"], length)
         except OSError as error:
             raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
         if len(content) != length:
