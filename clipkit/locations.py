@@ -4,10 +4,12 @@ An address becomes a `RemotePath`, which does what a `Path` does here. Code take
 asks `is_remote` where the two differ: behind an address are no renames, locks and descriptors.
 """
 
+import errno
 import importlib.util
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 
 from clipkit import scratch
 from clipkit.errors import ConfigError
-from clipkit.remote import RefusedError
+from clipkit.remote import MOST_BYTES, RefusedError
 from clipkit.threads import mapped_in_threads
 
 if TYPE_CHECKING:
@@ -148,16 +150,38 @@ def upload(source: Path, target: Path) -> None:
     _remote(target).upload(source)
 
 
-def read_bytes(path: Path, at_most: int) -> bytes:
-    """Return the content of a file, of this machine or behind an address: of the latter `at_most` so much."""
-    return _remote(path).read_bytes(at_most) if is_remote(path) else path.read_bytes()
+def read_bytes(path: Path, at_most: int = MOST_BYTES) -> bytes:
+    """Return a file's content, of this machine or behind an address. Raises OSError as `opened`.
+
+    Behind an address TooLargeError is raised for one of more than `at_most` bytes.
+    """
+    if is_remote(path):
+        return _remote(path).read_bytes(at_most)
+    with os.fdopen(opened(path), "rb") as file:
+        return file.read()
+
+
+def opened(path: Path) -> int:
+    """Return a descriptor of a regular file of this machine, or of one that a link leads to, to be read.
+
+    Raises OSError as the file system does, and for what is none: a pipe would be waited for, a device such as
+    /dev/zero read without end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def read_range(path: Path, start: int, length: int) -> bytes:
     """Return a byte range of a file; fewer bytes where it ends, others from a server that gives no ranges."""
     if is_remote(path):
         return _remote(path).read_range(start, length)
-    with path.open("rb") as file:
+    with os.fdopen(opened(path), "rb") as file:
         file.seek(start)
         return file.read(length)
 

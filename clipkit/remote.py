@@ -20,6 +20,8 @@ PATIENCE = 15.0
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 7.0
 """Seconds without a byte until a request is given up: twice that is within the patience."""
+MOST_BYTES = 1 << 30
+"""Of a file that is read whole into memory: an index of five million shards has less than half."""
 _REFUSED_PATIENCE = 5.0  # nobody listens there: the address is wrong, or a server starts anew
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
 _LEAST_PACE = 1_000  # bytes a second; slower is as good as silent

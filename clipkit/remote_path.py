@@ -7,11 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
-from clipkit.remote import PATIENCE, RefusedError, Transfer, tried
+from clipkit.remote import MOST_BYTES, PATIENCE, RefusedError, Transfer, tried
 from clipkit.stores import called, file_system
 
-MOST_BYTES = 1 << 30
-"""Of a file that is read whole into memory: an index of five million shards has less than half."""
 _LEAST_UPLOADED = 100_000  # bytes a second
 _WEB = ("http", "https")
 
@@ -65,6 +63,12 @@ class RemotePath:
     def parent(self) -> Self:
         """The folder; of a bucket or server itself."""
         return type(self)(self.scheme, self.inside.rpartition("/")[0] or self.inside)
+
+    @property
+    def parents(self) -> tuple[Self, ...]:
+        """The folders above, the nearest first, up to the bucket or server."""
+        above = self.parent
+        return () if above == self else (above, *above.parents)
 
     def with_name(self, name: str) -> Self:
         """Return the path of this name in the same folder."""

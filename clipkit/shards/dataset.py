@@ -1,4 +1,4 @@
-"""The dataset directory as ingest sees it: what it was made from, created or continued under a lock."""
+"""The dataset directory as its writers see it: what it was made from, created or continued under a lock."""
 
 import json
 import os
@@ -148,7 +148,7 @@ class Dataset:
 
 
 @contextmanager
-def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
+def open_for_writing(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
     """Create the dataset in `directory`, or continue the one there, with the directory locked.
 
     Raises DatasetError if the directory holds something else, a dataset of another description (the
@@ -158,7 +158,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
         os.fsencode(str(directory)).decode()
     except UnicodeDecodeError:
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
-    _check_can_hold_dataset(directory)
+    check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
         dataset = read_dataset_if_any(directory)
@@ -217,7 +217,8 @@ def read_dataset(directory: Path) -> Dataset:
         raise DatasetError(f"{path}: {place}: {first['msg']}; was the file edited?") from None
 
 
-def _check_can_hold_dataset(directory: Path) -> None:
+def check_can_hold_dataset(directory: Path) -> None:
+    """Raise DatasetError if `directory` is there, and neither empty nor a dataset."""
     if not directory.exists():
         return
     if not directory.is_dir():

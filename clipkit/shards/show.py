@@ -17,7 +17,7 @@ from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
-from clipkit.shards.picture_check import opened
+from clipkit.shards.picture_check import opened_picture
 from clipkit.tables import size, table
 
 MOST_SHOWN = 1000
@@ -108,8 +108,11 @@ class _Row(NamedTuple):
 
     def picture(self) -> bytes:
         path, length = self.directory / self.shard, self.values["image_bytes"]
+        offset = self.values["image_offset"]
+        if None in (offset, length) or offset < 0 or length < 0:
+            raise DatasetError(f"{path}: expected a picture's byte range, found {length} bytes at {offset}")
         try:
-            content = read_range(path, self.values["image_offset"], length)
+            content = read_range(path, offset, length)
         except OSError as error:
             raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
         if len(content) != length:
@@ -178,7 +181,7 @@ def _figure(one: _Row) -> str:
 
 
 def _thumbnail(data: bytes) -> bytes:
-    with opened(data) as picture:
+    with opened_picture(data) as picture:
         if picture.width * picture.height > 3 * MAX_PIXELS:
             raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
         picture.draft("RGB", (_SIDE, _SIDE))

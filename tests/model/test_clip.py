@@ -5,7 +5,7 @@ import torch
 
 from clipkit.model.clip import build, without_padding
 from clipkit.model.config import ClipConfig, named_config
-from clipkit.model.open_clip_format import to_json
+from clipkit.model.formats.open_clip import to_json
 from tests.model.conftest import SMALL, inputs, openai_peer, trained_looking
 
 WHOLE = [pytest.param(named_config(name), marks=pytest.mark.slow, id=name) for name in ("RN50", "ViT-B/32")]
