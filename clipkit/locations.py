@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -204,8 +205,27 @@ def upload(source: Path, target: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a small file's content, of this machine or behind an address."""
-    return patiently(path.read_bytes) if is_remote(path) else path.read_bytes()
+    """Return a small file's content, of this machine or behind an address. Raises OSError as `opened`."""
+    if is_remote(path):
+        return patiently(path.read_bytes)
+    with os.fdopen(opened(path), "rb") as file:
+        return file.read()
+
+
+def opened(path: Path) -> int:
+    """Return a descriptor of a regular file of this machine, or of one that a link leads to, to be read.
+
+    Raises OSError as the file system does, and for what is none: a pipe would be waited for, a device such as
+    /dev/zero read without end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def patiently(action: Callable[[], Result]) -> Result:

@@ -12,7 +12,7 @@ import s3fs
 from PIL import Image
 
 from clipkit.locations import location
-from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest
+from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_writing
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
 from tests.object_store import BUCKET, ObjectStore, s3_server
@@ -37,7 +37,7 @@ def _write_dataset(directory: Path, samples: int, chunk_rows: int = 50, fail_eve
     description = DatasetDescription(
         sources=(SourceFile(name="list.tsv", bytes=0, sha256="0" * 64),), image={}, chunk_rows=chunk_rows
     )
-    with open_for_ingest(directory, description) as dataset:
+    with open_for_writing(directory, description) as dataset:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(directory)
         chunks = range(0, samples, chunk_rows)

@@ -18,7 +18,7 @@ from clipkit.ingest.sources import Source, chunks
 from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
-from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_ingest
+from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
@@ -56,7 +56,7 @@ def ingest(
     )
     begun = time.monotonic()
     tallies: list[Tally] = []
-    with open_for_ingest(out, description) as dataset:
+    with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
                 preflight(_first_requests(source), config)

@@ -1,4 +1,4 @@
-"""`clipkit.load`: the way `clip.load` is called, for files of clipkit's and OpenCLIP's formats."""
+"""`clipkit.load`: the way `clip.load` is called, for model files of clipkit, OpenCLIP and OpenAI."""
 
 from pathlib import Path
 

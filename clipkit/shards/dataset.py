@@ -1,4 +1,4 @@
-"""The dataset directory as ingest sees it: what it was made from, created or continued under a lock."""
+"""The dataset directory as its writers see it: what it was made from, created or continued under a lock."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
 DATASET_FILE = "dataset.json"
@@ -147,7 +147,7 @@ class Dataset:
 
 
 @contextmanager
-def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
+def open_for_writing(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
     """Create the dataset in `directory`, or continue the one there, with the directory locked.
 
     Raises DatasetError if the directory holds something else, a dataset of another description (the
@@ -157,7 +157,7 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
         os.fsencode(str(directory)).decode()
     except UnicodeDecodeError:
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
-    _check_can_hold_dataset(directory)
+    check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
         if (directory / DATASET_FILE).exists():
@@ -178,12 +178,12 @@ def read_dataset(directory: Path) -> Dataset:
     """Read `dataset.json`. Raises DatasetError if it is missing, damaged, or of a newer version."""
     path = directory / DATASET_FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise DatasetError(
             f"{directory}: expected a dataset directory, found no {DATASET_FILE} in it"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DatasetError(
             f"{path}: expected JSON, found something else; was the file edited or cut off?"
         ) from None
@@ -205,7 +205,8 @@ def read_dataset(directory: Path) -> Dataset:
         raise DatasetError(f"{path}: {place}: {first['msg']}; was the file edited?") from None
 
 
-def _check_can_hold_dataset(directory: Path) -> None:
+def check_can_hold_dataset(directory: Path) -> None:
+    """Raise DatasetError if `directory` is there, and neither empty nor a dataset."""
     if not directory.exists():
         return
     if not directory.is_dir():

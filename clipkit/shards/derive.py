@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from clipkit.errors import ConfigError, DatasetError
 from clipkit.progress import Progress
-from clipkit.shards.dataset import Parent, Totals, open_for_ingest
+from clipkit.shards.dataset import Parent, Totals, check_can_hold_dataset, open_for_writing
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.original import Original
@@ -56,6 +56,16 @@ class Derived(NamedTuple):
     was_complete: bool
 
 
+def check_out(original: Original, out: Path) -> None:
+    """Raise DatasetError if no dataset can be derived into `out`: better known before long work."""
+    place, of_original = out.resolve(), original.directory.resolve()
+    if place == of_original or of_original in place.parents:  # whose next ingest clears what it does not know
+        raise DatasetError(
+            f"{out}: expected a directory beside the original, found it or one inside; choose another --out"
+        )
+    check_can_hold_dataset(out)
+
+
 def derive(original: Original, choices: Mapping[Path, Choice], progress: Display = Progress) -> list[Derived]:
     """Write a dataset for each of the choices, by its directory, or go on where the same call stopped.
 
@@ -64,19 +74,18 @@ def derive(original: Original, choices: Mapping[Path, Choice], progress: Display
     file system does.
     """
     for out, choice in choices.items():
+        check_out(original, out)
         if not choice.keep.any():
             raise ConfigError(
                 f"{out}: expected samples to keep, found that none of {original.samples:,} remains "
                 f"({_words(choice.left_out)}); nothing was written"
             )
-        if out.resolve() == original.directory.resolve():
-            raise DatasetError(f"{out}: expected another directory than the original; choose another --out")
     return [_derive(original, choice, out, progress) for out, choice in choices.items()]
 
 
 def _derive(original: Original, choice: Choice, out: Path, progress: Display) -> Derived:
     description = original.description.model_copy(update={"parent": _parent(original, choice)})
-    with open_for_ingest(out, description) as dataset:
+    with open_for_writing(out, description) as dataset:
         was_complete = dataset.complete
         if not was_complete:
             _Copy(original, choice.keep, out, progress).run()

@@ -13,12 +13,15 @@ import pyarrow as pa
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
 from clipkit.locations import infos, is_remote
+from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
 _PROGRESS = b"clipkit.ingest"
-_NAMES = re.compile(r"\d{6}\.tar|failures/\d{6}\.parquet")
+_SHARDS = re.compile(r"[0-9]{6}\.tar")
+_FAILURES = re.compile(r"failures/[0-9]{6}\.parquet")
+_MOST_FAILURES = 1 << 40
 
 
 class IndexEntry(NamedTuple):
@@ -110,12 +113,22 @@ def _file_size(path: Path) -> int | None:
         return None
 
 
+def _is_possible(entry: IndexEntry) -> bool:
+    is_shard = entry.kind == "shard"
+    names = _SHARDS if is_shard else _FAILURES
+    needed = (entry.samples, entry.bytes, entry.sha256, entry.manifest_sha256 if is_shard else "")
+    if None in needed or not names.fullmatch(str(entry.name)) or entry.kind not in ("shard", "failures"):
+        return False
+    return 0 < entry.samples <= (SHARD_SAMPLES if is_shard else _MOST_FAILURES) and entry.bytes > 0
+
+
 def read_index(directory: Path) -> Index:
     """Read a dataset's index. Raises DatasetError if there is none or it is not one."""
     path = directory / INDEX_FILE
     if not path.exists():
         found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
-        found = found if directory.is_dir() else "no such directory"
+        if not directory.is_dir():
+            found = "a file" if directory.exists() else "no such directory"
         raise DatasetError(
             f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
             "give the directory that `clipkit ingest` wrote, or run it to its end"
@@ -127,10 +140,11 @@ def read_index(directory: Path) -> Index:
             "is it a clipkit index?"
         )
     entries = [IndexEntry(**row) for row in table.to_pylist()]
-    strange = [entry.name for entry in entries if not _NAMES.fullmatch(str(entry.name))]
-    if strange:
+    if strange := next((entry for entry in entries if not _is_possible(entry)), None):
         raise DatasetError(
-            f"{path}: expected names such as 000000.tar, found {strange[0]!r}; restore the index"
+            f"{path}: expected files such as 000000.tar, shards of 1 to {SHARD_SAMPLES:,} samples, each with "
+            f"bytes and hashes, found {strange.name!r}, {strange.kind} of {strange.samples} samples and "
+            f"{strange.bytes} bytes; restore the index"
         )
     try:
         progress = IngestProgress(**json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}")))

@@ -1,6 +1,7 @@
 """The dataset's Parquet files: read with whatever is wrong in one line, written with their hash."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,20 +9,22 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, is_remote_error, read_bytes
+from clipkit.locations import is_remote, is_remote_error, opened, read_bytes
 
 
 def read_parquet(path: Path, expected: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or `columns` of it. Raises DatasetError, saying what was `expected`."""
+    """Read a Parquet file, or `columns` of it, each value valid. Raises DatasetError: what was `expected`."""
     try:
-        place = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        return pq.read_table(place, columns=columns, use_threads=False)
+        with pa.BufferReader(read_bytes(path)) if is_remote(path) else os.fdopen(opened(path), "rb") as file:
+            table = pq.read_table(file, columns=columns, use_threads=False)
+        table.validate(full=True)
+        return table
     except FileNotFoundError:
         found = "no such file"
     except Exception as error:
         if not (isinstance(error, pa.ArrowException | OSError) or is_remote_error(error)):
             raise
-        found = str(error).partition("\n")[0]
+        found = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 
 

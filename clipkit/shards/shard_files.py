@@ -1,6 +1,5 @@
 """What a ShardSet reads from: shards by number, each a tar with the byte ranges of its samples."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -8,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import is_remote, opened
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import is_unfinished
 from clipkit.shards.format import sample_key
@@ -94,7 +93,7 @@ class DatasetFiles:
             return self._cache.open(self._wanted(shard))
         path = self.directory / self.names[shard]
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return opened(path)
         except OSError as error:
             raise DatasetError(f"{path}: cannot be opened ({error.strerror}); restore it") from error
 

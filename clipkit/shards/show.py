@@ -1,5 +1,6 @@
 """Samples to look at: one with all that is known of it, or some at random as a page."""
 
+import os
 import random
 from collections.abc import Iterator
 from io import BytesIO
@@ -11,12 +12,13 @@ from PIL import Image
 
 from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote, opened
 from clipkit.page import document, figure, text
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
-from clipkit.shards.picture_check import opened
+from clipkit.shards.picture_check import opened_picture
 from clipkit.tables import size, table
 
 MOST_SHOWN = 1000
@@ -107,9 +109,12 @@ class _Row(NamedTuple):
 
     def picture(self) -> bytes:
         path, length = self.directory / self.shard, self.values["image_bytes"]
+        offset = self.values["image_offset"]
+        if None in (offset, length) or offset < 0 or length < 0:
+            raise DatasetError(f"{path}: expected a picture's byte range, found {length} bytes at {offset}")
         try:
-            with path.open("rb") as tar:
-                tar.seek(self.values["image_offset"])
+            with path.open("rb") if is_remote(path) else os.fdopen(opened(path), "rb") as tar:
+                tar.seek(offset)
                 content = tar.read(length)
         except OSError as error:
             raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
@@ -179,7 +184,7 @@ def _figure(one: _Row) -> str:
 
 
 def _thumbnail(data: bytes) -> bytes:
-    with opened(data) as picture:
+    with opened_picture(data) as picture:
         if picture.width * picture.height > 3 * MAX_PIXELS:
             raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
         picture.draft("RGB", (_SIDE, _SIDE))

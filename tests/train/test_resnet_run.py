@@ -34,6 +34,7 @@ def test_a_run_goes_on_with_gradient_checkpointing_and_changes_no_number(
 
     def watch(model: Clip) -> Iterator[tuple[str, float]]:
         seen.extend(each.recomputes for each in model.modules() if isinstance(each, Blocks))
+        seen.append(model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last))
         yield from scale(model)
 
     run_it(tiny_dataset, path, CONFIG.model_copy(update={"grad_checkpointing": True}), [watch])

@@ -1,21 +1,66 @@
-"""Reading other people's PyTorch files without running what is in them."""
+"""Reading other people's model files, whatever they are called, without running what is in them."""
 
+import errno
+import json
 import os
-import pickle
-import warnings
-import zipfile
-from itertools import pairwise
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
+from clipkit.model.formats.pickles import Record
+from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
 
 SAFETENSORS_SUFFIX = ".safetensors"
-READABLE = "a clipkit or OpenCLIP checkpoint, or a .safetensors file that clipkit wrote"
+READABLE = (
+    "a clipkit or OpenCLIP checkpoint, OpenAI's TorchScript archive, a state_dict, safetensors, "
+    "or the folder of a Hugging Face CLIPModel"
+)
+CONFIG_KEY = "model_config"
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_LFS = b"version https://git-lfs"
+_LONGEST_NAME = 1_000
+_LARGEST_HEADER = 4 << 20
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a file holds: tensors by name, what it says beside them, whether it is a TorchScript archive."""
+
+    tensors: dict[str, Any]
+    said: Mapping[str, Any] = field(default_factory=dict)
+    is_torchscript: bool = False
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read the weights of a model file of any of these formats; which one, its content says.
+
+    Only the weights are read into memory, but all of the file is checked. Raises CheckpointError as
+    `read_pytorch` and `read_safetensors` do.
+    """
+    if file_kind(path) == "safetensors":
+        tensors, metadata = read_safetensors(path)
+        return ModelFile(dict(tensors), _decoded(path, metadata))
+    with _opened(path) as file:
+        content = file.content(lambda stored: stored)
+        said = content if isinstance(content, dict) else {}
+        named = _attributes(content, path) if isinstance(content, Record) else said.get("state_dict", said)
+        if not isinstance(named, dict) or not named or not all(isinstance(key, str) for key in named):
+            raise CheckpointError(f"{path} has no table of named tensors; expected {READABLE}")
+        tensors = {
+            key: file.tensor(value) if isinstance(value, StoredTensor) else value
+            for key, value in named.items()
+        }
+        file.check_rest()
+        return ModelFile(tensors, {} if named is said else said, file.is_torchscript)
 
 
 def read_pytorch(path: Path) -> Any:
@@ -25,44 +70,56 @@ def read_pytorch(path: Path) -> Any:
     a zip bomb is), of another format, that asks for any code to be run, or that holds a tensor larger than
     its bytes.
     """
-    _check_zip(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols and the like: the checks here decide
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} asks to run code when it is opened ({_named(error)}): refused"
-        ) from error
-    except Exception as error:  # damaged or hostile bytes raise anything
-        if is_out_of_memory(error):
-            raise CheckpointError(f"{path} asks for more memory than there is: refused") from error
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}; fetch or write it anew") from error
-    _check_tensors_are_stored(content, path)
-    return content
+    if file_kind(path) != "zip":
+        raise CheckpointError(f"{path} is a safetensors file; expected one that PyTorch wrote")
+    with _opened(path) as file:
+        if file.is_torchscript:
+            raise CheckpointError(f"{path} is a TorchScript archive; expected what torch.save wrote")
+        content = file.content(file.tensor)
+        file.check_rest()
+        return content
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file that can be read: {_first_line(error)}"
         ) from error
 
 
+def file_kind(path: Path) -> Literal["zip", "safetensors"]:
+    """Which of the two containers a file is, by its first bytes. Raises CheckpointError if it is neither."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for someone to write into it
+            raise CheckpointError(f"{path} is no regular file; expected {READABLE}")
+        with path.open("rb") as opened:
+            start = opened.read(len(_LFS))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected {READABLE}") from error
+    if start.startswith(_ZIP):
+        return "zip"
+    if start[8:9] == b"{":  # the header's length, then the header, JSON
+        return "safetensors"
+    raise CheckpointError(f"{path} is {_other_kind(start)}; expected {READABLE}")
+
+
 def is_model_file(path: Path) -> bool:
     """Whether a file looks like one of these formats, by its directory or header alone."""
     try:
-        with path.open("rb") as stream:
-            if stream.read(9)[8:] == b"{":  # safetensors: the header's length, then the header, JSON
-                return True
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+        if file_kind(path) == "zip":
+            with _opened(path):
+                pass
+    except CheckpointError:
         return False
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -72,58 +129,68 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _check_tensors_are_stored(content: Any, path: Path) -> None:
-    # With strides of 0 a tensor of a few bytes has any size, and every copy of it takes that size.
-    # No recursion: a pickle may be nested to any depth, and hold itself.
-    waiting, seen = [content], set[int]()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple | set):
-            waiting += value
-        elif isinstance(value, Tensor) and value.layout == torch.strided:
-            claimed, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
-            if claimed > stored:
-                sizes = f"{claimed:,} bytes, of which it stores {stored:,}"
-                raise CheckpointError(f"{path} holds a tensor of {sizes}: refused")
-
-
-def _check_zip(path: Path) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[PytorchFile]:
     try:
         with path.open("rb") as opened:
-            start = opened.read(4)
-            size = opened.seek(0, os.SEEK_END)
+            yield PytorchFile(opened, path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected {READABLE}") from error
-    if start != b"PK\x03\x04":
-        found = "an empty file" if not start else "something else"
-        raise CheckpointError(f"{path} is {found}; expected {READABLE}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path} asks for more memory than there is: refused") from error
+
+
+def _attributes(root: Record, path: Path) -> dict[str, StoredTensor]:
+    # The modules of a TorchScript archive as the names of a state_dict. No recursion, and each module once:
+    # they may be nested to any depth, and hold themselves.
+    tensors, waiting, seen = {}, [("", root)], {id(root)}
+    while waiting:
+        prefix, record = waiting.pop()
+        for name, value in record.attributes.items():
+            full = f"{prefix}{name}"
+            if isinstance(value, StoredTensor):
+                tensors[full] = value
+            elif isinstance(value, Record):
+                if id(value) in seen or len(full) > _LONGEST_NAME:
+                    raise CheckpointError(f"{path} holds a module twice, or in itself: refused")
+                seen.add(id(value))
+                waiting.append((f"{full}.", value))
+    return tensors
+
+
+def _check_header(path: Path) -> None:
+    # The library takes the last of several entries of one name; another reader takes the first.
+    with path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > _LARGEST_HEADER:
+            raise ValueError(f"it claims a header of {length:,} bytes, as no model has")
+        json.loads(opened.read(length), object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("its header has two entries of one name")
+
+
+def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if CONFIG_KEY not in metadata:
+        return {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged; fetch or write it anew") from error
-    names = [member.filename.rpartition("/")[2] for member in members]
-    if "constants.pkl" in names:
-        raise CheckpointError(f"{path} is a TorchScript archive, which is a program; expected {READABLE}")
-    if "data.pkl" not in names:
-        raise CheckpointError(f"{path} is a zip file, but not of PyTorch; expected {READABLE}")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(f"{path} holds compressed data, which no checkpoint does: refused")
-    claimed = sum(member.file_size for member in members)
-    if claimed > size:
-        raise CheckpointError(f"{path} claims to hold {claimed:,} bytes in its {size:,}: refused")
+        return {CONFIG_KEY: json.loads(metadata[CONFIG_KEY])}
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a model_config that is not JSON") from error
 
 
-def _named(error: pickle.UnpicklingError) -> str:
-    # torch's text is a page; the name of what was asked for follows "GLOBAL" in it.
-    words = str(error).replace("`", " ").split()
-    after = [following for word, following in pairwise(words) if word == "GLOBAL"]
-    return after[0] if after else "a pickle that is not plain data"
+def _other_kind(start: bytes) -> str:
+    if not start:
+        return "an empty file"
+    if start.startswith(_PICKLE):
+        return "a pickle, as PyTorch before 1.6 saved: where you trust it, open and save it with today's"
+    if start == _LFS:
+        return "a pointer of Git LFS: fetch the file itself with `git lfs pull`"
+    return "something else"
 
 
 def _first_line(error: BaseException) -> str:

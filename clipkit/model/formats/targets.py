@@ -15,8 +15,8 @@ from clipkit.model.clip import Clip
 from clipkit.model.comparison import Reference
 from clipkit.model.config import ClipConfig
 from clipkit.model.formats import hugging_face, open_clip, openai
-from clipkit.model.formats.archive import read_safetensors
-from clipkit.model.weights import CONFIG_KEY, Weights, assemble, stored_config
+from clipkit.model.formats.archive import CONFIG_KEY, read_safetensors
+from clipkit.model.weights import Weights, assemble, stored_config
 
 
 @dataclass(frozen=True)

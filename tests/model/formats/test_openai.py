@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
 from clipkit.model.comparison import Reference
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats import openai
+from clipkit.model.formats.openai_shapes import BUFFERS, guessed_config
 from tests.model.conftest import MICRO, trained_looking, written
 from tests.model.conversions import OPENAI_MODELS, assert_nothing_written, assert_same, target_of
 
@@ -28,7 +28,7 @@ def test_openais_package_opens_its_format(
         ours = load_model(source)
         assert_same(ours if jit else openai.rounded(ours), theirs, small)
         if jit:
-            buffers = {name: int(theirs.state_dict()[name]) for name in openai.BUFFERS}
+            buffers = {name: int(theirs.state_dict()[name]) for name in BUFFERS}
             size = small.image_size
             assert buffers == {"input_resolution": size, "context_length": 77, "vocab_size": 49_408}
             weights = {k: v for k, v in theirs.state_dict().items() if k not in buffers}
@@ -49,7 +49,7 @@ def test_the_rounding_of_openais_package_is_told(source: Path) -> None:
 def test_openais_rule_finds_every_architecture_in_its_shapes(name: str) -> None:
     config = named_config(name)
     with torch.device("meta"):
-        assert openai.guessed_config(Clip(config).state_dict(), name) == config
+        assert guessed_config(Clip(config).state_dict(), name) == config
 
 
 def text(**changes: int) -> dict[str, object]:
@@ -84,9 +84,3 @@ def test_weights_beyond_float16_are_refused_where_they_would_be_rounded(tmp_path
             assert_nothing_written(source, "openai", "visual.proj is beyond that range")
         else:
             assert convert(source, tmp_path / "c.pt", "openai").max_error <= 1e-5
-
-
-def test_openais_archives_are_not_run_as_a_source(source: Path) -> None:
-    convert(source, target_of(source, "openai"), "openai")
-    with pytest.raises(CheckpointError, match="is a TorchScript archive, which is a program"):
-        load_model(target_of(source, "openai"))
