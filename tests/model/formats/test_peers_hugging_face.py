@@ -28,20 +28,21 @@ def config(request: pytest.FixtureRequest) -> ClipConfig:
     return request.param  # type: ignore[no-any-return]
 
 
+def settings_of(tower: Any) -> dict[str, int]:
+    return {
+        "hidden_size": tower.width,
+        "intermediate_size": 4 * tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.width // 64,
+    }
+
+
 @pytest.fixture(scope="module")
 def theirs(transformers: Any, config: ClipConfig) -> Any:
     vision = config.vision
     assert isinstance(vision, ViTConfig)
     towers = {"text_config": config.text, "vision_config": vision}
-    settings: dict[str, Any] = {
-        key: {
-            "hidden_size": tower.width,
-            "intermediate_size": 4 * tower.width,
-            "num_hidden_layers": tower.layers,
-            "num_attention_heads": tower.width // 64,
-        }
-        for key, tower in towers.items()
-    }
+    settings = {key: settings_of(tower) for key, tower in towers.items()}
     settings["vision_config"] |= {"image_size": vision.image_size, "patch_size": vision.patch_size}
     torch.manual_seed(1)
     model = transformers.CLIPModel(transformers.CLIPConfig(**settings, projection_dim=config.embed_dim))

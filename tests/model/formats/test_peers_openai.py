@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from clipkit.model.checkpoint import Checkpoint, load_model, save_checkpoint
+from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig
 from clipkit.model.convert import convert
-from clipkit.model.formats import openai
-from tests.model.conftest import openai_peer
+from clipkit.model.formats import openai, openai_shapes
+from tests.model.conftest import inputs, openai_peer
 from tests.model.conversions import OPENAI_MODELS
 from tests.model.formats.peers import architectures, computed, enlivened, place
 
@@ -24,21 +25,30 @@ def config(request: pytest.FixtureRequest) -> ClipConfig:
 
 @pytest.fixture(scope="module")
 def theirs(openai_clip: Any, config: ClipConfig) -> Any:
-    model = openai_peer(openai_clip, config)
-    return enlivened(model, model.encode_image, config)  # type: ignore[operator]
+    model: Any = openai_peer(openai_clip, config)
+    return enlivened(model, model.encode_image, config)
 
 
 @pytest.fixture(scope="module")
 def source(theirs: Any, config: ClipConfig) -> Iterator[Path]:
+    """An archive as OpenAI published theirs: the modules traced, three numbers beside the weights."""
+    sizes = (config.image_size, config.text.context_length, config.text.vocab_size)
+    for name, size in zip(openai_shapes.BUFFERS, sizes, strict=True):
+        vars(theirs).pop(name, None)
+        theirs.register_buffer(name, torch.tensor(size))
+    jit: Any = torch.jit
     with place() as folder:
-        dumped = config.model_dump(mode="json")
-        save_checkpoint(folder / "source.pt", Checkpoint(0, "", theirs.state_dict(), dumped))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's code is not ours
+            jit.save(jit.trace(theirs, inputs(config, 1), check_trace=False), str(folder / "source.pt"))
         yield folder / "source.pt"
 
 
 @pytest.fixture(scope="module")
-def ours(source: Path) -> Clip:
-    return load_model(source)
+def ours(source: Path, config: ClipConfig) -> Clip:
+    ours = load_model(source)
+    assert ours.config.differences(config) == []
+    return ours
 
 
 def test_their_weights_compute_the_same_here(theirs: Any, ours: Clip, config: ClipConfig) -> None:
