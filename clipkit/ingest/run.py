@@ -11,7 +11,6 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.preflight import preflight
-from clipkit.ingest.report import write_report
 from clipkit.ingest.result import IngestResult, result_of
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.sources import Source, chunks
@@ -23,6 +22,7 @@ from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
+from clipkit.shards.report import write_report
 from clipkit.shards.schemas import REASONS
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
