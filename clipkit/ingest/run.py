@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from clipkit.errors import DatasetError, SourceError
@@ -11,7 +10,6 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.preflight import preflight
-from clipkit.ingest.report import write_report
 from clipkit.ingest.result import IngestResult, result_of
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.sources import Source, chunks
@@ -23,6 +21,7 @@ from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
+from clipkit.shards.report import write_report
 from clipkit.shards.schemas import REASONS
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
@@ -193,7 +192,7 @@ class _OnePass:
         retried = Retried(parts_folder(self.dataset.directory, self.number))
         rows = (row for row in self.source if (row.source, row.source_row) in retried)
         # What another tool could not fetch is a problem of the record until it is tried here.
-        return (replace(row, problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
+        return (row._replace(problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
 
 
 def _survived(

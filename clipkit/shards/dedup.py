@@ -93,7 +93,7 @@ class DedupResult(NamedTuple):
             blocks.append(table(self.examples, ("left out", "kind", "bits", "for", "of")))
         if self.written:
             kept = f"{self.written.samples:,} samples, {size(self.written.bytes)}"
-            blocks.append(f"{self.written.out}: {kept}")
+            blocks.append(f"{self.written.out}: {kept}; {self.written.report}")
         return "\n\n".join(blocks)
 
 

@@ -22,6 +22,7 @@ from clipkit.shards.dataset import Parent, Totals, check_can_hold_dataset, open_
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.original import Original
+from clipkit.shards.report import REPORT_FILE, write_report
 from clipkit.shards.writing import discard_unlisted, write_shard, write_sizes
 
 COMMIT_SECONDS = 5.0
@@ -54,6 +55,7 @@ class Derived(NamedTuple):
     bytes: int
     left_out: dict[str, int]
     was_complete: bool
+    report: str
 
 
 def check_out(original: Original, out: Path) -> None:
@@ -85,6 +87,7 @@ def derive(original: Original, choices: Mapping[Path, Choice], progress: Display
 
 def _derive(original: Original, choice: Choice, out: Path, progress: Display) -> Derived:
     description = original.description.model_copy(update={"parent": _parent(original, choice)})
+    report = out / REPORT_FILE
     with open_for_writing(out, description) as dataset:
         was_complete = dataset.complete
         if not was_complete:
@@ -96,10 +99,12 @@ def _derive(original: Original, choice: Choice, out: Path, progress: Display) ->
                 f"{out}: expected {original.samples:,} samples to be kept or left out, found {samples:,} "
                 f"kept and left out: {_words(choice.left_out)}; was a file of it changed? Remove it"
             )
+        if not (was_complete and report.exists()):
+            write_report(out)
         if not was_complete:
             dataset.finish(Totals(records=samples, samples=samples, failures=0, shards=len(shards)))
     size = sum(shard.bytes for shard in shards)
-    return Derived(str(out), samples, len(shards), size, choice.left_out, was_complete)
+    return Derived(str(out), samples, len(shards), size, choice.left_out, was_complete, str(report))
 
 
 def _parent(original: Original, choice: Choice) -> Parent:

@@ -63,7 +63,12 @@ class FilterResult(NamedTuple):
         for each in self.written:
             counts: list[tuple[str, str | int]] = [("samples of the original", self.samples)]
             counts += [(f"left out: {cause}", count) for cause, count in each.left_out.items()]
-            counts += [("kept", each.samples), ("shards", each.shards), ("bytes", size(each.bytes))]
+            counts += [
+                ("kept", each.samples),
+                ("shards", each.shards),
+                ("bytes", size(each.bytes)),
+                ("report", each.report),
+            ]
             how = "was finished already" if each.was_complete else f"{self.seconds:.1f} s"
             blocks.append(f"{each.out}: {how}\n{table([(name, _shown(value)) for name, value in counts])}")
         if self.lost:
