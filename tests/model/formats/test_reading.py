@@ -13,6 +13,7 @@ from torch import nn
 
 from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_checkpoint, load_model
+from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats.openai_shapes import BUFFERS
