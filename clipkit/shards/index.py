@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.atomic import write_table
-from clipkit.errors import DatasetError
-from clipkit.locations import infos, is_remote
+from clipkit.errors import DatasetError, NoDatasetError
+from clipkit.locations import infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import read_parquet
+from clipkit.shards.parquet import parsed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
@@ -54,10 +54,14 @@ class IngestProgress(NamedTuple):
 
 @dataclass
 class Index:
-    """The committed files of a dataset, in order, and how far ingest has come."""
+    """The committed files of a dataset, in order, and how far ingest has come.
+
+    `sha256` (hex) is that of the file that was read.
+    """
 
     entries: list[IndexEntry] = field(default_factory=list)
     progress: IngestProgress = field(default_factory=IngestProgress)
+    sha256: str = ""
 
     @property
     def shards(self) -> list[IndexEntry]:
@@ -133,17 +137,23 @@ def _is_possible(entry: IndexEntry) -> bool:
 
 
 def read_index(directory: Path) -> Index:
-    """Read a dataset's index. Raises DatasetError if there is none or it is not one."""
+    """Read a dataset's index. Raises NoDatasetError if there is none, DatasetError if it is not one."""
     path = directory / INDEX_FILE
-    if not path.exists():
+    try:
+        content = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
         found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
         if not directory.is_dir():
             found = "a file" if directory.exists() else "no such directory"
-        raise DatasetError(
+        raise NoDatasetError(
             f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
             "give the directory that `clipkit ingest` wrote, or run it to its end"
-        )
-    table = read_parquet(path, "a Parquet index")
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a Parquet index; found: {error.strerror or error}") from None
+    table = parsed(content)
+    if isinstance(table, str):
+        raise DatasetError(f"{path}: expected a Parquet index; found: {table}")
     if not table.schema.equals(INDEX_SCHEMA):
         raise DatasetError(
             f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}, or other types; "
@@ -162,4 +172,4 @@ def read_index(directory: Path) -> Index:
         raise DatasetError(
             f"{path}: expected how far ingest has come, found something else; restore the index"
         ) from None
-    return Index(entries, progress)
+    return Index(entries, progress, hashlib.sha256(content).hexdigest())

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, is_remote_error, opened, read_bytes
+from clipkit.locations import is_remote, opened, read_bytes
 
 
 def read_parquet(
@@ -32,9 +32,7 @@ def read_parquet(
         return table
     except FileNotFoundError:
         found = "no such file"
-    except Exception as error:
-        if not (isinstance(error, pa.ArrowException | OSError) or is_remote_error(error)):
-            raise
+    except (pa.ArrowException, OSError) as error:
         found = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 
