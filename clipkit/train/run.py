@@ -43,7 +43,7 @@ class TrainResult:
 
     `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
     data; `not_trained` counts the samples at the very end that filled no batch, `unreadable` those of all
-    processes in whose place others were trained on; `finished_before` tells that there was nothing left to do.
+    processes in whose place others were trained on; `finished_before` tells that nothing was left to do.
     """
 
     run: Path
