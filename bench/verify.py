@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
 
-from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest
+from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.index import read_index
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter, make_parts_folder
@@ -37,7 +37,7 @@ CHUNK = 1000
 
 
 def make_dataset(directory: Path, samples: int, pictures: list[bytes]) -> None:
-    with open_for_ingest(directory, DatasetDescription(sources=(), image={})) as dataset:
+    with open_for_writing(directory, DatasetDescription(sources=(), image={})) as dataset:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(directory)
         for chunk, first in enumerate(range(0, samples, CHUNK)):

@@ -2,12 +2,13 @@
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipkit import scratch
 from clipkit.locations import is_remote, upload
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     say), but with the name `path` if it has none or the temporary one; `path` then is as it was before.
     """
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="clipkit-") as folder:
-            yield Path(folder) / path.name
-            upload(Path(folder) / path.name, path)
+        with scratch.folder() as folder:
+            yield folder / path.name
+            upload(folder / path.name, path)
         return
     temporary = temporary_path(path, writer)
     try:
@@ -50,6 +51,40 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which takes its place on success, and else is removed.
+
+    All that lies in the old folder goes with it, but only once the new one has its name: a kill in between
+    leaves the old one beside `path`, and the next call puts it back. Only one writer per path at a time.
+    Raises OSError as the file system does; `path` then is as it was before.
+    """
+    path = path.resolve()
+    temporary, old = (path.with_name(f".{path.name}.{which}.tmp") for which in ("new", "old"))
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for left in (temporary, old):
+        if left.exists():
+            shutil.rmtree(left)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            flush(file)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except BaseException as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename or temporary).startswith(str(temporary)):
+            error.filename = str(path)
+        raise
+    flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

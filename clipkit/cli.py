@@ -7,7 +7,6 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 
 import io
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -15,17 +14,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from clipkit import scratch
 from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
 from clipkit.commands import Json, config_of, show
-from clipkit.errors import ClipkitError
-from clipkit.locations import is_remote_error
+from clipkit.errors import ClipkitError, one_line
 
 if TYPE_CHECKING:
     from types import FrameType
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # names that strangers gave must not steer the terminal
 
 app = typer.Typer(
     name="clipkit",
@@ -97,6 +94,9 @@ def train(
     schedule: Annotated[str, typer.Option(help="cosine or constant, after the warm-up.")] = "cosine",
     grad_clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: bf16 on CUDA.")] = None,
+    grad_checkpointing: Annotated[
+        bool, typer.Option("--grad-checkpointing", help="Less memory, a third more time; same results.")
+    ] = False,
     crop_scale: Annotated[
         tuple[float, float], typer.Option(help="Least and largest share of the picture in a crop.")
     ] = (0.9, 1.0),
@@ -179,16 +179,16 @@ def evaluate(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint.")],
-    target: Annotated[Path, typer.Argument(help="The file to write.")],
-    to: Annotated[str, typer.Option(help="openai, open-clip, safetensors or clipkit.")] = "openai",
+    source: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a Hugging Face CLIPModel.")],
+    target: Annotated[Path, typer.Argument(help="The file to write, or the folder for hf.")],
+    to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
     model: Annotated[
         str | None, typer.Option(help="The named configuration, where SOURCE does not say it.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint in another tool's format, open it by that tool's rules, and compare features."""
-    from clipkit.model.format_names import FORMAT_NAMES
+    from clipkit.model.formats.names import FORMAT_NAMES
 
     if to not in FORMAT_NAMES:
         raise typer.BadParameter(f"--to: expected one of {', '.join(FORMAT_NAMES)}, found {to!r}")
@@ -239,18 +239,16 @@ def main() -> None:
     except ClipkitError as error:
         _fail(str(error), error.exit_code)
     except Exception as error:
-        if is_remote_error(error):
-            found = str(error) or type(error).__name__
-            _fail(f"{found}; is the address right, and are the keys for it in the environment?", 1)
         if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
         # Whether anything is kept depends on the command and the moment: nothing is said of it.
         _fail(f"{place}{what}: mend this and run the same command again", 1)
+    finally:
+        scratch.clear()
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(line.splitlines()))
-    print(f"clipkit: {line}", file=sys.stderr)
+    print(one_line(f"clipkit: {line}"), file=sys.stderr)
     sys.exit(code)

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -20,6 +20,8 @@ T = TypeVar("T")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MOST_KEPT_BYTES = 64_000_000
 _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
+_ENDING_SECONDS = 5
+_SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 
 @contextmanager
@@ -110,11 +112,16 @@ def _end_after(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def watched(made: Iterator[T], error: type[ClipkitError], worker: str) -> Iterator[T]:
-    """Yield what the workers of a torch DataLoader made; raise `error` if one of them died.
+def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker: str) -> Iterator[T]:
+    """Yield what the workers of a torch DataLoader make, which `begin` starts; raise `error` if one dies.
 
-    `worker` names one in its line. What they raised themselves is raised as it is.
+    `worker` names one in its line. What they raised themselves is raised as it is. None is left when this
+    ends, however it does: one that was stopped (SIGSTOP), say, and hears nothing is killed.
     """
+    others = set(multiprocessing.active_children())
+    with deaf_to_interrupts():
+        made = begin()
+    workers = set(multiprocessing.active_children()) - others
     try:
         yield from made
     except (RuntimeError, ConnectionError, EOFError) as found:
@@ -126,6 +133,27 @@ def watched(made: Iterator[T], error: type[ClipkitError], worker: str) -> Iterat
         cause = "the connection to it broke" if broken else line
         remedy = "make memory free or give fewer --workers, and run the same command again"
         raise error(f"{worker} died, {cause}: {remedy}") from None
+    finally:
+        del made  # unless an error holds it, it asks them to end now, and waits some seconds for each
+        for each in workers:
+            each.kill()
+            each.join(_ENDING_SECONDS)
+
+
+@contextmanager
+def sharing(error: type[ClipkitError]) -> Iterator[None]:
+    """Raise `error` if the memory that processes share has no room for what torch puts there inside."""
+    try:
+        yield
+    except RuntimeError as found:
+        if "shared memory" not in str(found):
+            raise
+        room = os.statvfs(_SHARED)
+        raise error(
+            f"{_SHARED}: expected room for the workers' batches, found {room.f_bavail * room.f_frsize:,} of "
+            f"{room.f_blocks * room.f_frsize:,} bytes free: give a container more (`docker run "
+            "--shm-size=16g`), or give fewer --workers or a smaller --batch-size"
+        ) from None
 
 
 @contextmanager

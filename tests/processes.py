@@ -1,9 +1,12 @@
 """Real processes: what lives of a session, and who sent a request."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+import pytest
 
 
 def living(session: int) -> list[int]:
@@ -17,6 +20,34 @@ def living(session: int) -> list[int]:
         if int(sid) == session and state != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that the fork server of `process` made."""
+    return [worker for server in _children(process) for worker in _children(server)]
+
+
+def _children(process: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{process}/task").iterdir())
+        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def with_shared_memory(size: str) -> list[str]:
+    """The words before a command that let it have a /dev/shm of that size, 1m say."""
+    words = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"',
+        "-",
+    ]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    return words
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -15,7 +15,7 @@ from clipkit.shards.dataset import (
     Pass,
     SourceFile,
     Totals,
-    open_for_ingest,
+    open_for_writing,
 )
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.packing import Packer
@@ -36,7 +36,7 @@ def make_shards(folder: Path, pictures: Sequence[Path]) -> Path:
     chance = random.Random(0)
     source = SourceFile(name="bench.tsv", bytes=0, sha256="0" * 64)
     samples = SHARDS * SHARD_SAMPLES
-    with open_for_ingest(begun, DatasetDescription(sources=(source,), image={})) as dataset:
+    with open_for_writing(begun, DatasetDescription(sources=(source,), image={})) as dataset:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(begun)
         for chunk in range(SHARDS):

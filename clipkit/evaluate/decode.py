@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, EvaluationError
-from clipkit.processes import deaf_to_interrupts, end_with_parent, watched
+from clipkit.processes import end_with_parent, sharing, watched
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Digest: TypeAlias = npt.NDArray[np.uint8]
@@ -66,20 +66,26 @@ def decoded_batches(
     """
     count = _default_workers(len(paths)) if workers is None else workers
     multiprocessing.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
-    with warnings.catch_warnings(), deaf_to_interrupts():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
-        loader: DataLoader[Any] = DataLoader(
-            _Pictures(paths, transform),
-            batch_size=batch_size,
-            num_workers=count,
-            collate_fn=_collate,
-            worker_init_fn=_begin_worker,
-            # Forking this process, which has threads and perhaps CUDA open, would not be safe.
-            multiprocessing_context="forkserver" if count else None,
-            generator=torch.Generator(),
-        )
-        batches = iter(loader)
-    yield from watched(batches, EvaluationError, "a process that decodes pictures") if count else batches
+
+    def begin() -> Iterator[DecodedBatch | EvaluationError]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
+            loader: DataLoader[Any] = DataLoader(
+                _Pictures(paths, transform),
+                batch_size=batch_size,
+                num_workers=count,
+                collate_fn=_collate,
+                worker_init_fn=_begin_worker,
+                # Forking this process, which has threads and perhaps CUDA open, would not be safe.
+                multiprocessing_context="forkserver" if count else None,
+                generator=torch.Generator(),
+            )
+            return iter(loader)
+
+    for each in watched(begin, EvaluationError, "a process that decodes pictures") if count else begin():
+        if isinstance(each, EvaluationError):
+            raise each
+        yield each
 
 
 @dataclass(frozen=True)
@@ -109,17 +115,26 @@ class _Pictures(Dataset[_Decoded | Unreadable]):
             return Unreadable(index, path, reason, sha256)
 
 
-def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch:
+def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch | EvaluationError:
     unreadable = tuple(row for row in rows if isinstance(row, Unreadable))
     decoded = [row for row in rows if isinstance(row, _Decoded)]
     images = np.stack([row.pixels for row in decoded]) if decoded else np.empty((0, 3, 0, 0), np.uint8)
     digests = np.stack([row.sha256 for row in decoded]) if decoded else np.empty((0, SHA256_BYTES), np.uint8)
-    return DecodedBatch(
+    batch = DecodedBatch(
         images_BCHW=torch.from_numpy(images),
         indices_B=torch.tensor([row.index for row in decoded], dtype=torch.int64),
         sha256_B=torch.from_numpy(digests),
         unreadable=unreadable,
     )
+    if get_worker_info() is None:
+        return batch
+    try:
+        with sharing(EvaluationError):  # later, where the batch is handed over, it would be lost in silence
+            for each in (batch.images_BCHW, batch.indices_B, batch.sha256_B):
+                each.share_memory_()  # type: ignore[no-untyped-call]
+    except EvaluationError as error:  # DataLoader would wrap it in a traceback as text
+        return error
+    return batch
 
 
 def _begin_worker(worker: int) -> None:

@@ -15,6 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.local_files import read_file
 from clipkit.ingest.rows import Failed
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DatasetDescription
 from clipkit.shards.resemblance import Pictures
@@ -29,8 +30,10 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
     Files that are no pictures are passed over; pictures that cannot be decoded are named on the display.
     Raises SourceError if there is no such folder or no picture in it.
     """
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: expected a dataset or a folder of pictures, found neither")
+    if is_remote(folder) or not folder.is_dir():
+        raise SourceError(
+            f"{folder}: expected a dataset or a folder of pictures, found neither on this machine"
+        )
     config = IngestConfig(image_size=int(like.image.get("image_size") or 256), keep_original=True)
     names: list[str] = []
     made: list[Picture] = []

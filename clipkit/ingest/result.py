@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.ingest.report import REPORT_FILE
 from clipkit.ingest.tally import Tally
 from clipkit.shards.failure_files import count_reasons, count_retryable
 from clipkit.shards.index import read_index
+from clipkit.shards.report import REPORT_FILE
 from clipkit.tables import size, table
 
 

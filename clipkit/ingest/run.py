@@ -11,18 +11,18 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.preflight import preflight
-from clipkit.ingest.report import write_report
 from clipkit.ingest.result import IngestResult, result_of
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.sources import Source, chunks
 from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
-from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_ingest
+from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.failure_files import count_retryable
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
+from clipkit.shards.report import write_report
 from clipkit.shards.schemas import REASONS
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
@@ -56,7 +56,7 @@ def ingest(
     )
     begun = time.monotonic()
     tallies: list[Tally] = []
-    with open_for_ingest(out, description) as dataset:
+    with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
                 preflight(_first_requests(source), config)

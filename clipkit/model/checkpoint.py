@@ -10,8 +10,9 @@ from torch import Tensor
 
 from clipkit.atomic import replaced
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import read_pytorch
 from clipkit.model.clip import Clip
+from clipkit.model.formats.archive import read_pytorch
+from clipkit.model.memory_layout import fast_layout, plain_layout
 from clipkit.model.weights import assemble, clean_names, read_weights, stored_config
 
 OPEN_CLIP_KEY = "open_clip_model"
@@ -46,9 +47,9 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` beside `path` and rename it into place; a kill or a full disk leaves the old.
 
-    Wrappers' prefixes are taken off the parameters' names; `open_clip_model` is added: OpenCLIP's name of the
-    model, or None. Raises TypeError for a value that `torch.load(weights_only=True)` would refuse, OSError
-    for a full disk.
+    Tensors are stored as the CPU's, in plain layout. Wrappers' prefixes are taken off the parameters' names;
+    `open_clip_model` is added: OpenCLIP's name of the model, or None. Raises TypeError for a value that
+    `torch.load(weights_only=True)` would refuse, OSError for a full disk.
     """
     content = checkpoint_content(checkpoint, path)
     with replaced(path) as temporary:
@@ -59,12 +60,11 @@ def checkpoint_content(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     """What a checkpoint's file holds, checked to be plain; errors, naming `path`, as `save_checkpoint`."""
     config = stored_config(checkpoint.model_config, path)
     content: dict[str, Any] = {key: getattr(checkpoint, key) for key in (*_REQUIRED, *_OPTIONAL)}
-    tensors = clean_names(checkpoint.state_dict)
-    content["state_dict"] = {key: tensor.detach() for key, tensor in tensors.items()}
+    content["state_dict"] = clean_names(checkpoint.state_dict)
     content[OPEN_CLIP_KEY] = config.open_clip_name
     content = {**checkpoint.extra, **content}
     _check_plain(content, "checkpoint")
-    return content
+    return {key: _for_file(value) for key, value in content.items()}
 
 
 def write_pytorch(path: Path, content: Any) -> None:
@@ -103,12 +103,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", model: str | None = None) -> Clip:
-    """Open a clipkit or OpenCLIP checkpoint, or safetensors, as a model in evaluation mode on `device`.
+    """Open a model file of any format that is read as a model in evaluation mode on `device`.
 
     `model` names the configuration, where the file does not; where it does, another one is a CheckpointError
     that shows both.
     """
-    return assemble(read_weights(path, model), path).to(device)
+    return fast_layout(assemble(read_weights(path, model), path).to(device))
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -126,6 +126,17 @@ def _check_plain(value: Any, where: str) -> None:
         raise TypeError(
             f"{where} is a {type(value).__name__}; checkpoints hold plain Python and tensors only"
         )
+
+
+def _for_file(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return plain_layout(value.cpu())
+    if isinstance(value, Mapping):
+        return {key: _for_file(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_for_file(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return value
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

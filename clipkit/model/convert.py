@@ -1,33 +1,17 @@
-"""Writing other projects' checkpoints, each reopened by its own rules and compared before it is kept.
+"""Writing other projects' checkpoints, each reopened by its own rules and compared before it is kept."""
 
-The four formats here use OpenAI's parameter names, so no mapping table stands between them; a format with
-names of its own brings one with it.
-"""
-
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from clipkit.atomic import replaced, write_json
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.model import open_clip_format, openai_format
-from clipkit.model.archive import SAFETENSORS_SUFFIX, is_model_file, read_safetensors
-from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
-from clipkit.model.config import ClipConfig
-from clipkit.model.format_names import FORMAT_NAMES
-from clipkit.model.weights import CONFIG_KEY, Weights, assemble, read_weights, stored_config
-
-FEATURE_TOLERANCE = 1e-5
-LOGIT_TOLERANCE = 1e-4
-PROBES = 3
+from clipkit.model.comparison import FEATURE_TOLERANCE, LOGIT_TOLERANCE, Reference
+from clipkit.model.formats import hugging_face
+from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, is_model_file
+from clipkit.model.formats.names import FORMAT_NAMES
+from clipkit.model.formats.targets import TARGETS, Origin, Target
+from clipkit.model.weights import assemble, read_weights
 
 
 @dataclass(frozen=True)
@@ -56,149 +40,74 @@ class ConvertResult:
         return "\n".join(filter(None, [wrote, self.note, f"open it with {self.open_with}"]))
 
 
-@dataclass(frozen=True)
-class _Format:
-    write: Callable[[Clip, Path, Weights], None]
-    reopen: Callable[[Path, ClipConfig], list[nn.Module]]
-    open_with: Callable[[Path, ClipConfig], str]
-    refusal: Callable[[Clip], str | None] = lambda clip: None
-    note: Callable[[Clip], str] = lambda clip: ""
-
-
 def convert(source: Path, target: Path, to: str, model: str | None = None) -> ConvertResult:
-    """Write the model in `source` to `target` in the format `to`: openai, open-clip, safetensors or clipkit.
+    """Write the model in `source` to `target` in the format `to`, one of `FORMAT_NAMES`.
 
     `model` names the model of a source that does not say its own. Raises CheckpointError for a source that
     cannot be read, for what the target cannot express, and when the reopened result's features differ by more
-    than 1e-5 (logits: 1e-4); then no file is left. Raises ConfigError for a target that does not fit the
-    format, or that is the source itself or anything else than a model file.
+    than 1e-5 (logits: 1e-4); then no file or folder is left, and one that was there stays. Raises ConfigError
+    for a target that does not fit the format, or that is the source itself or anything else than a model.
     """
-    chosen = FORMATS.get(to)
+    chosen = TARGETS.get(to)
     if chosen is None:
         raise ConfigError(f"there is no format {to!r} to convert to; there are {', '.join(FORMAT_NAMES)}")
     if (target.suffix == SAFETENSORS_SUFFIX) != (to == "safetensors"):
         raise ConfigError(f"{target}: safetensors files, and only those, are called NAME{SAFETENSORS_SUFFIX}")
+    _check_place(source, target, chosen)
+    clip, origin = _read(source, model)
+    reason = chosen.refusal(clip)
+    if reason:
+        raise CheckpointError(f"{source} cannot be written in the format {to}: {reason}")
+    reference = Reference(clip)
+    with chosen.replaced(target) as temporary:
+        chosen.write(clip, temporary, origin)
+        error = _checked_error(reference, chosen, temporary, target)
+        open_with = chosen.open_with(target, clip.config)
+    parameters = sum(parameter.numel() for parameter in clip.parameters())
+    return ConvertResult(to, target, parameters, error, open_with, chosen.note(reference))
+
+
+def _read(source: Path, model: str | None) -> tuple[Clip, Origin]:
+    weights = read_weights(source, model)
+    return assemble(weights, source), Origin(weights.epoch, weights.name)
+
+
+def _check_place(source: Path, target: Path, chosen: Target) -> None:
+    kind = "folder" if chosen.is_folder else "file"
     if source.exists() and target.exists() and target.samefile(source):
-        raise ConfigError(f"{target} is the file to convert itself: give the result a name of its own")
-    if target.exists() and not is_model_file(target):
+        raise ConfigError(f"{target} is the {kind} to convert itself: give the result a name of its own")
+    found = _found_in_folder(source, target) if chosen.is_folder else _found_in_file(target)
+    if found is not None:
         raise ConfigError(
-            f"{target}: expected a new name, or a model file to replace, found something else there; "
+            f"{target}: expected a new name, or a model {kind} to replace, found {found}; "
             "give the result another name"
         )
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}")
-    weights = read_weights(source, model)
-    clip = assemble(weights, source)
-    reason = chosen.refusal(clip)
-    if reason:
-        raise CheckpointError(f"{source} cannot be written in the format {to}: {reason}")
-    with replaced(target) as temporary:
-        chosen.write(clip, temporary, weights)
-        error = _checked_error(clip, chosen.reopen(temporary, clip.config), target)
-        open_with = chosen.open_with(target, clip.config)
-    parameters = sum(parameter.numel() for parameter in clip.parameters())
-    return ConvertResult(to, target, parameters, error, open_with, chosen.note(clip))
 
 
-@torch.inference_mode()
-def feature_error(clip: nn.Module, other: nn.Module, config: ClipConfig) -> tuple[float, float]:
-    """Largest differences of unit-length features and of logits between two models on fixed inputs."""
-    size, text = config.image_size, config.text
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(PROBES, 3, size, size, generator=generator)
-    tokens = torch.randint(1, text.vocab_size - 2, (PROBES, text.context_length), generator=generator)
-    for row, end in enumerate((text.context_length - 1, 2, text.context_length // 2)):
-        tokens[row, end] = text.vocab_size - 1
-        tokens[row, end + 1 :] = 0
-    (images_1, texts_1, logits_1), (images_2, texts_2, logits_2) = (
-        _outputs(model, images, tokens) for model in (clip, other)
-    )
-    features = max(_difference(images_1, images_2), _difference(texts_1, texts_2), key=_nan_last)
-    return features, _difference(logits_1, logits_2)
+def _found_in_file(target: Path) -> str | None:
+    return "something else there" if target.exists() and not is_model_file(target) else None
 
 
-def _outputs(model: nn.Module, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    towers = cast(Any, model)
-    logits: Tensor = towers(images, tokens)[0]
-    image_features: Tensor = functional.normalize(towers.encode_image(images), dim=-1)
-    text_features: Tensor = functional.normalize(towers.encode_text(tokens), dim=-1)
-    return image_features, text_features, logits
+def _found_in_folder(source: Path, target: Path) -> str | None:
+    if not target.is_dir():
+        return "something else there" if target.exists() else None
+    if strangers := hugging_face.strangers(target):
+        return f"{strangers[0]} in it"
+    if any(target.iterdir()) and not hugging_face.is_folder(target):
+        return "no whole model in it"
+    return "the model to convert in it" if target.resolve() in source.resolve().parents else None
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max())
-
-
-def _nan_last(value: float) -> tuple[bool, float]:
-    return value != value, value
-
-
-def _checked_error(clip: Clip, reopened: list[nn.Module], target: Path) -> float:
-    errors = [feature_error(clip, other, clip.config) for other in reopened]
-    for features, logits in errors:
+def _checked_error(reference: Reference, chosen: Target, written: Path, target: Path) -> float:
+    largest = 0.0
+    for other in chosen.reopen(written, reference.clip.config):
+        features, logits = reference.difference(other)
         # Written so that a difference that is not a number fails too.
         if not (features <= FEATURE_TOLERANCE and logits <= LOGIT_TOLERANCE):
             found = f"features differ by {features:.1e} and logits by {logits:.1e}"
             limits = f"at most {FEATURE_TOLERANCE:.0e} and {LOGIT_TOLERANCE:.0e} are expected"
             raise CheckpointError(f"{target} was not written: reopened, its {found}; {limits}")
-    return max(features for features, _ in errors)
-
-
-def _write_clipkit(clip: Clip, path: Path, weights: Weights) -> None:
-    dumped = clip.config.model_dump(mode="json")
-    checkpoint = Checkpoint(weights.epoch, weights.name, dict(clip.state_dict()), dumped)
-    write_pytorch(path, checkpoint_content(checkpoint, path))
-
-
-def _write_safetensors(clip: Clip, path: Path, weights: Weights) -> None:
-    metadata = {"format": "pt", CONFIG_KEY: json.dumps(clip.config.model_dump(mode="json"))}
-    if clip.config.open_clip_name:
-        metadata[OPEN_CLIP_KEY] = clip.config.open_clip_name
-    path.write_bytes(safetensors.torch.save(dict(clip.state_dict()), metadata))
-
-
-def _reopen_safetensors(path: Path, config: ClipConfig) -> list[nn.Module]:
-    tensors, metadata = read_safetensors(path)
-    stored = stored_config(json.loads(metadata[CONFIG_KEY]), path)
-    return [assemble(Weights(stored, tensors), path)]
-
-
-def _open_clip_call(path: Path, config: ClipConfig) -> str:
-    name = config.open_clip_name
-    if name is not None:
-        return f'open_clip.create_model("{name}", pretrained="{path}")'
-    beside = path.with_name(f"clipkit-{path.stem}.json")
-    write_json(beside, open_clip_format.to_json(config))
-    call = f'open_clip.create_model("{beside.stem}", pretrained="{path}")'
-    return f'open_clip.add_model_config("{beside}"); {call}'
-
-
-def _openai_note(clip: Clip) -> str:
-    error, _ = feature_error(clip, openai_format.rounded(clip), clip.config)
-    return f"clip.load(jit=False) itself rounds weights to float16: features then differ by up to {error:.0e}"
-
-
-FORMATS: dict[str, _Format] = {
-    "openai": _Format(
-        write=lambda clip, path, weights: openai_format.write(clip, path),
-        reopen=lambda path, config: openai_format.reopen(path, config.name),
-        open_with=lambda path, config: f'clip.load("{path}")',
-        refusal=openai_format.refusal,
-        note=_openai_note,
-    ),
-    "open-clip": _Format(
-        write=lambda clip, path, weights: open_clip_format.write(clip, path, weights.epoch, weights.name),
-        reopen=lambda path, config: [open_clip_format.reopen(path, config)],
-        open_with=_open_clip_call,
-    ),
-    "safetensors": _Format(
-        write=_write_safetensors,
-        reopen=_reopen_safetensors,
-        open_with=lambda path, config: f'clipkit.load("{path}")',
-    ),
-    "clipkit": _Format(
-        write=_write_clipkit,
-        reopen=lambda path, config: [load_model(path)],
-        open_with=lambda path, config: f'clipkit.load("{path}")',
-    ),
-}
+        largest = max(largest, features)
+    return largest

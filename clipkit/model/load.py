@@ -1,4 +1,4 @@
-"""`clipkit.load`: the way `clip.load` is called, for files of clipkit's and OpenCLIP's formats."""
+"""`clipkit.load`: the way `clip.load` is called, for model files of clipkit, OpenCLIP and OpenAI."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def load(
     file that does not say its own. Raises CheckpointError for a file that is missing or cannot be opened.
     """
     path = Path(name_or_path)
-    if not path.is_file():
+    if not path.exists():
         known = (
             f"{name_or_path} is a model without weights here"
             if str(name_or_path) in available_models()

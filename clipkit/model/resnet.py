@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipkit.model.config import ResNetConfig
+from clipkit.model.recomputing import Blocks, recomputed
 
 EXPANSION = 4
 
@@ -76,6 +77,8 @@ class AttentionPool2d(nn.Module):
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet tower."""
 
+    recomputes = False
+
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         super().__init__()
         width = config.width
@@ -96,14 +99,21 @@ class ModifiedResNet(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) → features (B, D), not of unit length."""
-        x = self.relu(self.bn1(self.conv1(images_BCHW)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.avgpool(self.relu(self.bn3(self.conv3(x))))
+        if self.recomputes:
+            x = recomputed(self._stem, images_BCHW, (self.bn1, self.bn2, self.bn3))
+        else:
+            x = self._stem(images_BCHW)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         features: Tensor = self.attnpool(x)
         return features
 
+    def _stem(self, images_BCHW: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(images_BCHW)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        out: Tensor = self.avgpool(self.relu(self.bn3(self.conv3(x))))
+        return out
 
-def _layer(channels: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
+
+def _layer(channels: int, planes: int, blocks: int, stride: int = 1) -> Blocks:
     first = Bottleneck(channels, planes, stride)
-    return nn.Sequential(first, *(Bottleneck(planes * EXPANSION, planes) for _ in range(blocks - 1)))
+    return Blocks(first, *(Bottleneck(planes * EXPANSION, planes) for _ in range(blocks - 1)))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clipkit.model.recomputing import Blocks
+
 Activation = Literal["quick_gelu", "gelu"]
 
 
@@ -82,7 +84,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, causal: bool, activation: Activation) -> None:
         super().__init__()
         blocks = (ResidualAttentionBlock(width, heads, causal, activation) for _ in range(layers))
-        self.resblocks = nn.Sequential(*blocks)
+        self.resblocks = Blocks(*blocks)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) → (B, L, D)."""

@@ -1,6 +1,5 @@
 """From a file of any known format to configuration and weights, every tensor checked by name and shape."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
-from clipkit.model.archive import (
-    READABLE,
-    SAFETENSORS_SUFFIX,
-    is_out_of_memory,
-    read_pytorch,
-    read_safetensors,
-)
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, available_models, named_config
+from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memory, read_model_file
+from clipkit.model.formats.openai_shapes import archives_config, without_buffers
 
 StateDict = dict[str, Tensor]
-CONFIG_KEY = "model_config"
+_FITTING = {
+    torch.float32: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    torch.int64: {torch.int32, torch.int64},
+}
+"""Types of values that stand for those of a model: no quantized ones."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +34,40 @@ class Weights:
 
 
 def read_weights(path: Path, model: str | None = None) -> Weights:
-    """Read a clipkit or OpenCLIP checkpoint, a plain state_dict, or clipkit's safetensors.
+    """Read a model file of any format that is known, whatever it is called.
 
-    `model` must be given for a file that does not name its model (OpenCLIP's never do: the activation cannot
-    be seen in the weights), and must agree with one that does. Raises CheckpointError with what does not fit.
+    `model` must be given for a file that does not name its model (OpenCLIP's and plain state_dicts never do:
+    the activation cannot be seen in the weights), and must agree with one that does. Raises CheckpointError
+    with what does not fit.
     """
-    if path.suffix == SAFETENSORS_SUFFIX:
-        tensors, metadata = read_safetensors(path)
-        return _checked(path, {**_decoded(path, metadata), "state_dict": tensors}, model)
-    raw = read_pytorch(path)
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected {READABLE}")
-    return _checked(path, raw if "state_dict" in raw else {"state_dict": raw}, model)
+    if path.is_dir():
+        from clipkit.model.formats import hugging_face  # it reads into what stands here
+
+        weights = hugging_face.read(path)
+        if model is not None:
+            check_model(weights.config, named_config(model), path)
+        return weights
+    file = read_model_file(path)
+    tensors = clean_names(file.tensors)
+    config = _stated_config(file, tensors, path)
+    if config is not None and model is not None:
+        check_model(config, named_config(model), path)
+    if config is None:
+        config = _asked_config(model, tensors, path)
+    epoch, name = file.said.get("epoch"), file.said.get("name")
+    return Weights(
+        config,
+        without_buffers(tensors, config, path),
+        epoch if isinstance(epoch, int) else 0,
+        name if isinstance(name, str) else "",
+    )
 
 
 def assemble(weights: Weights, path: Path) -> Clip:
     """Build the model in float32 on the CPU, in evaluation mode, and give it these weights.
 
-    Raises CheckpointError for tensors that do not fit it, and where they do not fit into memory.
+    They are taken out of `weights` one by one, so that no large model is held twice. Raises CheckpointError
+    for tensors that do not fit it, and where they do not fit into memory.
     """
     with torch.device("meta"):
         clip = Clip(weights.config)
@@ -62,7 +76,7 @@ def assemble(weights: Weights, path: Path) -> Clip:
     try:
         # A copy of each: nothing shares memory with the file or with another tensor.
         tensors = {
-            key: weights.state_dict[key].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
+            key: weights.state_dict.pop(key).to(value.dtype, copy=True, memory_format=torch.contiguous_format)
             for key, value in expected.items()
         }
     except (MemoryError, RuntimeError) as error:
@@ -87,6 +101,9 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path
         tensor = found[key]
         if not isinstance(tensor, Tensor) or not _is_dense(tensor):
             raise CheckpointError(f"{path}: {key} is not a dense tensor of real numbers")
+        if tensor.dtype not in _FITTING[value.dtype]:
+            kinds = f"{_kind(tensor)}, not {_kind(value)}"
+            raise CheckpointError(f"{path} is not a {model}: the values of {key} are {kinds}")
         if tensor.shape != value.shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
             raise CheckpointError(f"{path} is not a {model}: {key} has shape {shapes}")
@@ -104,27 +121,31 @@ def stored_config(value: Any, path: Path) -> ClipConfig:
 
 
 def clean_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Take wrappers' marks out of names: `module.` (DDP) in front, `_orig_mod.` (torch.compile) anywhere."""
-    return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state_dict.items()}
+    """Take wrappers' marks out of names: `_orig_mod.` (torch.compile), and a `module.` (DDP) before them all.
+
+    Where two names would become one they are left as they are.
+    """
+    names = [key.replace("_orig_mod.", "") for key in state_dict]
+    if all(name.startswith("module.") for name in names):
+        names = [name.removeprefix("module.") for name in names]
+    return dict(zip(names if len({*names}) == len(names) else state_dict, state_dict.values(), strict=True))
 
 
-def _checked(path: Path, raw: Mapping[str, Any], model: str | None) -> Weights:
-    state_dict = raw["state_dict"]
-    if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
-        raise CheckpointError(f"{path} has no table of named tensors; expected {READABLE}")
-    tensors = clean_names(state_dict)
-    if CONFIG_KEY in raw:
-        config = stored_config(raw[CONFIG_KEY], path)
-        if model is not None:
-            check_model(config, named_config(model), path)
-    elif model is None:
-        choices = ", ".join(_candidates(tensors)) or f"one of {', '.join(available_models())}"
-        raise CheckpointError(f"{path} does not say which model it is: name it with --model ({choices})")
-    else:
-        config = named_config(model)
-    epoch, name = raw.get("epoch"), raw.get("name")
-    return Weights(
-        config, tensors, epoch if isinstance(epoch, int) else 0, name if isinstance(name, str) else ""
+def _stated_config(file: ModelFile, tensors: Mapping[str, Any], path: Path) -> ClipConfig | None:
+    if CONFIG_KEY in file.said:
+        return stored_config(file.said[CONFIG_KEY], path)
+    return archives_config(tensors, path) if file.is_torchscript else None
+
+
+def _asked_config(model: str | None, tensors: Mapping[str, Any], path: Path) -> ClipConfig:
+    if model is not None:
+        return named_config(model)
+    fitting = _candidates(tensors)
+    if not fitting:
+        known = ", ".join(available_models())
+        raise CheckpointError(f"{path} does not say which model it is, and its tensors fit none of {known}")
+    raise CheckpointError(
+        f"{path} does not say which model it is: name it with --model ({', '.join(fitting)})"
     )
 
 
@@ -150,6 +171,10 @@ def _candidates(tensors: Mapping[str, Any]) -> list[str]:
     return fitting
 
 
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _is_dense(tensor: Tensor) -> bool:
     real = not tensor.is_complex() and not tensor.is_quantized
     return real and tensor.layout == torch.strided and not tensor.is_meta
@@ -164,14 +189,6 @@ def _check_own_memory(tensors: list[Tensor], path: Path) -> None:
         raise CheckpointError(f"{path} holds weights of {sizes}: refused")
 
 
-def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if CONFIG_KEY not in metadata:
-        return {}
-    try:
-        return {CONFIG_KEY: json.loads(metadata[CONFIG_KEY])}
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} has a model_config that is not JSON") from error
-
-
 def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    first = names[0][:100]  # a name may be a megabyte long
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.atomic import make_folder, temporary_path
-from clipkit.errors import ClipkitError, DatasetError, StorageError
-from clipkit.locations import download, error_is_of_disk, is_remote_error
+from clipkit.errors import DatasetError, StorageError
+from clipkit.locations import download
 from clipkit.locks import exclusive
+from clipkit.remote import TooLargeError, is_full
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
 BYTES_VARIABLE = "CLIPKIT_CACHE_BYTES"
 DEFAULT_BYTES = 100_000_000_000
 _LEFT_FREE = 1_000_000_000
-_ATTEMPTS = 3
+_DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited for elsewhere
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
 
@@ -94,18 +95,14 @@ class Cache:
         with self._locked(path):
             if path.exists():
                 return
-            found: str
-            kind: type[ClipkitError]
-            for _ in range(_ATTEMPTS):
-                found, kind = self._downloaded(path, wanted)
+            for _ in range(_DOWNLOADS):
+                found = self._downloaded(path, wanted)
                 if not found:
                     return
-                if kind is StorageError:  # that was waited for already
-                    break
-        raise kind(
+        raise DatasetError(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
-            "tried again and again: is the file or the connection damaged?"
+            "downloaded twice: is the file or the connection damaged?"
         )
 
     @contextmanager
@@ -126,27 +123,27 @@ class Cache:
             f"{error.strerror}; set {FOLDER_VARIABLE} to one that can be written"
         )
 
-    def _downloaded(self, path: Path, wanted: Wanted) -> tuple[str, type[ClipkitError]]:
-        """Download once; return what is wrong with what came, or nothing, and which error that is."""
+    def _downloaded(self, path: Path, wanted: Wanted) -> str:
+        """Download once; return what is wrong with what came, or nothing."""
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)
-            download(wanted.source, temporary)
+            download(wanted.source, temporary, at_most=wanted.bytes)
             found = _unfitting(temporary, wanted)
             if not found:
                 temporary.replace(path)
-            return found, DatasetError
+            return found
         except FileNotFoundError:
-            return "no such file", DatasetError
-        except Exception as error:
-            if error_is_of_disk(error):
-                raise StorageError(
-                    f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
-                    f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
-                ) from None
-            if not (isinstance(error, OSError) or is_remote_error(error)):
-                raise
-            return str(error).partition("\n")[0] or type(error).__name__, StorageError
+            return "no such file"
+        except TooLargeError:
+            return "more"
+        except OSError as error:
+            if not is_full(error):
+                raise self._unfit(error) from None
+            raise StorageError(
+                f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
+                f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
+            ) from None
         finally:
             temporary.unlink(missing_ok=True)
 

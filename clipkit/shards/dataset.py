@@ -1,4 +1,4 @@
-"""The dataset directory as ingest sees it: what it was made from, created or continued under a lock."""
+"""The dataset directory as its writers see it: what it was made from, created or continued under a lock."""
 
 import json
 import os
@@ -13,14 +13,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
-from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.errors import DatasetError, NoDatasetError
+from clipkit.locations import is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
 DATASET_FILE = "dataset.json"
 LOCK_FILE = ".lock"
 FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
+MAX_JSON_BYTES = 1 << 28  # of a million sources there are half of it
 
 
 class OtherVersion(DatasetError):  # noqa: N818 (nothing is wrong with the dataset)
@@ -147,7 +148,7 @@ class Dataset:
 
 
 @contextmanager
-def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
+def open_for_writing(directory: Path, description: DatasetDescription) -> Iterator[Dataset]:
     """Create the dataset in `directory`, or continue the one there, with the directory locked.
 
     Raises DatasetError if the directory holds something else, a dataset of another description (the
@@ -157,11 +158,11 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
         os.fsencode(str(directory)).decode()
     except UnicodeDecodeError:
         raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
-    _check_can_hold_dataset(directory)
+    check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
-        if (directory / DATASET_FILE).exists():
-            dataset = read_dataset(directory)
+        dataset = read_dataset_if_any(directory)
+        if dataset is not None:
             _check_same(directory, dataset.description, description)
         else:
             dataset = Dataset(directory, description)
@@ -171,19 +172,30 @@ def open_for_ingest(directory: Path, description: DatasetDescription) -> Iterato
 
 def is_unfinished(directory: Path) -> bool:
     """Tell whether an ingest into `directory` was begun and has not finished. Raises as `read_dataset`."""
-    return (directory / DATASET_FILE).exists() and not read_dataset(directory).complete
+    dataset = read_dataset_if_any(directory)
+    return dataset is not None and not dataset.complete
+
+
+def read_dataset_if_any(directory: Path) -> Dataset | None:
+    """Read `dataset.json`, None where there is none. Raises as `read_dataset` for all else."""
+    try:
+        return read_dataset(directory)
+    except NoDatasetError:
+        return None
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read `dataset.json`. Raises DatasetError if it is missing, damaged, or of a newer version."""
+    """Read `dataset.json`. Raises NoDatasetError if it is missing, DatasetError if damaged or of another
+    version.
+    """
     path = directory / DATASET_FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, MAX_JSON_BYTES))
     except FileNotFoundError:
-        raise DatasetError(
+        raise NoDatasetError(
             f"{directory}: expected a dataset directory, found no {DATASET_FILE} in it"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DatasetError(
             f"{path}: expected JSON, found something else; was the file edited or cut off?"
         ) from None
@@ -205,7 +217,8 @@ def read_dataset(directory: Path) -> Dataset:
         raise DatasetError(f"{path}: {place}: {first['msg']}; was the file edited?") from None
 
 
-def _check_can_hold_dataset(directory: Path) -> None:
+def check_can_hold_dataset(directory: Path) -> None:
+    """Raise DatasetError if `directory` is there, and neither empty nor a dataset."""
     if not directory.exists():
         return
     if not directory.is_dir():

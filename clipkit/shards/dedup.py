@@ -1,5 +1,6 @@
 """`clipkit shards dedup`: pictures that are there twice, or in an evaluation set, found and left out."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipkit.atomic import replaced
 from clipkit.errors import ConfigError
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
-from clipkit.shards.derive import Choice, Derived, Display, Flags, derive
+from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
 from clipkit.shards.hamming import FARTHEST, Places
 from clipkit.shards.original import Original
 from clipkit.shards.resemblance import Pictures, against, pictures_of, within
@@ -91,7 +93,7 @@ class DedupResult(NamedTuple):
             blocks.append(table(self.examples, ("left out", "kind", "bits", "for", "of")))
         if self.written:
             kept = f"{self.written.samples:,} samples, {size(self.written.bytes)}"
-            blocks.append(f"{self.written.out}: {kept}")
+            blocks.append(f"{self.written.out}: {kept}; {self.written.report}")
         return "\n\n".join(blocks)
 
 
@@ -123,6 +125,10 @@ def dedup(
     original = Original(directory)
     if listed:
         _check_list(listed)
+    if out is not None:
+        check_out(original, out)
+    for other in others:
+        _check_other(other, directory)
     with progress("hashes", original.samples, "samples") as display:
         pictures = pictures_of(original, display)
     sets = [_pictures(other, original, hash_folder, progress) for other in others]
@@ -160,6 +166,16 @@ def dedup(
         written=written,
         seconds=time.monotonic() - begun,
     )
+
+
+def _check_other(path: Path, directory: Path) -> None:
+    if path.resolve() == directory.resolve():
+        raise ConfigError(
+            f"--against {path}: expected another dataset, found the same one; leave the option out to find "
+            "what is there twice"
+        )
+    if not is_remote(path) and not path.is_dir():
+        raise ConfigError(f"--against {path}: expected a dataset or a folder of pictures, found neither")
 
 
 def _pictures(path: Path, original: Original, hash_folder: HashFolder, progress: Display) -> Pictures:
@@ -208,6 +224,8 @@ def _examples(pictures: Pictures, sets: Sequence[Pictures], found: _Found) -> It
 
 
 def _check_list(path: Path) -> None:
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--list {path}: expected a folder to write into, found none such: {path.parent}")
     if path.exists():
         try:
             found = pq.read_schema(path).names

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from clipkit.errors import ConfigError, DatasetError
 from clipkit.progress import Progress
-from clipkit.shards.dataset import Parent, Totals, open_for_ingest
+from clipkit.shards.dataset import Parent, Totals, check_can_hold_dataset, open_for_writing
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.original import Original
+from clipkit.shards.report import REPORT_FILE, write_report
 from clipkit.shards.writing import discard_unlisted, write_shard, write_sizes
 
 COMMIT_SECONDS = 5.0
@@ -54,6 +55,17 @@ class Derived(NamedTuple):
     bytes: int
     left_out: dict[str, int]
     was_complete: bool
+    report: str
+
+
+def check_out(original: Original, out: Path) -> None:
+    """Raise DatasetError if no dataset can be derived into `out`: better known before long work."""
+    place, of_original = out.resolve(), original.directory.resolve()
+    if place == of_original or of_original in place.parents:  # whose next ingest clears what it does not know
+        raise DatasetError(
+            f"{out}: expected a directory beside the original, found it or one inside; choose another --out"
+        )
+    check_can_hold_dataset(out)
 
 
 def derive(original: Original, choices: Mapping[Path, Choice], progress: Display = Progress) -> list[Derived]:
@@ -64,19 +76,19 @@ def derive(original: Original, choices: Mapping[Path, Choice], progress: Display
     file system does.
     """
     for out, choice in choices.items():
+        check_out(original, out)
         if not choice.keep.any():
             raise ConfigError(
                 f"{out}: expected samples to keep, found that none of {original.samples:,} remains "
                 f"({_words(choice.left_out)}); nothing was written"
             )
-        if out.resolve() == original.directory.resolve():
-            raise DatasetError(f"{out}: expected another directory than the original; choose another --out")
     return [_derive(original, choice, out, progress) for out, choice in choices.items()]
 
 
 def _derive(original: Original, choice: Choice, out: Path, progress: Display) -> Derived:
     description = original.description.model_copy(update={"parent": _parent(original, choice)})
-    with open_for_ingest(out, description) as dataset:
+    report = out / REPORT_FILE
+    with open_for_writing(out, description) as dataset:
         was_complete = dataset.complete
         if not was_complete:
             _Copy(original, choice.keep, out, progress).run()
@@ -87,10 +99,12 @@ def _derive(original: Original, choice: Choice, out: Path, progress: Display) ->
                 f"{out}: expected {original.samples:,} samples to be kept or left out, found {samples:,} "
                 f"kept and left out: {_words(choice.left_out)}; was a file of it changed? Remove it"
             )
+        if not (was_complete and report.exists()):
+            write_report(out)
         if not was_complete:
             dataset.finish(Totals(records=samples, samples=samples, failures=0, shards=len(shards)))
     size = sum(shard.bytes for shard in shards)
-    return Derived(str(out), samples, len(shards), size, choice.left_out, was_complete)
+    return Derived(str(out), samples, len(shards), size, choice.left_out, was_complete, str(report))
 
 
 def _parent(original: Original, choice: Choice) -> Parent:

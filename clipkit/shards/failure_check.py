@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipkit.locations import read_bytes
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.parquet import parsed
@@ -15,7 +16,7 @@ from clipkit.shards.schemas import FAILURE_SCHEMA, REASONS
 def check_failures(directory: Path, name: str, entry: IndexEntry | None, faults: Faults) -> pa.Table | None:
     """Read a failure file and check it; None if it cannot be read. What is wrong is added to `faults`."""
     try:
-        content = (directory / name).read_bytes()
+        content = read_bytes(directory / name)
     except FileNotFoundError:
         faults.add("missing", name, "expected a failure file, found no such file")
         return None

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from clipkit.errors import DatasetError
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
-from clipkit.shards.derive import Choice, Derived, Display, Flags, derive
-from clipkit.shards.original import Original, sha256_words
+from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
+from clipkit.shards.original import REMEDY, Original, sha256_words
 from clipkit.shards.split import in_validation
 from clipkit.shards.where import Where
 from clipkit.tables import size, table
@@ -63,7 +63,12 @@ class FilterResult(NamedTuple):
         for each in self.written:
             counts: list[tuple[str, str | int]] = [("samples of the original", self.samples)]
             counts += [(f"left out: {cause}", count) for cause, count in each.left_out.items()]
-            counts += [("kept", each.samples), ("shards", each.shards), ("bytes", size(each.bytes))]
+            counts += [
+                ("kept", each.samples),
+                ("shards", each.shards),
+                ("bytes", size(each.bytes)),
+                ("report", each.report),
+            ]
             how = "was finished already" if each.was_complete else f"{self.seconds:.1f} s"
             blocks.append(f"{each.out}: {how}\n{table([(name, _shown(value)) for name, value in counts])}")
         if self.lost:
@@ -80,17 +85,17 @@ def filter_dataset(
     """
     begun = time.monotonic()
     original = Original(directory)
-    lost = _broken(original, progress) if config.skip_broken else {}
-    flags = _flags(original, config, lost, progress)
     parts = [config.part] if config.part or config.split is None else ["train", "val"]
+    outs = {part: out / str(part) if len(parts) > 1 else out for part in parts}
     if len(parts) > 1 and (out / DATASET_FILE).exists():
         raise DatasetError(
             f"{out}: expected a folder for two datasets, found a dataset; choose another --out"
         )
-    choices = {
-        out / str(part) if len(parts) > 1 else out: _choice(original, config, part, flags, lost)
-        for part in parts
-    }
+    for each in outs.values():
+        check_out(original, each)
+    lost = _broken(original, progress) if config.skip_broken else {}
+    flags = _flags(original, config, lost, progress)
+    choices = {outs[part]: _choice(original, config, part, flags, lost) for part in parts}
     written = derive(original, choices, progress)
     return FilterResult(str(directory), original.samples, written, lost, time.monotonic() - begun)
 
@@ -132,8 +137,8 @@ def _broken(original: Original, progress: Display) -> dict[str, str]:
                 with original.tar(shard):
                     pass
             except DatasetError as error:
-                lost[shard.name] = str(error)
-                display.say(f"check: {error}")
+                lost[shard.name] = str(error).removesuffix(REMEDY)  # which is what is being done
+                display.say(f"check: {lost[shard.name]}")
             display.update(number)
     return lost
 

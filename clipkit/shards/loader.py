@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import forkserver
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, watched
+from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
 from clipkit.shards.bad_samples import MAX_BAD, BadCount, BadSample
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
@@ -70,7 +70,7 @@ def batches(
     say: Callable[[str], None] | None = None,
     streams: int = STREAMS,
     block: int = BLOCK,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield this rank's share of the global batches from `position` on, while they end at or before `stop`.
 
     `batch_size` counts all ranks' samples; positions run across epochs, endlessly without `stop`. Batch k is
@@ -95,8 +95,14 @@ def batches(
     own = slice(rank * share, (rank + 1) * share)
     made = _Batches(mixture.sets, plan, own, transform, tokenize)
     numbers = range(position // batch_size, stop // batch_size if stop is not None else 1 << 62)
-    for batch in _checked(_made(made, numbers, workers), BadCount(max_bad, say)):
-        yield _leased(batch) if workers else batch
+    if workers:
+        prepare_workers(transform, tokenize)
+    count = BadCount(max_bad, say)
+    for each in _made(made, numbers, workers):
+        if isinstance(each, ClipkitError):
+            raise each
+        count.add(len(each.batch.positions_B), each.bad)
+        yield _leased(each.batch) if workers else each.batch
 
 
 def prepare_workers(*needed: object) -> None:
@@ -111,23 +117,26 @@ def prepare_workers(*needed: object) -> None:
 
 
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
-    if workers:
-        prepare_workers(*made.callables)
-    with warnings.catch_warnings(), deaf_to_interrupts():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
-        loader = DataLoader(
-            made,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_begin_worker,
-            multiprocessing_context="forkserver" if workers else None,
-            prefetch_factor=_AHEAD if workers else None,
-            generator=torch.Generator(),  # without one it draws from the program's
-        )
-        made_batches = iter(loader)
-    return watched(made_batches, DatasetError, "a loader process") if workers else made_batches
+    if not workers:
+        return (made[number] for number in numbers)
+
+    def begin() -> Iterator[Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
+            loader = DataLoader(
+                made,
+                batch_size=None,
+                sampler=numbers,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_begin_worker,
+                multiprocessing_context="forkserver",
+                prefetch_factor=_AHEAD,
+                generator=torch.Generator(),  # without one it draws from the program's
+            )
+            return iter(loader)
+
+    return watched(begin, DatasetError, "a loader process")
 
 
 class Collator:
@@ -157,7 +166,12 @@ class Collator:
         """Return the batch of the samples added, at least one, with their positions."""
         tokens_BL = torch.from_numpy(self._tokenize(self._captions))
         images_BCHW = self._images_BCHW[: len(self._captions)]
-        return Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+        batch = Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+        if self._buffers:
+            with sharing(DatasetError):  # later, where the batch is handed over, it would be lost in silence
+                for each in batch:
+                    each.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
 
 
 class _Made(NamedTuple):
@@ -180,11 +194,6 @@ class _Batches(Dataset[_Made | ClipkitError]):
         self._transform = transform
         self._tokenize = tokenize
         self._buffers: _Buffers | None = None  # in workers alone
-
-    @property
-    def callables(self) -> tuple[Transform, Tokenize]:
-        """What a worker is handed."""
-        return self._transform, self._tokenize
 
     def __getitem__(self, batch: int) -> _Made | ClipkitError:
         # An error is handed over as a value: DataLoader would wrap it in a traceback as text.
@@ -248,7 +257,8 @@ class _Buffers:
         growing = len(self._kept) < _KEPT and (len(self._kept) + 1) * size <= _KEPT_BYTES
         buffer = None if growing else next(free, None)
         if buffer is None:
-            storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
+            with sharing(DatasetError):
+                storage = torch.UntypedStorage._new_shared(size + 1)  # type: ignore[no-untyped-call]
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
             if growing:
                 self._kept.append(buffer)
@@ -260,12 +270,8 @@ def _leased(batch: Batch) -> Batch:
     """The batch of a worker, as long as any tensor shares its memory; then the worker may use that again."""
     whole = torch.empty(0, dtype=torch.uint8).set_(batch.images_BCHW.untyped_storage()).numpy()
     pixels = whole[:-1].reshape(batch.images_BCHW.shape)
-    weakref.finalize(pixels, _let_go, whole).atexit = False
+    weakref.finalize(pixels, whole.__setitem__, -1, 0).atexit = False
     return batch._replace(images_BCHW=torch.from_numpy(pixels))
-
-
-def _let_go(whole: Pixels) -> None:
-    whole[-1] = 0
 
 
 def device_copy_seconds(batch: Batch) -> float | None:
@@ -289,11 +295,3 @@ def _begin_worker(worker: int) -> None:
 
 def _as_it_is(made: Any) -> Any:
     return made
-
-
-def _checked(made: Iterator[_Made | ClipkitError], count: BadCount) -> Iterator[Batch]:
-    for each in made:
-        if isinstance(each, ClipkitError):
-            raise each
-        count.add(len(each.batch.positions_B), each.bad)
-        yield each.batch

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipkit.locations import read_bytes
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.index import IndexEntry
@@ -38,7 +39,7 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
     """
     name = path.name
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         faults.add("missing", name, "expected the shard's manifest, found no such file")
         return None

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.errors import DatasetError, StorageError
-from clipkit.locations import is_remote, read_bytes
+from clipkit.errors import DatasetError
+from clipkit.locations import is_remote, opened, read_bytes
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
-from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
+from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
-_REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
+REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
 _NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
 
 Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
@@ -44,7 +44,7 @@ class Original:
         self.description = dataset.description
         self.shards = index.shards
         self.fingerprint = index.fingerprint()
-        self.index_sha256 = hashlib.sha256((directory / INDEX_FILE).read_bytes()).hexdigest()
+        self.index_sha256 = index.sha256
         self.sizes = np.array([shard.samples for shard in self.shards], dtype=np.int64)
         self.samples = int(self.sizes.sum())
         self.failures = sum(entry.samples for entry in index.failure_files)
@@ -61,6 +61,7 @@ class Original:
                     f"{path}: expected the columns {self.schema.names}, found {file.schema_arrow.names}"
                 )
             table: pa.Table = file.read(columns, use_threads=False)
+            table.validate(full=True)
         if columns is None and not _is_possible(table, shard.bytes):
             raise DatasetError(f"{path}: expected captions and byte ranges, found impossible ones")
         return table
@@ -80,9 +81,9 @@ class Original:
                     digest.update(data)
                     size += len(data)
             if size != shard.bytes:
-                raise DatasetError(f"{path}: expected {shard.bytes:,} bytes, found {size:,}{_REMEDY}")
+                raise DatasetError(f"{path}: expected {shard.bytes:,} bytes, found {size:,}{REMEDY}")
             if digest.hexdigest() != shard.sha256:
-                raise DatasetError(f"{path}: expected the SHA-256 {shard.sha256}, found another{_REMEDY}")
+                raise DatasetError(f"{path}: expected the SHA-256 {shard.sha256}, found another{REMEDY}")
             yield descriptor
 
     def _first_schema(self) -> pa.Schema:
@@ -109,19 +110,17 @@ class Original:
         with _readable(path):
             data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != shard.manifest_sha256:
-            raise DatasetError(
-                f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{_REMEDY}"
-            )
+            raise DatasetError(f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{REMEDY}")
         try:
             with pq.ParquetFile(pa.BufferReader(data)) as file:
                 if file.metadata.num_rows != shard.samples:
                     raise DatasetError(
-                        f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{_REMEDY}"
+                        f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{REMEDY}"
                     )
                 yield file
         except pa.ArrowException as error:
             raise DatasetError(
-                f"{path}: expected a manifest, found: {str(error).partition(chr(10))[0]}{_REMEDY}"
+                f"{path}: expected a manifest, found: {str(error).partition(chr(10))[0]}{REMEDY}"
             ) from None
 
 
@@ -144,12 +143,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DatasetError(f"{path}: the index lists this file, but it is missing{_REMEDY}") from None
+        raise DatasetError(f"{path}: the index lists this file, but it is missing{REMEDY}") from None
     except OSError as error:
-        if is_remote(path):  # a store that does not answer now has not lost the file
-            raise StorageError(f"{path}: expected a file of the dataset, found: {error}; try again") from None
         raise DatasetError(
-            f"{path}: expected a file of the dataset, found: {error.strerror}{_REMEDY}"
+            f"{path}: expected a file of the dataset, found: {error.strerror}{REMEDY}"
         ) from None
 
 
@@ -159,7 +156,7 @@ def _opened(path: Path, shard: IndexEntry) -> Iterator[int]:
         if is_remote(path):
             descriptor = Cache().open(Wanted(path, shard.bytes, shard.sha256))
         else:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = opened(path)
     try:
         yield descriptor
     finally:

@@ -30,7 +30,7 @@ def picture_fault(data: bytes, width: int | None, height: int | None, max_pixels
 
 def picture_size(data: bytes) -> tuple[int, int]:
     """Return a picture's width and height, upright; no pixel is decoded. Raises anything for what is none."""
-    with opened(data) as picture:
+    with opened_picture(data) as picture:
         return _upright_size(picture)
 
 
@@ -42,7 +42,7 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened_picture(data: bytes) -> Iterator[Image.Image]:
     """Open a picture of a format that ingest stores, undecoded. Raises anything for what is none."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
         yield picture
@@ -53,7 +53,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
     is_jpeg = data.startswith(b"\xff\xd8\xff")
     if is_jpeg and scan_count(data) > MAX_SCANS:
         raise ValueError(f"more than {MAX_SCANS} scans")
-    with opened(data) as picture:
+    with opened_picture(data) as picture:
         size = _upright_size(picture)
         if size[0] * size[1] > max(max_pixels, MAX_PIXELS):
             raise ValueError(f"{size[0]} x {size[1]} pixels are too many")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from clipkit.locations import opened
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.picture_check import picture_fault, picture_size
 from clipkit.shards.schemas import MANIFEST_SCHEMA, manifest_schema
@@ -34,7 +35,7 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
     and the picture's size are the tar's. For other samples what the tar does not tell is null, and `url`
     empty; `kept` are the columns behind the manifest's own. Raises OSError as reading does.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = opened(path)
     try:
         walked = walk(descriptor, os.fstat(descriptor).st_size, path.name, None)
         if walked.faults.listed:

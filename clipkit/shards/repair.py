@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from clipkit.shards.dataset import (
     exclusive_use,
 )
 from clipkit.shards.failure_check import check_failures
-from clipkit.shards.failure_files import next_number, write_failures
+from clipkit.shards.failure_files import FAILURES, next_number, write_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
 from clipkit.shards.parquet import write_hashed
@@ -38,6 +38,7 @@ from clipkit.shards.whole import (
     SIZES_FILE,
     Files,
     check_is_dataset,
+    check_openable,
     check_unlisted,
     described,
     listed_files,
@@ -57,7 +58,8 @@ def repair(
     is left out of the index, and its samples become failures with the reason "lost", which `--retry-failed`
     tries again. All files are replaced as one; a kill at any moment leaves what was, or what the same call
     finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, and where another
-    process writes it; OSError as the file system does, with nothing changed.
+    process writes it; OSError as the file system does, also for a file that is there and may not be opened,
+    with nothing changed.
     """
     if is_remote(directory):
         raise DatasetError(f"{directory}: expected a dataset on a disk; copy it there, and mend the copy")
@@ -65,8 +67,10 @@ def repair(
     with exclusive_use(directory):
         staging = Staging(directory)
         staging.finish_earlier()
+        check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
         faults = Faults()
         dataset, files = described(directory, faults), listed_files(directory, faults)
+        check_openable(_paths(directory, files))
         if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
             raise DatasetError(
                 f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
@@ -88,6 +92,14 @@ def repair(
             staging.commit()
         staging.discard()
         return one.result()
+
+
+def _paths(directory: Path, files: Files) -> Iterator[Path]:
+    for shard in files.shards:
+        yield directory / shard.name
+        yield (directory / shard.name).with_suffix(".parquet")
+    for name, _ in files.failures:
+        yield directory / name
 
 
 class _Repair:
@@ -130,6 +142,8 @@ class _Repair:
             if table is None:
                 self._left_out.append(faults.listed[0].line())
                 self._unnamed += entry.samples if entry else 0
+                continue
+            if not len(table):
                 continue
             self._account(records_of(table))
             if faults.counts["sha256"] or entry is None:

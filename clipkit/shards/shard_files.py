@@ -1,6 +1,5 @@
 """What a ShardSet reads from: shards by number, each a tar with the byte ranges of its samples."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -8,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import is_remote, opened
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import is_unfinished
 from clipkit.shards.format import sample_key
@@ -81,6 +80,8 @@ class DatasetFiles:
         index.check_files(directory)
         self._bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
         self._sha256 = [shard.sha256 for shard in index.shards] if is_remote(directory) else []
+        hashes = b"".join(bytes.fromhex(str(shard.manifest_sha256)) for shard in index.shards)
+        self._manifest_sha256 = np.frombuffer(hashes, np.uint8).reshape(len(self.names), 32)
         self.remote = is_remote(directory)
         self._cache = Cache() if self.remote else None
 
@@ -94,14 +95,15 @@ class DatasetFiles:
             return self._cache.open(self._wanted(shard))
         path = self.directory / self.names[shard]
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return opened(path)
         except OSError as error:
             raise DatasetError(f"{path}: cannot be opened ({error.strerror}); restore it") from error
 
     def rows(self, shard: int) -> Rows:
         """Return what the manifest says. Raises DatasetError if it is missing or damaged."""
         manifest = (self.directory / self.names[shard]).with_suffix(".parquet")
-        table = read_parquet(manifest, "the shard's manifest", RANGES)
+        sha256 = self._manifest_sha256[shard].tobytes().hex()
+        table = read_parquet(manifest, "the shard's manifest", RANGES, sha256)
         ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
         check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self._bytes[shard]))
         return Rows(ranges)

@@ -2,26 +2,23 @@
 
 import random
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from PIL import Image
 
 from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
+from clipkit.locations import read_range
 from clipkit.page import document, figure, text
-from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
-from clipkit.shards.picture_check import opened
+from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
 MOST_SHOWN = 1000
 _SIDE = 480  # pixels: sharp on a screen of two for each
-_QUALITY = 80
 _PAGE = b"<!doctype html>"
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 
@@ -107,10 +104,11 @@ class _Row(NamedTuple):
 
     def picture(self) -> bytes:
         path, length = self.directory / self.shard, self.values["image_bytes"]
+        offset = self.values["image_offset"]
+        if None in (offset, length) or offset < 0 or length < 0:
+            raise DatasetError(f"{path}: expected a picture's byte range, found {length} bytes at {offset}")
         try:
-            with path.open("rb") as tar:
-                tar.seek(self.values["image_offset"])
-                content = tar.read(length)
+            content = read_range(path, offset, length)
         except OSError as error:
             raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
         if len(content) != length:
@@ -169,27 +167,13 @@ def _figure(one: _Row) -> str:
     if row["url"]:
         lines.append(f"<span class=url><bdi>{text(row['url'], 160)}</bdi></span>")
     try:
-        jpeg = _thumbnail(one.picture())
+        jpeg = thumbnail(one.picture(), _SIDE)
     except (
         Exception
     ) as error:  # pictures from anywhere make decoders raise anything; the page shows the others
         lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
         jpeg = None
     return figure(jpeg, row["caption"] or "", "".join(lines), 600)
-
-
-def _thumbnail(data: bytes) -> bytes:
-    with opened(data) as picture:
-        if picture.width * picture.height > 3 * MAX_PIXELS:
-            raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
-        picture.draft("RGB", (_SIDE, _SIDE))
-        picture.thumbnail((_SIDE, _SIDE))
-        flat = Image.new("RGB", picture.size, "white")
-        whole = picture.convert("RGBA")
-        flat.paste(whole, mask=whole)
-    made = BytesIO()
-    flat.save(made, "JPEG", quality=_QUALITY)
-    return made.getvalue()
 
 
 def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipkit.locations import downloaded
+from clipkit.locations import downloaded, opened
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.index import IndexEntry
@@ -79,7 +79,7 @@ def verify_shard(directory: Path, listed: Listed, how: How) -> ShardVerdict:
     passed = None
     try:
         with downloaded(directory / listed.name) as path:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = opened(path)
             try:
                 passed = _Tar(descriptor, listed, manifest, faults).check(how)
             finally:

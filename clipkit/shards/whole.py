@@ -1,16 +1,21 @@
 """A dataset's files together: which there are, and whether they agree on what they account for."""
 
 import json
+import os
 import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import DATASET_FILE, Dataset, OtherVersion, read_dataset
+from clipkit.locations import read_bytes
+from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherVersion, read_dataset
 from clipkit.shards.failure_files import FAILURES
-from clipkit.shards.faults import Faults
+from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.parts import PARTS
@@ -32,8 +37,8 @@ class Files(NamedTuple):
 
 def check_is_dataset(directory: Path) -> None:
     """Raise DatasetError where nothing looks like a dataset."""
-    if not directory.is_dir() or not any(
-        [(directory / INDEX_FILE).exists(), (directory / DATASET_FILE).exists(), *shards_there(directory)]
+    if not any((directory / name).exists() for name in (INDEX_FILE, DATASET_FILE)) and not shards_there(
+        directory
     ):
         found = "none of its files" if directory.is_dir() else "no such directory"
         raise DatasetError(f"{directory}: expected a dataset directory as clipkit writes it, found {found}")
@@ -99,17 +104,26 @@ class Counted:
         self._account(name, records)
 
     def _account(self, name: str, records: Records) -> None:
+        faults = Faults(LISTED_OF_FILE)
         possible = records.rows >= 0
         for place in (~possible).nonzero()[0].tolist():
             words = f"row {place}: expected a source row from 0 on, found {int(records.rows[place])}"
-            self.faults.add("record", name, words)
+            faults.add("record", name, words)
         of_source, rows = records.of_source[possible], records.rows[possible]
         for place in self._seen.add(records.sources, of_source, rows).tolist():
             source = records.sources[int(of_source[place])]
             words = (
                 f"row {place}: expected a record once, found number {int(rows[place]):,} of {source!r} again"
             )
-            self.faults.add("record", name, words)
+            faults.add("record", name, words)
+        self.faults.take(faults)
+
+
+def check_openable(paths: Iterable[Path]) -> None:
+    """Raise OSError for a file that is there and cannot be opened: of what is in it nothing is known."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def check_whole(
@@ -153,11 +167,11 @@ def check_whole(
 def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults: Faults) -> None:
     names = [entry.name for entry in index.entries]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         faults.add("index", INDEX_FILE, f"expected each file once, found {twice} again")
     short = [entry.name for entry in index.shards if entry.samples != SHARD_SAMPLES]
     passes = len(dataset.passes) if dataset and dataset.passes else 1
-    if len(short) > passes or any(entry.samples > SHARD_SAMPLES for entry in index.shards):
+    if len(short) > passes:
         words = f"expected {SHARD_SAMPLES:,} samples in each shard but a pass's last, found other numbers in "
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 
@@ -176,7 +190,7 @@ def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
 
 def _check_sizes(directory: Path, samples: dict[str, int], faults: Faults) -> None:
     try:
-        found = json.loads((directory / SIZES_FILE).read_bytes())
+        found = json.loads(read_bytes(directory / SIZES_FILE, MAX_JSON_BYTES))
     except FileNotFoundError:
         faults.add("missing", SIZES_FILE, "expected the file that OpenCLIP reads, found no such file")
         return

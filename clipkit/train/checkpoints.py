@@ -14,6 +14,7 @@ from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from clipkit.model.clip import Clip
 from clipkit.train.config import RunLength
 from clipkit.train.distributed import World
+from clipkit.train.optimizer import load_optimizer
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
 
@@ -86,9 +87,9 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
         check_same_run(path, checkpoint.train_config, writer.settings)
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.model.load_state_dict(checkpoint.state_dict)
-        writer.optimizer.load_state_dict(checkpoint.optimizer or {})
+        load_optimizer(writer.optimizer, checkpoint.optimizer or {})
         set_random_states(checkpoint.rng or {}, writer.world)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         found = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: expected a checkpoint that this run wrote, found {found}") from error
     writer.newest, writer.written_step = path, checkpoint.step

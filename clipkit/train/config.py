@@ -60,6 +60,9 @@ class TrainConfig(BaseModel):
     grad_clip: PositiveFloat | None = Field(None, description="largest L2 norm of the whole gradient")
     seed: NonNegativeInt = Field(0, lt=2**63)
     precision: Precision | None = Field(None, description="None is bf16 on CUDA, else fp32")
+    grad_checkpointing: bool = Field(
+        False, description="activations are computed again, not kept: less memory"
+    )
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
     flip: bool = False
     color_jitter: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(

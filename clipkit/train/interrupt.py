@@ -1,6 +1,8 @@
 """Ending a run on request: the step at hand is finished and a checkpoint written before the process goes."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -29,6 +31,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number = 0
+        self._ends_wait = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -44,9 +47,22 @@ class Interruption:
     ) -> None:
         self._restore()
 
+    @contextmanager
+    def ending_waits(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt at the first signal, also one before: what is waited for may never come."""
+        self._ends_wait = True
+        try:
+            if self.number:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._ends_wait = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if self._ends_wait:
+            raise KeyboardInterrupt
 
     def _restore(self) -> None:
         for each, handler in self._before.items():

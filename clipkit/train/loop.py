@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,11 +60,13 @@ class Loop:
 
     def _next(self, stream: Iterator[Batch]) -> Batch | None:
         self._lap()
+        alone = self.step.world.size == 1  # others are at some place where they wait for this process
         try:
-            batch = next(stream, None)
-        except ClipkitError:
+            with self.interruption.ending_waits() if alone else nullcontext():
+                batch = next(stream, None)
+        except (ClipkitError, KeyboardInterrupt):
             # Ctrl-C reaches the loader's processes too and may end them before the batch is made.
-            if self.step.world.size == 1:
+            if alone:
                 self._stop_if_asked()
             raise
         self.state.waited += self._lap()
@@ -129,11 +132,14 @@ class Loop:
         figures: dict[str, float] = {}
         model.eval()
         with torch.no_grad(), torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-            for evaluator in self.evaluators:
-                for name, value in evaluator(model):
-                    figures[name] = value
-                    if self.interruption.number:
-                        return  # half of an evaluation is none: continuing the run begins with it
+            try:
+                with self.interruption.ending_waits():
+                    for evaluator in self.evaluators:
+                        figures |= dict(evaluator(model))
+            except KeyboardInterrupt:
+                if self.interruption.number:
+                    return  # half of an evaluation is none: continuing the run begins with it
+                raise
         model.train()
         newest = self.checkpoints.newest
         log.evaluation(self.state.step, figures, newest.name if newest else None)

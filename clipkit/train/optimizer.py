@@ -1,9 +1,12 @@
 """AdamW with decay on weights only, as in the CLIP paper: none for gains, biases and the logit scale."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from clipkit.model.memory_layout import laid_out_as
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ def make_optimizer(model: nn.Module, settings: AdamSettings) -> torch.optim.Adam
     ]
     on_cuda = trainable[0].device.type == "cuda"
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=on_cuda)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Take up a saved state, its tensors laid out as the parameters are: the fast kernels need them alike.
+
+    Raises ValueError or KeyError for the state of another optimizer.
+    """
+    optimizer.load_state_dict(stored)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = laid_out_as(value, parameter)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,7 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.model.clip import build
 from clipkit.model.config import ClipConfig, named_config
+from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
@@ -121,6 +122,7 @@ def train(
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
             stream = _stream(resolved, model_config, shards, length, state, world, say)
+            stack.enter_context(closing(stream))
             Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
         return _result(run, length, state, finished)
@@ -130,7 +132,8 @@ def _training_step(
     config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
 ) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
-    model = build(model_config, seed=config.seed).to(world.device)
+    model = fast_layout(build(model_config, seed=config.seed).to(world.device))
+    model.set_gradient_checkpointing(config.grad_checkpointing)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
@@ -154,7 +157,7 @@ def _stream(
     state: TrainState,
     world: World,
     say: Callable[[str], None] | None,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
         scale=config.crop_scale,

@@ -12,7 +12,9 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
-FREE_SETTINGS = frozenset({"workers", "max_bad", "save_every", "log_every", "keep", "data.directory"})
+FREE_SETTINGS = frozenset(
+    {"workers", "max_bad", "save_every", "log_every", "keep", "data.directory", "grad_checkpointing"}
+)
 """May differ between the sittings of one run: what it computes stays the same."""
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,18 @@ def open_clip() -> Any:
         warnings.simplefilter("ignore")
         import open_clip
     return open_clip
+
+
+@pytest.fixture(scope="session")
+def transformers() -> Any:
+    """Hugging Face's package, kept from asking any address."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+        from transformers.utils import logging
+    logging.disable_progress_bar()
+    return transformers
 
 
 MICRO = named_config("ViT-Micro/16@32px")
@@ -98,6 +111,17 @@ def inputs(config: ClipConfig, pictures: int = 3) -> tuple[torch.Tensor, torch.T
     return images, tokens
 
 
+def short_texts(config: ClipConfig) -> torch.Tensor:
+    """Texts that end at places 0, 1, 9 and 15; the last two have more ends after it, and other tokens."""
+    length, vocabulary = config.text.context_length, config.text.vocab_size
+    tokens = torch.randint(1, vocabulary - 2, (4, length), generator=torch.Generator().manual_seed(2))
+    for row, end in enumerate((0, 1, 9, 15)):
+        tokens[row, end] = vocabulary - 1
+    tokens[:2, 2:] = 0
+    tokens[2:, 20] = tokens[2:, -1] = vocabulary - 1
+    return tokens
+
+
 def a_checkpoint(config: ClipConfig = MICRO, **changes: Any) -> Checkpoint:
     clip = trained_looking(config)
     return Checkpoint(
@@ -124,6 +148,17 @@ def saved(tmp_path: Path) -> Path:
     path = tmp_path / "epoch_2.pt"
     save_checkpoint(path, a_checkpoint())
     return path
+
+
+def written(clip: Clip, path: Path) -> Path:
+    config = clip.config.model_dump(mode="json")
+    save_checkpoint(path, Checkpoint(3, "a-run", dict(clip.state_dict()), config, optimizer={"state": {}}))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path, small: ClipConfig) -> Path:
+    return written(trained_looking(small), tmp_path / "source.pt")
 
 
 def one_line(call: Callable[[], object]) -> str:

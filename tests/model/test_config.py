@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -21,6 +23,14 @@ from clipkit.model.config import ClipConfig, TextConfig, ViTConfig, available_mo
 def test_a_name_may_be_written_with_slashes_or_dashes(alias: str, name: str) -> None:
     assert named_config(alias) == named_config(name)
     assert named_config(alias).name == name
+
+
+def test_the_names_of_openai_and_of_open_clip_are_known(openai_clip: Any, open_clip: Any) -> None:
+    for name in openai_clip.available_models():
+        config = named_config(name)
+        assert config.name == name
+        assert config.open_clip_name in open_clip.list_models()
+        assert config.open_clip_name is not None and named_config(config.open_clip_name) == config
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,16 @@ OPEN_CLIP_FIGURES = {
     "RN101": (119.69, 25.5),
     "RN50x4": (178.3, 51.82),
     "RN50x16": (290.98, 162.69),
+    "RN50x64": (623.26, 552.65),
     "ViT-B/32": (151.28, 14.78),
     "ViT-B/16": (149.62, 41.09),
     "ViT-L/14": (427.62, 175.33),
+    "ViT-L/14@336px": (427.94, 395.22),
 }
+
+
+def test_every_model_of_openais_is_compared(openai_clip: Any) -> None:
+    assert list(OPEN_CLIP_FIGURES) == openai_clip.available_models()
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP_FIGURES)

@@ -23,6 +23,7 @@ from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
+from tests.processes import workers_of
 
 SIDE = 32
 
@@ -68,30 +69,16 @@ def begin_and_leave(dataset: str) -> None:
 
 def held() -> dict[str, int]:
     deadline = time.monotonic() + 30
-    while len(workers()) and time.monotonic() < deadline:
+    while workers_of(os.getpid()) and time.monotonic() < deadline:
         time.sleep(0.02)
     gc.collect()
     return {
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "shared": len(list(Path("/dev/shm").glob(f"torch_{os.getpid()}_*"))),
         "maps": Path("/proc/self/maps").read_text().count("/dev/shm/"),
-        "workers": len(workers()),
+        "workers": len(workers_of(os.getpid())),
         "threads": len(list(Path("/proc/self/task").iterdir())),
     }
-
-
-def workers() -> list[int]:
-    """The processes that the fork server made of us."""
-    servers = children(os.getpid())
-    return [worker for server in servers for worker in children(server)]
-
-
-def children(process: int) -> list[int]:
-    try:
-        threads = list(Path(f"/proc/{process}/task").iterdir())
-        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def grows(dataset: str, epochs: str) -> None:
@@ -107,7 +94,7 @@ def grows(dataset: str, epochs: str) -> None:
     sizes = []
     for number, _ in enumerate(made):
         if number == 0 or number % 10 == 5:
-            (worker,) = workers()
+            (worker,) = workers_of(os.getpid())
             sizes.append(private(worker))
     print(json.dumps(sizes))
 

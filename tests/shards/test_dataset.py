@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_ingest, read_dataset
+from clipkit.shards.dataset import (
+    DatasetDescription,
+    Pass,
+    SourceFile,
+    Totals,
+    open_for_writing,
+    read_dataset,
+)
 
 
 def described(**changes: object) -> DatasetDescription:
@@ -15,9 +22,9 @@ def described(**changes: object) -> DatasetDescription:
 
 def test_a_dataset_is_created_continued_and_finished(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "dataset"
-    with open_for_ingest(directory, described()) as dataset:
+    with open_for_writing(directory, described()) as dataset:
         assert not dataset.complete
-    with open_for_ingest(directory, described()) as dataset:
+    with open_for_writing(directory, described()) as dataset:
         assert not dataset.complete
         dataset.begin(Pass(kind="list", records=3))
         dataset.finish(Totals(records=3, samples=2, failures=1, shards=1))
@@ -26,7 +33,7 @@ def test_a_dataset_is_created_continued_and_finished(tmp_path: Path) -> None:
 
 
 def test_another_pass_makes_a_dataset_unfinished_until_its_end(tmp_path: Path) -> None:
-    with open_for_ingest(tmp_path, described()) as dataset:
+    with open_for_writing(tmp_path, described()) as dataset:
         dataset.begin(Pass(kind="list", records=3))
         dataset.finish(Totals(records=3, samples=2, failures=1, shards=1))
         dataset.begin(Pass(kind="retry", records=1))
@@ -46,20 +53,20 @@ def test_another_pass_makes_a_dataset_unfinished_until_its_end(tmp_path: Path) -
 def test_another_description_is_refused_with_the_difference(
     tmp_path: Path, changed: DatasetDescription, named: str
 ) -> None:
-    with open_for_ingest(tmp_path, described()):
+    with open_for_writing(tmp_path, described()):
         pass
-    with pytest.raises(DatasetError, match=named), open_for_ingest(tmp_path, changed):
+    with pytest.raises(DatasetError, match=named), open_for_writing(tmp_path, changed):
         pass
 
 
 def test_other_content_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DatasetError, match=r"thesis\.txt"), open_for_ingest(tmp_path, described()):
+    with pytest.raises(DatasetError, match=r"thesis\.txt"), open_for_writing(tmp_path, described()):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with (
         pytest.raises(DatasetError, match="found a file"),
-        open_for_ingest(tmp_path / "thesis.txt", described()),
+        open_for_writing(tmp_path / "thesis.txt", described()),
     ):
         pass
 
@@ -82,7 +89,7 @@ def test_a_damaged_description_gets_one_line(tmp_path: Path, content: str, messa
 
 def test_what_a_kill_left_of_the_description_is_no_other_content(tmp_path: Path) -> None:
     (tmp_path / ".dataset.json.tmp").write_text("{")
-    with open_for_ingest(tmp_path, described()) as dataset:
+    with open_for_writing(tmp_path, described()) as dataset:
         assert not dataset.complete
     assert {path.name for path in tmp_path.iterdir()} == {"dataset.json"}
 
@@ -91,10 +98,10 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import open_for_ingest
+from clipkit.shards.dataset import open_for_writing
 from tests_description import description
 try:
-    with open_for_ingest(Path({str(tmp_path / "dataset")!r}), description):
+    with open_for_writing(Path({str(tmp_path / "dataset")!r}), description):
         print("got it")
 except DatasetError as error:
     print(error)
@@ -104,7 +111,7 @@ except DatasetError as error:
         f"description = DatasetDescription.model_validate_json({described().model_dump_json()!r})\n"
     )
     command = [sys.executable, "-c", program]
-    with open_for_ingest(tmp_path / "dataset", described()):
+    with open_for_writing(tmp_path / "dataset", described()):
         second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "another process is writing it" in second.stdout
     after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from clipkit.errors import ClipkitError, ConfigError, DatasetError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.folder_hashes import hash_folder
 from clipkit.ingest.images import Picture, process
-from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest, read_dataset
+from clipkit.progress import Progress
+from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_writing, read_dataset
 from clipkit.shards.dedup import DedupConfig, DedupResult, dedup
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter, make_parts_folder
@@ -30,7 +32,7 @@ CONFIG = IngestConfig(image_size=64, keep_original=True)
 def write(directory: Path, pictures: list[bytes]) -> Path:
     """A dataset of these pictures, as ingest describes them."""
     description = DatasetDescription(sources=(), image=CONFIG.image_settings)
-    with open_for_ingest(directory, description) as dataset:
+    with open_for_writing(directory, description) as dataset:
         dataset.begin(Pass(kind="list", records=len(pictures)))
         with PartWriter(make_parts_folder(directory, 0), 0) as part:
             for row, data in enumerate(pictures):
@@ -120,7 +122,23 @@ def test_nothing_is_written_without_out_and_no_other_file_is_replaced(twice: Pat
         found(twice, listed=tmp_path / "list.parquet")
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "other.parquet", "list.parquet"}
     with pytest.raises(ConfigError, match="none of 19 remains"):
-        found(twice, others=[twice], out=tmp_path / "new")
+        found(twice, others=[shutil.copytree(twice, tmp_path / "same")], out=tmp_path / "new")
+
+
+def test_what_cannot_be_is_told_before_anything_is_read(twice: Path, tmp_path: Path) -> None:
+    def unread(title: str, total: int | None, unit: str) -> Progress:
+        raise AssertionError(f"{title} has begun")
+
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises((ConfigError, DatasetError), match=message):
+            dedup(twice, DedupConfig(), hash_folder=hash_folder, progress=unread, **options)
+
+    refused("found the same one", others=[twice.parent / "old" / ".." / "old"])
+    refused("found neither", others=[tmp_path / "absent"])
+    refused("expected a folder to write into", listed=tmp_path / "absent" / "list.parquet")
+    refused("a directory beside the original", out=twice)
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused("found 'thesis.txt'", out=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "words"])
@@ -206,7 +224,7 @@ def test_a_manifest_without_hashes_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "old"
     description = DatasetDescription(sources=(), image={})
     digest = hashlib.sha256(b"x").hexdigest()
-    with open_for_ingest(directory, description) as dataset:
+    with open_for_writing(directory, description) as dataset:
         dataset.begin(Pass(kind="list", records=1))
         with PartWriter(make_parts_folder(directory, 0), 0) as part:
             known = {"source": "s", "source_row": 0, "url": "u", "caption": "c", "ext": "jpg"}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import ConfigError, DatasetError
-from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_ingest, read_dataset
+from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_writing, read_dataset
 from clipkit.shards.filter import FilterConfig, FilterResult, filter_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.packing import Packer
@@ -101,7 +101,7 @@ def test_info_and_verify_know_where_it_comes_from(small_dataset: Path, tmp_path:
 def test_kept_columns_stay_and_can_be_asked_for(tmp_path: Path) -> None:
     kept = [pa.field("score", pa.float32()), pa.field("tags", pa.list_(pa.string()))]
     description = DatasetDescription(sources=(), image={})
-    with open_for_ingest(tmp_path / "old", description) as dataset:
+    with open_for_writing(tmp_path / "old", description) as dataset:
         dataset.begin(Pass(kind="list", records=3))
         packer = Packer(tmp_path / "old")
         with PartWriter(packer.parts, 0, kept) as part:
@@ -231,8 +231,9 @@ def test_hostile_manifests_are_refused(small_dataset: Path, tmp_path: Path) -> N
 def test_a_target_that_is_something_else_is_refused(
     small_dataset: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DatasetError, match="another directory"):
-        filtered(small_dataset, small_dataset, where="true")
+    for out in (small_dataset, small_dataset / "parts", small_dataset / "failures" / "x"):
+        with pytest.raises(DatasetError, match="a directory beside the original"):
+            filtered(small_dataset, out, where="true")
     shutil.copytree(tiny_dataset, tmp_path / "ingested")
     with pytest.raises(DatasetError, match="made otherwise"):
         filtered(small_dataset, tmp_path / "ingested", where="true")
@@ -243,7 +244,7 @@ def test_a_target_that_is_something_else_is_refused(
     with pytest.raises(DatasetError, match="two datasets"):
         filtered(small_dataset, tmp_path / "new", split=0.1)
     description = read_dataset(small_dataset).description
-    with pytest.raises(DatasetError, match="parent was"), open_for_ingest(tmp_path / "new", description):
+    with pytest.raises(DatasetError, match="parent was"), open_for_writing(tmp_path / "new", description):
         pass  # an ingest would append to it
     assert filtered(small_dataset, tmp_path / "new", where="width > 1").written[0].was_complete
     assert contents(tmp_path / "new") == before

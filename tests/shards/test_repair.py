@@ -16,7 +16,7 @@ from clipkit.errors import DatasetError
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
-from clipkit.shards.dataset import Pass, exclusive_use, open_for_ingest, read_dataset
+from clipkit.shards.dataset import Pass, exclusive_use, open_for_writing, read_dataset
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.repair import repair
@@ -48,6 +48,18 @@ def test_nothing_at_fault_nothing_written(dataset: Path) -> None:
     result = repair(dataset)
     assert result.ok and result.remade == []
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["000001.tar", "000001.parquet", "index.parquet", "dataset.json"])
+def test_what_may_not_be_opened_is_not_given_up(dataset: Path, name: str) -> None:
+    before = contents(dataset)
+    (dataset / name).rename(dataset.parent / name)
+    (dataset / name).symlink_to(name)  # fails to open for anybody, as a file without permission does for most
+    with pytest.raises(OSError, match="symbolic links"):
+        repair(dataset)
+    (dataset.parent / name).replace(dataset / name)
+    assert contents(dataset) == before
+    assert repair(dataset).remade == []
 
 
 def swap(dataset: Path) -> None:
@@ -236,7 +248,7 @@ def test_other_files_are_left_alone_and_said(dataset: Path) -> None:
 
 
 def test_an_unfinished_ingest_is_refused(dataset: Path) -> None:
-    with open_for_ingest(dataset, read_dataset(dataset).description) as opened:
+    with open_for_writing(dataset, read_dataset(dataset).description) as opened:
         opened.begin(Pass(kind="list", first=2400, records=1000))
     before = contents(dataset)
     with pytest.raises(DatasetError, match="interrupted"):

@@ -18,8 +18,8 @@ from clipkit.ingest.run import ingest
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random, show_sample
 from tests.chromium import chromium
-from tests.ingest.test_report import HOSTILE, Page
 from tests.serving import Server, answer, encoded, photo
+from tests.shards.test_report import HOSTILE, Page
 
 RIGHT_TO_LEFT = "שלום עולם: a cat \u202eand\u202c a dog"
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import DatasetError
-from clipkit.shards.dataset import Pass, open_for_ingest, read_dataset
+from clipkit.shards.dataset import Pass, open_for_writing, read_dataset
 from clipkit.shards.faults import Fault
 from clipkit.shards.format import tar_end, tar_header, tar_member
 from clipkit.shards.index import Index, read_index
@@ -382,7 +382,7 @@ def test_sizes_and_totals_that_are_not_right(dataset: Path) -> None:
 
 
 def test_an_unfinished_ingest_is_verified_as_far_as_it_is(dataset: Path) -> None:
-    with open_for_ingest(dataset, read_dataset(dataset).description) as opened:
+    with open_for_writing(dataset, read_dataset(dataset).description) as opened:
         opened.begin(Pass(kind="list", first=2400, records=1000))
     flip(dataset / SHARD, 0)
     assert causes(verify(dataset)) == {"header": 1, "sha256": 1, "unfinished": 1}

@@ -61,7 +61,9 @@ def measure(dataset: Path, out: Path) -> None:
         step(Batch(images_BCHW[own], tokens_BL[own], torch.arange(SAMPLES)[own]), 0, with_norm=False)
         found["gradients"] = {name: each.grad for name, each in model.named_parameters()}
         torch.save(found, out / f"rank_{world.rank}.pt")
-        train(CONFIG, ShardSet(dataset), RunDirectory(out / "run"), device="cpu")
+        # Several processes compute activations again, and all numbers are those of one that keeps them.
+        config = CONFIG.model_copy(update={"grad_checkpointing": world.size > 1})
+        train(config, ShardSet(dataset), RunDirectory(out / "run"), device="cpu")
 
 
 if __name__ == "__main__":

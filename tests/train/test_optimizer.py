@@ -1,8 +1,10 @@
 import pytest
+import torch
 
 from clipkit.model.clip import build
 from clipkit.model.config import named_config
-from clipkit.train.optimizer import AdamSettings, make_optimizer, set_learning_rate
+from clipkit.model.memory_layout import fast_layout
+from clipkit.train.optimizer import AdamSettings, load_optimizer, make_optimizer, set_learning_rate
 
 SETTINGS = AdamSettings((0.9, 0.98), 1e-6, 0.2)
 
@@ -39,3 +41,18 @@ def test_the_rate_is_set_in_both_groups() -> None:
     optimizer = make_optimizer(build(named_config("ViT-Micro/16@32px")), SETTINGS)
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_moments_that_come_from_a_file_lie_as_the_weights_do() -> None:
+    stored, clip = (build(named_config("RN-Mini@64px"), seed=0) for _ in range(2))
+    optimizers = [make_optimizer(each, SETTINGS) for each in (stored, fast_layout(clip))]
+    for weight in stored.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizers[0].step()
+    load_optimizer(optimizers[1], optimizers[0].state_dict())
+    theirs = list(optimizers[0].state.values())
+    mine = list(optimizers[1].state.items())
+    assert len(mine) == len(theirs) > 50
+    for (parameter, state), other in zip(mine, theirs, strict=True):
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+        assert all(torch.equal(state[name], other[name]) for name in ("step", "exp_avg", "exp_avg_sq"))

@@ -110,6 +110,17 @@ def test_texts_are_trimmed_before_they_go_to_the_device_and_train_the_same() -> 
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
+def test_gradient_checkpointing_trains_the_very_same_weights(config: ClipConfig, precision: str) -> None:
+    steps = [make_step(build(config, seed=1), precision=precision) for _ in range(2)]
+    steps[1].model.set_gradient_checkpointing(True)
+    kept, again = ([each(make_batch(k), k, with_norm=True) for k in range(3)] for each in steps)
+    assert kept == again
+    weights, others = (step.model.state_dict() for step in steps)
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+
+
 def test_a_repeated_batch_is_learned() -> None:
     step = make_step(build(VIT, seed=1), peak=3e-3)
     losses = [step(make_batch(0), 10, with_norm=False)[0].item() for _ in range(30)]

@@ -16,7 +16,7 @@ from clipkit.ingest.engines.cluster import Answer, Task, map_chunks
 from clipkit.ingest.engines.engine import Crashed
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway
-from clipkit.shards.dataset import DatasetDescription, open_for_ingest
+from clipkit.shards.dataset import DatasetDescription, open_for_writing
 from clipkit.shards.parts import complete_parts, make_parts_folder
 
 CONFIG = IngestConfig(image_size=32, workers=2)
@@ -56,7 +56,7 @@ def chunks(count: int) -> Iterator[Chunk]:
 
 @pytest.fixture
 def make_part(tmp_path: Path) -> Iterator[PartMaker]:
-    with open_for_ingest(tmp_path / "dataset", DatasetDescription(sources=(), image={})) as dataset:
+    with open_for_writing(tmp_path / "dataset", DatasetDescription(sources=(), image={})) as dataset:
         make_parts_folder(dataset.directory, 0)
         yield PartMaker(dataset.directory, 0, CONFIG)
 

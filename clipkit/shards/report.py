@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,19 +11,18 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from clipkit.atomic import write_text
-from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.images import Picture, process
-from clipkit.ingest.page import CAPTION_LENGTHS, SHORT_SIDES, render
 from clipkit.shards.dataset import DatasetDescription, Pass, read_dataset
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
+from clipkit.shards.report_page import CAPTION_LENGTHS, SHORT_SIDES, render
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.thumbnail import thumbnail
 
 REPORT_FILE = "report.html"
 MAX_FILES = 200  # manifests and failure files read, each spread evenly: the page costs the same at any size
 PICTURES = 48
 EXAMPLES_PER_REASON = 3
-_THUMBNAIL = IngestConfig(image_size=160, quality=80)
+_SIDE = 296  # pixels: twice what the page gives a picture
 _COLUMNS = ["url", "caption", "original_format", "original_width", "original_height", "sha256"]
 
 T = TypeVar("T")
@@ -102,12 +102,13 @@ def _count_samples(report: Report, directory: Path, index: Index) -> None:
         table = read_parquet(manifest, "the shard's manifest", _COLUMNS)
         column = {name: table[name].to_pylist() for name in _COLUMNS}
         report.hosts_ok.update(host for url in column["url"] if (host := _host(url)))
-        report.formats.update(column["original_format"])
-        sides = map(min, column["original_width"], column["original_height"])
-        report.short_sides.update(_bin(side, SHORT_SIDES) for side in sides)
+        report.formats.update(filter(None, column["original_format"]))
+        sizes = zip(column["original_width"], column["original_height"], strict=True)
+        report.short_sides.update(_bin(min(size), SHORT_SIDES) for size in sizes if None not in size)
         report.caption_lengths.update(_bin(len(text), CAPTION_LENGTHS) for text in column["caption"])
-        report.repeated += len(table) - len(set(column["sha256"]) - digests)
-        digests.update(column["sha256"])
+        known = list(filter(None, column["sha256"]))  # after a repair some columns may be unknown
+        report.repeated += len(known) - len(set(known) - digests)
+        digests.update(known)
 
 
 def _count_failures(report: Report, directory: Path, index: Index) -> None:
@@ -128,21 +129,23 @@ def _pictures(shard_set: ShardSet) -> Iterable[Shown]:
     for place in _spread(range(len(shard_set)), PICTURES):
         shard = int(np.searchsorted(ends, place, side="right"))
         sample = shard_set.read(shard, place - int(ends[shard] - shard_set.sizes[shard]))
-        thumbnail = process(sample.image, _THUMBNAIL)
-        if isinstance(thumbnail, Picture):
-            yield Shown(thumbnail.content, sample.caption, sample.key)
+        jpeg = None
+        with suppress(Exception):  # pictures kept as served may make decoders raise anything
+            jpeg = thumbnail(sample.image, _SIDE)
+        if jpeg is not None:
+            yield Shown(jpeg, sample.caption, sample.key)
     shard_set.close()
 
 
-def _host(url: str) -> str:
+def _host(url: str | None) -> str:
     try:
-        return urlsplit(url).hostname or ""
+        return urlsplit(url or "").hostname or ""
     except ValueError:
         return ""
 
 
 def _bin(value: int, lower_bounds: Sequence[int]) -> int:
-    return max(bound for bound in lower_bounds if bound <= value)
+    return max(bound for bound in lower_bounds if bound <= max(value, 0))
 
 
 def _spread(things: Sequence[T], count: int) -> list[T]:

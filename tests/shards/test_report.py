@@ -1,6 +1,7 @@
 """The page, read by a parser as a browser would: nothing that a stranger wrote may become markup."""
 
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +10,15 @@ import pytest
 
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.page import render
-from clipkit.ingest.report import Report, gather
+from clipkit.ingest.folder_hashes import hash_folder
 from clipkit.ingest.run import ingest
 from clipkit.ingest.tars import tars
 from clipkit.shards.dataset import DatasetDescription
+from clipkit.shards.dedup import DedupConfig, dedup
+from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.repair import repair
+from clipkit.shards.report import Report, gather
+from clipkit.shards.report_page import render
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_tar
 
@@ -117,3 +122,31 @@ def test_few_failures_of_a_large_host_are_seen() -> None:
     assert [re.findall(r'class="(\w+)"', bars) for *_, bars in rows] == [["good", "bad"], ["good"], ["bad"]]
     assert re.findall(r'<div class="split"><i class="good" .*?><i class="bad"', text)
     assert ".split i, td.bar i { min-width: 3px; }" in text
+
+
+def test_a_derived_dataset_says_what_it_comes_from_and_what_was_left_out(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    where = "length(caption) > 29 and url <> '<script>'"
+    (first,) = filter_dataset(small_dataset, tmp_path / "first", FilterConfig(where=where)).written
+    second = dedup(Path(first.out), DedupConfig(), out=tmp_path / "second", hash_folder=hash_folder).written
+    assert second is not None and second.report == str(tmp_path / "second" / "report.html")
+    page = Page(Path(first.report).read_text())
+    assert where in page.text and "script" not in page.tags
+    assert f"{first.left_out['where']:,}" in page.text and "Why samples were left out" in page.text
+    assert f"{first.samples:,}samples ({100 * first.samples / 2160:.1f}%)" in page.text
+    assert page.tags.count("img") == 48
+    page = Page(Path(second.report).read_text())
+    assert "made from first by dedup" in page.text and "by filter: where length(caption) > 29" in page.text
+    (tmp_path / "first" / "report.html").unlink()
+    filter_dataset(small_dataset, tmp_path / "first", FilterConfig(where=where))
+    assert (tmp_path / "first" / "report.html").exists(), "a page is made for one that had none"
+
+
+def test_what_a_repair_could_not_know_is_not_counted(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    (dataset / "000000.parquet").unlink()
+    repair(dataset)
+    report = gather(dataset)
+    assert (report.samples, report.repeated) == (64, 0)
+    assert not report.short_sides and not report.formats and len(report.pictures) == 48

@@ -1,15 +1,16 @@
 """The report as one HTML page that needs nothing else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clipkit.page import document, figure, text
+from clipkit.shards.origin import made_from
 from clipkit.shards.schemas import REASONS
 
 if TYPE_CHECKING:
-    from clipkit.ingest.report import Report
-    from clipkit.shards.dataset import Pass
+    from clipkit.shards.dataset import Parent, Pass
+    from clipkit.shards.report import Report
 
 SHORT_SIDES = (0, 64, 128, 256, 512, 1024, 2048)
 CAPTION_LENGTHS = (0, 1, 20, 40, 60, 80, 100, 150, 300)
@@ -23,6 +24,7 @@ def render(report: "Report") -> str:
         (
             _head(report),
             _table_of_reasons(report),
+            _table_of_left_out(report.description.parent),
             '<div class="columns">',
             _bars("Short side as served, px", _ranges(report.short_sides, SHORT_SIDES)),
             _bars("Caption length, characters", _ranges(report.caption_lengths, CAPTION_LENGTHS)),
@@ -34,15 +36,29 @@ def render(report: "Report") -> str:
             _origin(report),
         )
     )
-    return document(f"{text(report.name)}: ingest report", body)
+    return document(f"{text(report.name)}: report", body)
 
 
 def _head(report: "Report") -> str:
-    records = report.samples + report.failures
+    parent = report.description.parent
+    if parent is None:
+        records, others = report.samples + report.failures, report.failures
+        words, of_all, rest = (
+            "Every record of the source is a sample or a failure.",
+            "source records",
+            "failures",
+        )
+    else:
+        records, others = parent.samples, sum(parent.left_out.values())
+        words, of_all, rest = (
+            "Every sample of the original is here or left out.",
+            "in the original",
+            "left out",
+        )
     figures = (
-        (f"{records:,}", "source records"),
+        (f"{records:,}", of_all),
         (f"{report.samples:,}", f"samples ({_percent(report.samples, records)})"),
-        (f"{report.failures:,}", f"failures ({_percent(report.failures, records)})"),
+        (f"{others:,}", f"{rest} ({_percent(others, records)})"),
         (f"{report.shards:,}", "shards"),
         (_bytes(report.bytes), "in tars"),
         (f"{report.repeated:,}", "pictures seen before"),
@@ -51,9 +67,9 @@ def _head(report: "Report") -> str:
     sampled = (
         "<p class=soft>The figures below are of an even sample of the files.</p>" if report.sampled else ""
     )
-    split = _bar(report.samples, records, "good") + _bar(report.failures, records, "bad")
+    split = _bar(report.samples, records, "good") + _bar(others, records, "bad")
     return (
-        f"<h1>{text(report.name)}</h1><p class=soft>Every record of the source is a sample or a failure.</p>"
+        f"<h1>{text(report.name)}</h1><p class=soft>{words}</p>"
         f'<div class="figures">{cells}</div><div class="split">{split}</div>{sampled}'
     )
 
@@ -69,6 +85,18 @@ def _table_of_reasons(report: "Report") -> str:
         for reason, count in report.reasons.most_common()
     )
     return f"<h2>Why URLs gave no sample</h2><table>{rows}</table>"
+
+
+def _table_of_left_out(parent: "Parent | None") -> str:
+    if parent is None or not any(parent.left_out.values()):
+        return ""
+    most = max(parent.left_out.values())
+    rows = "".join(
+        f"<tr><td class=reason><code>{text(cause)}</code></td><td class=n>{count:,}</td>"
+        f"<td class=bar><div>{_bar(count, most, 'bad')}</div></td></tr>"
+        for cause, count in parent.left_out.items()
+    )
+    return f"<h2>Why samples were left out</h2><table>{rows}</table>"
 
 
 def _bars(title: str, counts: list[tuple[str, int]]) -> str:
@@ -123,9 +151,16 @@ def _origin(report: "Report") -> str:
     more = f"<p class=soft>and {left:,} more files</p>" if left > 0 else ""
     settings = ", ".join(f"{name} {value}" for name, value in report.description.image.items())
     passes = "".join(f"<p class=soft>{_pass(each)}</p>" for each in report.passes)
-    return (
-        f"<h2>Made from</h2><table class=list>{rows}</table>{more}{passes}<p class=soft>{text(settings)}</p>"
-    )
+    parents = "".join(f"<p><bdi>{text(made_from(one), 400)}</bdi></p>" for one in _parents(report))
+    files = f"<table class=list>{rows}</table>{more}"
+    return f"<h2>Made from</h2>{parents}{files}{passes}<p class=soft>{text(settings)}</p>"
+
+
+def _parents(report: "Report") -> "Iterator[Parent]":
+    parent = report.description.parent
+    while parent is not None:
+        yield parent
+        parent = parent.parent
 
 
 def _pass(one: "Pass") -> str:

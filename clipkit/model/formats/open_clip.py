@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from clipkit.model.archive import read_pytorch
 from clipkit.model.checkpoint import write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
+from clipkit.model.formats.archive import read_pytorch
 from clipkit.model.weights import Weights, assemble
 
 

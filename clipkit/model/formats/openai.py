@@ -2,7 +2,7 @@
 
 It holds the weights under OpenAI's names, the buffers `input_resolution`, `context_length` and `vocab_size`,
 and the traced methods `encode_image`, `encode_text` and `forward`. With `jit=False` OpenAI's code takes only
-the weights and guesses the architecture from their shapes; `guessed_config` is that rule.
+the weights and guesses the architecture from their shapes.
 """
 
 import warnings
@@ -15,19 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.model.clip import Clip
-from clipkit.model.config import (
-    HEAD_WIDTH,
-    OPENAI_CONTEXT_LENGTH,
-    OPENAI_VOCABULARY,
-    STRIDE,
-    ClipConfig,
-    ResNetConfig,
-    TextConfig,
-    ViTConfig,
-)
+from clipkit.model.config import HEAD_WIDTH, OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY
+from clipkit.model.formats.openai_shapes import BUFFERS, guessed_config
 from clipkit.model.weights import StateDict, Weights, assemble
 
-BUFFERS = ("input_resolution", "context_length", "vocab_size")
 LARGEST_HALF = 65_504.0
 
 # With jit=True OpenAI's code rewrites the constants in the graphs of these methods and of every module's
@@ -72,29 +63,13 @@ def write(clip: Clip, path: Path) -> None:
         jit.save(traced, opened)
 
 
-def reopen(path: Path, name: str) -> list[nn.Module]:
+def reopen(path: Path, name: str) -> Iterator[nn.Module]:
     """Open an archive that clipkit has just written: as `jit=True` does, and, unrounded, as `jit=False`."""
     with _torchscript() as jit:
         traced: nn.Module = jit.load(path, map_location="cpu")
+    yield traced
     state_dict = {key: value for key, value in traced.state_dict().items() if key not in BUFFERS}
-    return [traced, assemble(Weights(guessed_config(state_dict, name), state_dict), path)]
-
-
-def guessed_config(state_dict: StateDict, name: str) -> ClipConfig:
-    """Read the architecture off the shapes, as the `build_model` of OpenAI's code does."""
-    width = state_dict["ln_final.weight"].shape[0]
-    context_length, vocab_size = (
-        state_dict[key].shape[0] for key in ("positional_embedding", "token_embedding.weight")
-    )
-    text = TextConfig(
-        context_length=context_length,
-        vocab_size=vocab_size,
-        width=width,
-        heads=width // HEAD_WIDTH,
-        layers=_count(state_dict, "transformer.resblocks."),
-    )
-    embed_dim = state_dict["text_projection"].shape[1]
-    return ClipConfig(name=name, embed_dim=embed_dim, vision=_guessed_vision(state_dict), text=text)
+    yield assemble(Weights(guessed_config(state_dict, name), state_dict), path)
 
 
 def rounded(clip: Clip) -> Clip:
@@ -145,26 +120,6 @@ def _torchscript() -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         yield torch.jit
-
-
-def _guessed_vision(state_dict: StateDict) -> ResNetConfig | ViTConfig:
-    first = state_dict["visual.conv1.weight"]
-    if "visual.proj" in state_dict:
-        grid = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        return ViTConfig(
-            layers=_count(state_dict, "visual.transformer.resblocks."),
-            width=first.shape[0],
-            patch_size=first.shape[-1],
-            image_size=first.shape[-1] * grid,
-        )
-    grid = round((state_dict["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-    one, two, three, four = (_count(state_dict, f"visual.layer{layer}.") for layer in (1, 2, 3, 4))
-    width = state_dict["visual.layer1.0.conv1.weight"].shape[0]
-    return ResNetConfig(layers=(one, two, three, four), width=width, image_size=grid * STRIDE)
-
-
-def _count(state_dict: StateDict, prefix: str) -> int:
-    return len({key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)})
 
 
 def _rounded_tensors(clip: Clip) -> StateDict:

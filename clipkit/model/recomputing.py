@@ -1,0 +1,53 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): what is inside a block is computed again.
+
+Only each block's input is kept for the backward pass. Losses, gradients and running statistics are those of a
+model that keeps everything.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Blocks(nn.Sequential):
+    """Blocks one after the other; where `recomputes` is set, each keeps nothing but its input."""
+
+    recomputes = False
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+        """Through all blocks."""
+        x = input
+        for block in self:
+            x = recomputed(block, x, block.modules()) if self.recomputes else block(x)
+        return x
+
+
+def recomputed(compute: Callable[[Tensor], Tensor], x: Tensor, modules: Iterable[nn.Module]) -> Tensor:
+    """`compute(x)`, which the backward pass computes again; `modules` are those that it consists of."""
+    if not torch.is_grad_enabled():
+        return compute(x)
+    if torch.compiler.is_compiling():
+        # A compiler repeats operations only, and no assignment to a buffer; it takes no contexts of ours.
+        return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False)
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(norms)
+
+    return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(norms: Iterable[nn.BatchNorm2d]) -> Iterator[None]:
+    # The first pass has counted the batch: the second one updates copies.
+    buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in buffers:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in buffers:
+            setattr(norm, name, buffer)

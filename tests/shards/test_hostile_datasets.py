@@ -1,0 +1,108 @@
+"""Datasets whose files are not what they seem: each command says so in one line, or does without."""
+
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import DatasetError
+from clipkit.ingest.folder_hashes import hash_folder
+from clipkit.shards.dedup import DedupConfig, dedup
+from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.show import show_sample
+from clipkit.shards.summary import summarize
+from clipkit.shards.verify import verify
+
+KEY = "000000007"
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of a dataset of one shard, to be damaged."""
+    return shutil.copytree(tiny_dataset, tmp_path / "dataset")
+
+
+def filtered(dataset: Path) -> object:
+    return filter_dataset(dataset, dataset.parent / "out", FilterConfig(where="length(caption) > 1"))
+
+
+def compared(dataset: Path) -> object:
+    return dedup(dataset, DedupConfig(near=2), out=dataset.parent / "single", hash_folder=hash_folder)
+
+
+def shown(dataset: Path) -> object:
+    return show_sample(dataset, KEY, dataset.parent / "out.jpg")
+
+
+COMMANDS: dict[str, Callable[[Path], object]] = {
+    "info": summarize,
+    "show": shown,
+    "filter": filtered,
+    "dedup": compared,
+}
+
+
+def zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [zeros, os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["000000.tar", "000000.parquet", "index.parquet", "dataset.json"])
+def test_what_is_no_regular_file_is_never_read(
+    dataset: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    (dataset / name).unlink()
+    make(dataset / name)
+    assert not verify(dataset).ok
+    for command in COMMANDS.values():
+        try:
+            command(dataset)
+        except (DatasetError, OSError) as error:
+            assert "\n" not in str(error)
+        else:
+            assert name in ("000000.tar", "dataset.json")  # which not all of them need
+    assert not (dataset.parent / "out.jpg").exists() or name == "dataset.json"
+
+
+def of_bytes(count: int) -> pa.Array:
+    """Texts that are no UTF-8."""
+    return pa.Array.from_buffers(pa.string(), count, pa.array([b"\xff\xfe"] * count).buffers())
+
+
+def with_column(path: Path, name: str, values: pa.Array) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, values), path)
+
+
+@pytest.mark.parametrize("name", ["key", "url", "caption", "sha256", "original_format", "ext"])
+def test_texts_that_are_none_are_told_by_who_reads_them(dataset: Path, name: str) -> None:
+    manifest, index = dataset / "000000.parquet", dataset / INDEX_FILE
+    with_column(manifest, name, of_bytes(pq.read_metadata(manifest).num_rows))
+    hashes = pa.array([sha256(manifest.read_bytes()).hexdigest()])
+    with_column(index, "manifest_sha256", hashes)
+    assert verify(dataset).counts == {"manifest": 1}
+    for command in COMMANDS.values() if name != "key" else (filtered, compared, shown):
+        with pytest.raises(DatasetError, match=r"000000\.parquet: .* UTF8"):
+            command(dataset)
+
+
+@pytest.mark.parametrize("samples", [None, -5, 0, 1001, 10**15])
+def test_an_index_of_impossible_numbers(dataset: Path, samples: int | None) -> None:
+    with_column(dataset / INDEX_FILE, "samples", pa.array([samples], pa.int64()))
+    assert verify(dataset).counts == {"index": 1}
+    for command in COMMANDS.values():
+        with pytest.raises(DatasetError, match=f"000000.tar', shard of {samples} samples"):
+            command(dataset)
+
+
+def test_a_picture_without_a_place(dataset: Path) -> None:
+    manifest = dataset / "000000.parquet"
+    with_column(manifest, "image_offset", pa.nulls(pq.read_metadata(manifest).num_rows, pa.int64()))
+    with pytest.raises(DatasetError, match=r"expected a picture's byte range, found \d+ bytes at None"):
+        shown(dataset)

@@ -1,0 +1,99 @@
+"""`clipkit train` whose loader processes are stopped, killed, or lack memory to hand their batches over."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import living, until, wait_until_gone, with_shared_memory, workers_of
+
+WORDS = "--model ViT-Micro/16@32px --workers 2 --log-every 1 --name run --lr 1e-3"
+
+
+@contextmanager
+def training(
+    dataset: Path, runs: Path, *words: str, before: Sequence[str] = ()
+) -> Iterator["subprocess.Popen[str]"]:
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "clipkit",
+        "train",
+        "--shards",
+        str(dataset),
+        "--runs",
+        str(runs),
+    ]
+    with subprocess.Popen(
+        [*command, *WORDS.split(), *words],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in living(process.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def steps(runs: Path) -> int:
+    metrics = runs / "run" / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_worker(small_dataset: Path, tmp_path: Path) -> None:
+    with training(small_dataset, tmp_path, "--batch-size", "120", "--samples-seen", "9000000") as process:
+        until(lambda: steps(tmp_path), "it trains")
+        for worker in workers_of(process.pid):
+            os.kill(worker, signal.SIGSTOP)
+        until(lambda: _stands(tmp_path), "it waits for them")
+        trained = steps(tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        last = errors.splitlines()[-1]
+        assert last.startswith(f"clipkit: stopped after step {trained}; ") and "Traceback" not in errors
+        assert (tmp_path / "run" / "checkpoints" / f"step_{trained}.pt").exists()
+        wait_until_gone(process.pid)
+
+
+def _stands(runs: Path) -> bool:
+    before = steps(runs)
+    try:
+        until(lambda: steps(runs) > before, "another step", seconds=3)
+    except AssertionError:
+        return True
+    return False
+
+
+def test_a_killed_worker_ends_the_command_with_one_line(small_dataset: Path, tmp_path: Path) -> None:
+    with training(small_dataset, tmp_path, "--batch-size", "120", "--samples-seen", "9000000") as process:
+        until(lambda: steps(tmp_path), "it trains")
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        printed, errors = process.communicate(timeout=120)
+        assert (process.returncode, printed) == (1, "")
+        last = errors.splitlines()[-1]
+        assert last.startswith("clipkit: a loader process died, ") and "--workers" in last
+        assert "Traceback" not in errors
+        wait_until_gone(process.pid)
+
+
+@pytest.mark.parametrize("memory", [pytest.param("1m", marks=pytest.mark.slow), "5m"])
+def test_too_little_shared_memory_is_one_line(small_dataset: Path, tmp_path: Path, memory: str) -> None:
+    """Containers have 64 MB by default. A batch has 1.6 MB; in 5 MB it is captions that find no room."""
+    words, before = ("--batch-size", "512", "--samples-seen", "90000"), with_shared_memory(memory)
+    with training(small_dataset, tmp_path, *words, before=before) as process:
+        printed, errors = process.communicate(timeout=120)
+        assert (process.returncode, printed) == (1, "")
+        last = errors.splitlines()[-1]
+        assert last.startswith("clipkit: /dev/shm: expected room for the workers' batches, found ")
+        assert "Traceback" not in errors
+        wait_until_gone(process.pid)
