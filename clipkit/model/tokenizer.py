@@ -42,11 +42,13 @@ _WORD = regex.compile(
 class Vocabulary:
     """The tables of the tokenizer.
 
-    `ids`: the number of each token; `bytes`: the number of each byte within a word, 256 less than that of the
-    byte at a word's end; `merged`: by two neighbours' numbers, first << 16 | second, the number of the token
-    that they merge into. Tokens are numbered in the order of their merges, so the lowest is merged first.
+    `merges`: the pairs of tokens in the order of their merges; `ids`: the number of each token; `bytes`: the
+    number of each byte within a word, 256 less than that of the byte at a word's end; `merged`: by two
+    neighbours' numbers, first << 16 | second, the number of the token that they merge into. Tokens are
+    numbered in the order of their merges, so the lowest is merged first.
     """
 
+    merges: tuple[tuple[str, str], ...]
     ids: dict[str, int]
     bytes: bytes
     merged: dict[int, int]
@@ -57,16 +59,15 @@ def vocabulary() -> Vocabulary:
     """Read OpenAI's merges: 256 bytes, 256 bytes that end a word, 48,894 merges, and two special tokens."""
     packed = (files("clipkit.model") / "data" / MERGES_FILE).read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
-    merges = [
-        (left, right) for left, right in (line.split() for line in lines[1 : OPENAI_VOCABULARY - 512 - 2 + 1])
-    ]
+    pairs = (line.split() for line in lines[1 : OPENAI_VOCABULARY - 512 - 2 + 1])
+    merges = tuple((left, right) for left, right in pairs)
     characters = _byte_characters()
     # Tokens are numbered with the bytes that print as themselves first.
     ordered = sorted(characters, key=lambda character: (ord(character) > 255, ord(character)))
     tokens = [*ordered, *(c + END_OF_WORD for c in ordered), *(left + right for left, right in merges)]
     ids = {token: number for number, token in enumerate([*tokens, START_OF_TEXT, END_OF_TEXT])}
     merged = {ids[left] << 16 | ids[right]: ids[left + right] for left, right in merges}
-    return Vocabulary(ids, bytes(ids[character] for character in characters), merged)
+    return Vocabulary(merges, ids, bytes(ids[character] for character in characters), merged)
 
 
 def encode(text: str) -> list[int]:
