@@ -1,7 +1,9 @@
 """The files that tell Hugging Face's tokenizer and image processor what OpenAI's do, written and checked.
 
-`CLIPTokenizer` knows the same words and merges, but it does not mend text (ftfy, HTML entities) as OpenAI's
-does; it normalises Unicode to NFC instead.
+`CLIPTokenizer` knows the same words and merges, but it does not mend text as OpenAI's does (ftfy, HTML
+entities, so curly quotes too): Unicode in NFC is all that it asks for. `CLIPImageProcessor` resizes with
+torchvision, mostly within one level of 255; it cuts an odd margin a pixel elsewhere, and makes something else
+of palettes and transparency.
 """
 
 from collections.abc import Callable
