@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipkit import scratch
 from clipkit.locations import is_remote, upload
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     say), but with the name `path` if it has none or the temporary one; `path` then is as it was before.
     """
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="clipkit-") as folder:
-            yield Path(folder) / path.name
-            upload(Path(folder) / path.name, path)
+        with scratch.folder() as folder:
+            yield folder / path.name
+            upload(folder / path.name, path)
         return
     temporary = temporary_path(path, writer)
     try:

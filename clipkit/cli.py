@@ -7,7 +7,6 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 
 import io
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -15,17 +14,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from clipkit import scratch
 from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
 from clipkit.commands import Json, config_of, show
-from clipkit.errors import ClipkitError
-from clipkit.locations import is_remote_error
+from clipkit.errors import ClipkitError, one_line
 
 if TYPE_CHECKING:
     from types import FrameType
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # names that strangers gave must not steer the terminal
 
 app = typer.Typer(
     name="clipkit",
@@ -242,18 +239,16 @@ def main() -> None:
     except ClipkitError as error:
         _fail(str(error), error.exit_code)
     except Exception as error:
-        if is_remote_error(error):
-            found = str(error) or type(error).__name__
-            _fail(f"{found}; is the address right, and are the keys for it in the environment?", 1)
         if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
         # Whether anything is kept depends on the command and the moment: nothing is said of it.
         _fail(f"{place}{what}: mend this and run the same command again", 1)
+    finally:
+        scratch.clear()
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(line.splitlines()))
-    print(f"clipkit: {line}", file=sys.stderr)
+    print(one_line(f"clipkit: {line}"), file=sys.stderr)
     sys.exit(code)

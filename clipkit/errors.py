@@ -1,5 +1,9 @@
 """The exceptions for what a user can mend. The command line prints each as one line and exits with 1."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what strangers wrote must not steer the terminal
+
 
 class ClipkitError(Exception):
     """Base of every expected failure: its text is one line with what was expected, found, and to do."""
@@ -23,8 +27,12 @@ class DatasetError(ClipkitError):
     """A dataset directory or shard that is missing, damaged, in use, or of another kind."""
 
 
+class NoDatasetError(DatasetError):
+    """A directory that is none of a dataset, or lacks the file that says what it holds."""
+
+
 class StorageError(ClipkitError):
-    """An object store that is not there, refuses, or fails again and again."""
+    """What is kept elsewhere cannot be had or written now; nothing is known of it."""
 
 
 class ConfigError(ClipkitError):
@@ -41,3 +49,8 @@ class TrainError(ClipkitError):
 
 class EvaluationError(ClipkitError):
     """Pictures, class lists or results that an evaluation cannot use."""
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that steers no terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.splitlines()))

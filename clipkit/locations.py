@@ -1,7 +1,7 @@
 """Where datasets lie: folders of this machine, and addresses of object stores and web servers.
 
-An address becomes a `UPath`, which does what a `Path` does here, through fsspec. Code takes either as a
-`Path`, and asks `is_remote` where the two differ: behind an address are no renames, locks and descriptors.
+An address becomes a `RemotePath`, which does what a `Path` does here. Code takes either as a `Path`, and
+asks `is_remote` where the two differ: behind an address are no renames, locks and descriptors.
 """
 
 import errno
@@ -10,38 +10,24 @@ import os
 import re
 import shutil
 import stat
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from clipkit.errors import ConfigError, StorageError
+from clipkit import scratch
+from clipkit.errors import ConfigError
+from clipkit.remote import MOST_BYTES, RefusedError
+from clipkit.threads import mapped_in_threads
+
+if TYPE_CHECKING:
+    from clipkit.remote_path import RemotePath
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 """The schemes known, and the package that each needs; what is not installed with clipkit is an extra."""
-_CONNECT_SECONDS = 15.0
-_SILENT_SECONDS = 60.0  # without a byte, until a request is given up and tried again
-_ATTEMPTS = 5
 _ASKED_AT_ONCE = 16
-_NOT_THERE = (404, 410)
-_ERRORS = (
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("aiohttp", "ClientError"),
-    ("fsspec.exceptions", "FSTimeoutError"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-)
-_WITHOUT_NUMBER = (FileNotFoundError, PermissionError, TimeoutError)
-_PAUSES = (0.5, 1.0, 2.0)
-
-Result = TypeVar("Result")
 
 
 def location(text: str) -> Path:
@@ -63,11 +49,10 @@ def location(text: str) -> Path:
         )
     if importlib.util.find_spec(_EXTRAS[scheme]) is None:
         raise ConfigError(f"{text}: {scheme}:// needs a further package: pip install 'clipkit[{scheme}]'")
-    from upath import UPath
+    from clipkit.remote_path import RemotePath
 
-    text = scheme + text[len(scheme) :]
     _check_address(text, scheme)
-    return cast("Path", UPath(text, **_options(scheme)))
+    return cast("Path", RemotePath.parse(text))
 
 
 def _check_address(text: str, scheme: str) -> None:
@@ -104,70 +89,40 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def can_list(path: Path) -> bool:
-    """Tell whether the folder behind an address can be listed: web servers do not tell what they have."""
-    return cast("Any", path).protocol not in ("http", "https")
-
-
 def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
     """Return what is known of files behind addresses: `size` in bytes, None where a server does not tell it,
     and what else it tells; None for a file that is not there.
 
-    Folders of which many are asked for are listed instead. Raises the libraries' errors if one cannot be
-    asked for.
+    Folders of which many are asked for are listed instead. Raises RemoteError if one cannot be asked for.
     """
-    folders: dict[str, list[Path]] = {}
+    folders: dict[Path, list[Path]] = {}
     for path in paths:
-        folders.setdefault(str(path.parent), []).append(path)
-    listed: dict[str, Mapping[str, Any]] = {}
-    for inside in folders.values():
-        if len(inside) > _ASKED_AT_ONCE and can_list(inside[0]):
-            listed |= _listed(inside[0].parent)
+        folders.setdefault(path.parent, []).append(path)
+    listed: dict[Path, Mapping[str, Any]] = {}
+    for folder, inside in folders.items():
+        if len(inside) > _ASKED_AT_ONCE and _remote(folder).can_list:
+            listed |= _listed(folder)
 
     def asked(path: Path) -> Mapping[str, Any] | None:
-        return listed.get(cast("Any", path).path) or patiently(lambda: _info(path))
+        return listed.get(path) or _remote(path).info()
 
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-        return list(threads.map(asked, paths))
+    return list(mapped_in_threads(asked, paths, _ASKED_AT_ONCE))
 
 
-def _listed(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _listed(folder: Path) -> dict[Path, Mapping[str, Any]]:
     try:
-        found = patiently(lambda: cast("Any", folder).fs.ls(cast("Any", folder).path, detail=True))
-    except (FileNotFoundError, PermissionError):  # who may read its files may yet not be let list them
+        found = _remote(folder).entries()
+    except (FileNotFoundError, RefusedError):  # who may read its files may yet not be let list them
         return {}
-    return {each["name"]: each for each in found if each["type"] == "file"}
-
-
-def _info(path: Path) -> Mapping[str, Any] | None:
-    try:
-        return cast("Mapping[str, Any]", cast("Any", path).fs.info(cast("Any", path).path))
-    except FileNotFoundError as error:
-        # For a web server's any answer but a good one, and for none at all, fsspec says "not found".
-        why = None if can_list(path) else error.__cause__
-        if why is not None and getattr(why, "status", None) not in _NOT_THERE:
-            raise why from None
-        return None
-
-
-def is_remote_error(error: BaseException) -> bool:
-    """Tell whether an error is one by which the libraries behind addresses say that something failed there.
-
-    Most of theirs are OSErrors; these are the others.
-    """
-    loaded = [getattr(sys.modules.get(module), name, None) for module, name in _ERRORS]
-    kinds = tuple(kind for kind in loaded if kind)
-    if isinstance(error, _WITHOUT_NUMBER) and error.errno is None:  # a system's own error has one
-        return True
-    return isinstance(error, kinds) or (isinstance(error, OSError) and isinstance(error.__cause__, kinds))
+    return {folder / each["name"]: each for each in found if each["type"] == "file"}
 
 
 def remove_tree(path: Path) -> None:
     """Remove a folder with all that is in it, if it is there."""
-    if not is_remote(path):
+    if is_remote(path):
+        _remote(path).remove_tree()
+    else:
         shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        cast("Any", path).fs.rm(cast("Any", path).path, recursive=True)
 
 
 @contextmanager
@@ -176,38 +131,32 @@ def downloaded(path: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="clipkit-") as folder:
-        copy = Path(folder) / path.name
+    with scratch.folder() as folder:
+        copy = folder / path.name
         download(path, copy)
         yield copy
 
 
-def download(source: Path, target: Path) -> None:
-    """Copy the file behind an address to a path on this machine."""
-    patiently(lambda: cast("Any", source).fs.get_file(cast("Any", source).path, str(target)))
+def download(source: Path, target: Path, at_most: int | None = None) -> None:
+    """Copy the file behind an address to a path on this machine.
+
+    Raises TooLargeError if it has more than `at_most` bytes, FileNotFoundError, RemoteError.
+    """
+    _remote(source).download(target, at_most)
 
 
 def upload(source: Path, target: Path) -> None:
-    """Copy a file of this machine to an address, where it appears whole or not at all.
+    """Copy a file of this machine to an address, where it appears whole or not at all."""
+    _remote(target).upload(source)
 
-    Raises StorageError if that is refused, or fails again and again.
+
+def read_bytes(path: Path, at_most: int = MOST_BYTES) -> bytes:
+    """Return a file's content, of this machine or behind an address. Raises OSError as `opened`.
+
+    Behind an address TooLargeError is raised for one of more than `at_most` bytes.
     """
-    try:
-        patiently(lambda: cast("Any", target).fs.put_file(str(source), cast("Any", target).path))
-    except Exception as error:
-        if not (isinstance(error, OSError) or is_remote_error(error)):
-            raise
-        found = str(error).partition("\n")[0] or type(error).__name__
-        raise StorageError(
-            f"{target}: expected to write it, found: {found}; "
-            "what is there already is kept: mend this and run the same command again"
-        ) from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a small file's content, of this machine or behind an address. Raises OSError as `opened`."""
     if is_remote(path):
-        return patiently(path.read_bytes)
+        return _remote(path).read_bytes(at_most)
     with os.fdopen(opened(path), "rb") as file:
         return file.read()
 
@@ -228,33 +177,14 @@ def opened(path: Path) -> int:
     raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
-def patiently(action: Callable[[], Result]) -> Result:
-    """Return the action's result; what may pass of an object store's errors is waited for some seconds."""
-    for pause in _PAUSES:
-        try:
-            return action()
-        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError):
-            raise
-        except Exception as error:
-            if not (isinstance(error, OSError) or is_remote_error(error)) or error_is_of_disk(error):
-                raise
-        time.sleep(pause)
-    return action()
+def read_range(path: Path, start: int, length: int) -> bytes:
+    """Return a byte range of a file; fewer bytes where it ends, others from a server that gives no ranges."""
+    if is_remote(path):
+        return _remote(path).read_range(start, length)
+    with os.fdopen(opened(path), "rb") as file:
+        file.seek(start)
+        return file.read(length)
 
 
-def error_is_of_disk(error: BaseException) -> bool:
-    """Tell whether an error is that this machine's disk is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _options(scheme: str) -> Mapping[str, Any]:
-    if scheme == "s3":
-        retries = {"max_attempts": _ATTEMPTS, "mode": "standard"}
-        times = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _SILENT_SECONDS}
-        return {"use_listings_cache": False, "config_kwargs": times | {"retries": retries}}
-    if scheme in ("http", "https"):
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
-        return {"use_listings_cache": False, "client_kwargs": {"timeout": timeout}}
-    return {"use_listings_cache": False}
+def _remote(path: Path) -> "RemotePath":
+    return cast("RemotePath", path)

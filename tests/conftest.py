@@ -4,14 +4,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
-import s3fs
 from PIL import Image
 
-from clipkit.locations import location
 from clipkit.shards.dataset import DatasetDescription, Pass, SourceFile, Totals, open_for_writing
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
@@ -119,8 +116,6 @@ def store(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with ObjectStore(s3_port).running() as store:
         for name, value in (store.environment() | {"CLIPKIT_CACHE": str(tmp_path / "cache")}).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("clipkit.locations._PAUSES", (0.01, 0.01))
-        s3fs.S3FileSystem.clear_instance_cache()  # they remember another door
-        bucket = cast("Any", location(f"s3://{BUCKET}"))
-        bucket.fs.mkdirs(BUCKET, exist_ok=True)
+        monkeypatch.setattr("clipkit.remote._PAUSES", (0.01, 0.01))
+        store.fs.mkdirs(BUCKET, exist_ok=True)
         yield store

@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+import s3fs
 
 from tests.serving import answering
 
 BUCKET = "bucket"
 Fault = Callable[[str, str], str | None]
-"""(method, path) → "500", "503", "short", "slow", "reset", or None for a proper answer."""
+"""(method, path) → a status such as "503", "short", "slow", "reset", or None for a proper answer."""
 
+_REFUSALS = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
 _HOP = {"connection", "transfer-encoding", "host"}
 
 
@@ -28,13 +32,16 @@ class _Door(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         store = self.server.store
         store.requests.append((self.command, self.path))
+        store.signed.append("Authorization" in self.headers)
         fault = store.fault(self.command, self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self.close_connection = True
-        elif fault in ("500", "503"):
-            self.answer(int(fault), {}, b"", 0)
+        elif fault in _REFUSALS:
+            words = f"<Error><Code>{_REFUSALS[fault]}</Code><Message>not now, not you</Message></Error>"
+            content = b"" if self.command == "HEAD" else words.encode()
+            self.answer(int(fault), {}, content, len(content))
         else:
             self.forward(body, fault)
 
@@ -76,16 +83,23 @@ class _Listener(ThreadingHTTPServer):
 
 
 class ObjectStore:
-    """The door's address is `endpoint`. `fault` says what befalls a request; `requests` are those so far."""
+    """The door's address is `endpoint`. `fault` says what befalls a request; `requests` are those so far, and
+    which were `signed`.
+    """
 
     def __init__(self, port: int):
         self.port = port
         self.requests: list[tuple[str, str]] = []
+        self.signed: list[bool] = []
         self.fault: Fault = lambda method, path: None
         self.stopping = threading.Event()
         self.http = _Listener(("127.0.0.1", 0), _Door)
         self.http.store = self
         self.endpoint = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.fs: Any = s3fs.S3FileSystem(
+            key="test", secret="test", endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True
+        )
+        """What lies there, by another way than the door."""
 
     @contextmanager
     def running(self) -> Iterator["ObjectStore"]:

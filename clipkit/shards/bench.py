@@ -119,8 +119,7 @@ def bench(
         position=(1 + 3 * steps) * batch_size,  # what was read above is in memory by now
         transform=transform,
         tokenize=tokenize,
-        max_bad=1.0,
-        say=lambda line: None,
+        told=lambda bad, seen: None,
     )
     # Workers end their batches at about the same time: only whole rounds of them tell how fast they are.
     a_round = max(1, workers)

@@ -4,6 +4,7 @@ A file is there under a name made of its address, size and hash. It is downloade
 renamed. What was not used for the longest time goes first when room is needed; who has it open goes on.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.atomic import make_folder, temporary_path
-from clipkit.errors import ClipkitError, DatasetError, StorageError
-from clipkit.locations import download, error_is_of_disk, is_remote_error
-from clipkit.locks import exclusive
+from clipkit.errors import DatasetError, StorageError
+from clipkit.locations import download
+from clipkit.locks import Held, exclusive
+from clipkit.remote import TooLargeError, is_full
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
 BYTES_VARIABLE = "CLIPKIT_CACHE_BYTES"
 DEFAULT_BYTES = 100_000_000_000
 _LEFT_FREE = 1_000_000_000
-_ATTEMPTS = 3
+_DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited for elsewhere
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
+_CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
 
 
@@ -52,6 +55,9 @@ class Cache:
 
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None):
         self.folder = folder or user_cache() / "files"
+        if self.folder not in _CLEARED_AT_END:  # what workers that were ended leave, too
+            _CLEARED_AT_END.add(self.folder)
+            atexit.register(_clear_dead, self.folder)
         self.max_bytes = max_bytes or _from_environment()
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path, int]]:
@@ -94,18 +100,14 @@ class Cache:
         with self._locked(path):
             if path.exists():
                 return
-            found: str
-            kind: type[ClipkitError]
-            for _ in range(_ATTEMPTS):
-                found, kind = self._downloaded(path, wanted)
+            for _ in range(_DOWNLOADS):
+                found = self._downloaded(path, wanted)
                 if not found:
                     return
-                if kind is StorageError:  # that was waited for already
-                    break
-        raise kind(
+        raise DatasetError(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
-            "tried again and again: is the file or the connection damaged?"
+            "downloaded twice: is the file or the connection damaged?"
         )
 
     @contextmanager
@@ -115,7 +117,7 @@ class Cache:
         with _OF_THREADS.setdefault(str(path), threading.Lock()), ExitStack() as stack:
             try:
                 make_folder(self.folder)
-                stack.enter_context(exclusive(path.with_name(f".{path.name}.lock"), wait=True))
+                stack.enter_context(exclusive(_lock_of(path), wait=True))
             except OSError as error:
                 raise self._unfit(error) from None
             yield
@@ -126,33 +128,34 @@ class Cache:
             f"{error.strerror}; set {FOLDER_VARIABLE} to one that can be written"
         )
 
-    def _downloaded(self, path: Path, wanted: Wanted) -> tuple[str, type[ClipkitError]]:
-        """Download once; return what is wrong with what came, or nothing, and which error that is."""
+    def _downloaded(self, path: Path, wanted: Wanted) -> str:
+        """Download once; return what is wrong with what came, or nothing."""
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)
-            download(wanted.source, temporary)
+            download(wanted.source, temporary, at_most=wanted.bytes)
             found = _unfitting(temporary, wanted)
             if not found:
                 temporary.replace(path)
-            return found, DatasetError
+            return found
         except FileNotFoundError:
-            return "no such file", DatasetError
-        except Exception as error:
-            if error_is_of_disk(error):
-                raise StorageError(
-                    f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
-                    f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
-                ) from None
-            if not (isinstance(error, OSError) or is_remote_error(error)):
-                raise
-            return str(error).partition("\n")[0] or type(error).__name__, StorageError
+            return "no such file"
+        except TooLargeError:
+            return "more"
+        except OSError as error:
+            if not is_full(error):
+                raise self._unfit(error) from None
+            raise StorageError(
+                f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "
+                f"disk full; make room, or set {FOLDER_VARIABLE} to a folder on a larger disk"
+            ) from None
         finally:
             temporary.unlink(missing_ok=True)
 
     def _make_room(self, temporary: Path, needed: int) -> None:
         """Remove what was used the longest ago until there is room; `temporary` then stands for it."""
         with self._locked(self.folder / "room"):
+            _clear_dead(self.folder)
             now, files, coming, outstanding = time.time(), [], 0, 0
             for entry in os.scandir(self.folder):
                 try:
@@ -176,6 +179,27 @@ class Cache:
                 Path(path).unlink(missing_ok=True)
                 total, free = total - size, free + size
             temporary.touch()
+
+
+def _clear_dead(folder: Path) -> None:
+    """Remove what downloads left whose process, or thread, is gone: nobody holds their locks."""
+    with suppress(OSError):
+        names = {each.name[1:].rpartition(".")[0] for each in os.scandir(folder) if each.name.startswith(".")}
+        for name in names:
+            path = folder / name
+            thread = _OF_THREADS.setdefault(str(path), threading.Lock())
+            if not thread.acquire(blocking=False):
+                continue
+            try:
+                with suppress(Held, OSError), exclusive(_lock_of(path)) as locked:
+                    if locked:
+                        temporary_path(path)
+            finally:
+                thread.release()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _whole_size(name: str) -> int:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
-from clipkit.errors import DatasetError
+from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.locations import is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
@@ -21,6 +21,7 @@ DATASET_FILE = "dataset.json"
 LOCK_FILE = ".lock"
 FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
+MAX_JSON_BYTES = 1 << 28  # of a million sources there are half of it
 
 
 class OtherVersion(DatasetError):  # noqa: N818 (nothing is wrong with the dataset)
@@ -160,8 +161,8 @@ def open_for_writing(directory: Path, description: DatasetDescription) -> Iterat
     check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
-        if (directory / DATASET_FILE).exists():
-            dataset = read_dataset(directory)
+        dataset = read_dataset_if_any(directory)
+        if dataset is not None:
             _check_same(directory, dataset.description, description)
         else:
             dataset = Dataset(directory, description)
@@ -171,16 +172,27 @@ def open_for_writing(directory: Path, description: DatasetDescription) -> Iterat
 
 def is_unfinished(directory: Path) -> bool:
     """Tell whether an ingest into `directory` was begun and has not finished. Raises as `read_dataset`."""
-    return (directory / DATASET_FILE).exists() and not read_dataset(directory).complete
+    dataset = read_dataset_if_any(directory)
+    return dataset is not None and not dataset.complete
+
+
+def read_dataset_if_any(directory: Path) -> Dataset | None:
+    """Read `dataset.json`, None where there is none. Raises as `read_dataset` for all else."""
+    try:
+        return read_dataset(directory)
+    except NoDatasetError:
+        return None
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read `dataset.json`. Raises DatasetError if it is missing, damaged, or of a newer version."""
+    """Read `dataset.json`. Raises NoDatasetError if it is missing, DatasetError if damaged or of another
+    version.
+    """
     path = directory / DATASET_FILE
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(read_bytes(path, MAX_JSON_BYTES))
     except FileNotFoundError:
-        raise DatasetError(
+        raise NoDatasetError(
             f"{directory}: expected a dataset directory, found no {DATASET_FILE} in it"
         ) from None
     except (ValueError, RecursionError):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.atomic import write_table
-from clipkit.errors import DatasetError
-from clipkit.locations import infos, is_remote
+from clipkit.errors import DatasetError, NoDatasetError
+from clipkit.locations import infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import read_parquet
+from clipkit.shards.parquet import parsed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNTOLD = -1  # such a shard's bytes are counted when they have come
 _PROGRESS = b"clipkit.ingest"
 _SHARDS = re.compile(r"[0-9]{6}\.tar")
 _FAILURES = re.compile(r"failures/[0-9]{6}\.parquet")
@@ -52,10 +54,14 @@ class IngestProgress(NamedTuple):
 
 @dataclass
 class Index:
-    """The committed files of a dataset, in order, and how far ingest has come."""
+    """The committed files of a dataset, in order, and how far ingest has come.
+
+    `sha256` (hex) is that of the file that was read.
+    """
 
     entries: list[IndexEntry] = field(default_factory=list)
     progress: IngestProgress = field(default_factory=IngestProgress)
+    sha256: str = ""
 
     @property
     def shards(self) -> list[IndexEntry]:
@@ -73,15 +79,22 @@ class Index:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def check_files(self, directory: Path) -> None:
-        """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed."""
-        for shard, found in zip(self.shards, _file_sizes(directory, self.shards), strict=True):
-            path = directory / shard.name
-            if found is None:
+        """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed.
+
+        Also for one whose manifest is missing.
+        """
+        tars = [directory / shard.name for shard in self.shards]
+        manifests = [path.with_suffix(".parquet") for path in tars]
+        sizes = _file_sizes([*tars, *manifests])
+        for number, (shard, path, manifest) in enumerate(zip(self.shards, tars, manifests, strict=True)):
+            found = sizes[number]
+            missing = path if found is None else manifest if sizes[len(tars) + number] is None else None
+            if missing is not None:
                 raise DatasetError(
-                    f"{path}: the index lists this shard, but it is missing; "
+                    f"{missing}: the index lists this shard, but it is missing; "
                     "restore it, or ingest again into a new directory"
                 )
-            if found != shard.bytes:
+            if found not in (shard.bytes, _UNTOLD):
                 raise DatasetError(
                     f"{path}: expected {shard.bytes} bytes as the index says, found {found}; restore it"
                 )
@@ -94,16 +107,15 @@ class Index:
         write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
 
 
-def _file_sizes(directory: Path, shards: Sequence[IndexEntry]) -> Iterable[int | None]:
-    if not is_remote(directory):
-        return (_file_size(directory / shard.name) for shard in shards)
-    known = infos([directory / shard.name for shard in shards])
-    return [_told_size(info, shard) if info else None for info, shard in zip(known, shards, strict=True)]
+def _file_sizes(paths: Sequence[Path]) -> list[int | None]:
+    """Sizes in bytes: None for what is not there, _UNTOLD where a server has the file but does not tell."""
+    if not paths or not is_remote(paths[0]):
+        return [_file_size(path) for path in paths]
+    return [_told_size(info) if info else None for info in infos(paths)]
 
 
-def _told_size(info: Mapping[str, Any], shard: IndexEntry) -> int:
-    # A server that does not tell a size has the shard; its bytes are counted when they have come.
-    return shard.bytes if info["size"] is None else int(info["size"])
+def _told_size(info: Mapping[str, Any]) -> int:
+    return _UNTOLD if info["size"] is None else int(info["size"])
 
 
 def _file_size(path: Path) -> int | None:
@@ -116,24 +128,32 @@ def _file_size(path: Path) -> int | None:
 def _is_possible(entry: IndexEntry) -> bool:
     is_shard = entry.kind == "shard"
     names = _SHARDS if is_shard else _FAILURES
-    needed = (entry.samples, entry.bytes, entry.sha256, entry.manifest_sha256 if is_shard else "")
-    if None in needed or not names.fullmatch(str(entry.name)) or entry.kind not in ("shard", "failures"):
+    hashes = (entry.sha256, entry.manifest_sha256)[: 1 + is_shard]
+    if None in (entry.samples, entry.bytes) or entry.kind not in ("shard", "failures"):
+        return False
+    if not names.fullmatch(str(entry.name)) or not all(_SHA256.fullmatch(str(each)) for each in hashes):
         return False
     return 0 < entry.samples <= (SHARD_SAMPLES if is_shard else _MOST_FAILURES) and entry.bytes > 0
 
 
 def read_index(directory: Path) -> Index:
-    """Read a dataset's index. Raises DatasetError if there is none or it is not one."""
+    """Read a dataset's index. Raises NoDatasetError if there is none, DatasetError if it is not one."""
     path = directory / INDEX_FILE
-    if not path.exists():
+    try:
+        content = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
         found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
         if not directory.is_dir():
             found = "a file" if directory.exists() else "no such directory"
-        raise DatasetError(
+        raise NoDatasetError(
             f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
             "give the directory that `clipkit ingest` wrote, or run it to its end"
-        )
-    table = read_parquet(path, "a Parquet index")
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a Parquet index; found: {error.strerror or error}") from None
+    table = parsed(content)
+    if isinstance(table, str):
+        raise DatasetError(f"{path}: expected a Parquet index; found: {table}")
     if not table.schema.equals(INDEX_SCHEMA):
         raise DatasetError(
             f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}, or other types; "
@@ -152,4 +172,4 @@ def read_index(directory: Path) -> Index:
         raise DatasetError(
             f"{path}: expected how far ingest has come, found something else; restore the index"
         ) from None
-    return Index(entries, progress)
+    return Index(entries, progress, hashlib.sha256(content).hexdigest())

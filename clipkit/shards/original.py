@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.errors import DatasetError, StorageError
+from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
-from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
+from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
@@ -44,7 +44,7 @@ class Original:
         self.description = dataset.description
         self.shards = index.shards
         self.fingerprint = index.fingerprint()
-        self.index_sha256 = hashlib.sha256(read_bytes(directory / INDEX_FILE)).hexdigest()
+        self.index_sha256 = index.sha256
         self.sizes = np.array([shard.samples for shard in self.shards], dtype=np.int64)
         self.samples = int(self.sizes.sum())
         self.failures = sum(entry.samples for entry in index.failure_files)
@@ -145,8 +145,6 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise DatasetError(f"{path}: the index lists this file, but it is missing{REMEDY}") from None
     except OSError as error:
-        if is_remote(path):  # a store that does not answer now has not lost the file
-            raise StorageError(f"{path}: expected a file of the dataset, found: {error}; try again") from None
         raise DatasetError(
             f"{path}: expected a file of the dataset, found: {error.strerror}{REMEDY}"
         ) from None

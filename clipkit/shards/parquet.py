@@ -9,21 +9,30 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, is_remote_error, opened, read_bytes
+from clipkit.locations import is_remote, opened, read_bytes
 
 
-def read_parquet(path: Path, expected: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or `columns` of it, each value valid. Raises DatasetError: what was `expected`."""
+def read_parquet(
+    path: Path, expected: str, columns: list[str] | None = None, sha256: str | None = None
+) -> pa.Table:
+    """Read a Parquet file, or `columns` of it, each value valid; `sha256` is the file's in hex, if known.
+
+    Raises DatasetError, which says what was `expected`.
+    """
     try:
-        with pa.BufferReader(read_bytes(path)) if is_remote(path) else os.fdopen(opened(path), "rb") as file:
+        content = read_bytes(path) if is_remote(path) or sha256 is not None else None
+        if sha256 is not None and hashlib.sha256(content or b"").hexdigest() != sha256:
+            raise DatasetError(
+                f"{path}: expected {expected}, of SHA-256 {sha256[:12]}… as the index says, found another "
+                "file; restore it, or run `clipkit shards verify --repair`"
+            )
+        with os.fdopen(opened(path), "rb") if content is None else pa.BufferReader(content) as file:
             table = pq.read_table(file, columns=columns, use_threads=False)
         table.validate(full=True)
         return table
     except FileNotFoundError:
         found = "no such file"
-    except Exception as error:
-        if not (isinstance(error, pa.ArrowException | OSError) or is_remote_error(error)):
-            raise
+    except (pa.ArrowException, OSError) as error:
         found = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from clipkit.atomic import replaced
 from clipkit.errors import DatasetError
-from clipkit.locations import remove_tree
+from clipkit.locations import downloaded, remove_tree
 from clipkit.shards.failure_files import (
     next_number,
     read_failures,
@@ -63,7 +63,7 @@ class Retried:
         self._bits: dict[str, bytearray] = {}
         path = parts / _RETRIED
         try:
-            with path.open("rb") as content, pq.ParquetFile(content) as file:
+            with downloaded(path) as copy, pq.ParquetFile(copy) as file:
                 for batch in file.iter_batches(_BATCH, use_threads=False):
                     self._mark(batch)
         except (pa.ArrowException, OSError) as error:

@@ -80,6 +80,8 @@ class DatasetFiles:
         index.check_files(directory)
         self._bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
         self._sha256 = [shard.sha256 for shard in index.shards] if is_remote(directory) else []
+        hashes = b"".join(bytes.fromhex(str(shard.manifest_sha256)) for shard in index.shards)
+        self._manifest_sha256 = np.frombuffer(hashes, np.uint8).reshape(len(self.names), 32)
         self.remote = is_remote(directory)
         self._cache = Cache() if self.remote else None
 
@@ -100,7 +102,8 @@ class DatasetFiles:
     def rows(self, shard: int) -> Rows:
         """Return what the manifest says. Raises DatasetError if it is missing or damaged."""
         manifest = (self.directory / self.names[shard]).with_suffix(".parquet")
-        table = read_parquet(manifest, "the shard's manifest", RANGES)
+        sha256 = self._manifest_sha256[shard].tobytes().hex()
+        table = read_parquet(manifest, "the shard's manifest", RANGES, sha256)
         ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
         check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self._bytes[shard]))
         return Rows(ranges)

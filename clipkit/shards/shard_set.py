@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from clipkit.errors import DatasetError
+from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.locations import is_remote, location, scheme_of
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
@@ -160,7 +160,11 @@ def _files(
     sources: Sequence[str], unfinished: bool, progress: Callable[[str, int | None, str], Progress]
 ) -> ShardFiles:
     if len(sources) == 1 and (directory := _dataset_directory(sources[0])) is not None:
-        return DatasetFiles(directory, unfinished=unfinished)
+        try:
+            return DatasetFiles(directory, unfinished=unfinished)
+        except NoDatasetError:  # behind an address that is seen only now
+            if not is_remote(directory) or not any(directory.glob("*.tar")):
+                raise
     return ForeignTars(sources, progress)
 
 
@@ -169,10 +173,8 @@ def _dataset_directory(source: str) -> Path | None:
     path = None if scheme_of(source) is None and "::" in source else location(source)
     if path is None or path.name.endswith(".tar") or (PATTERN.search(source) and not _is_folder(path)):
         return None
-    if is_remote(path) and (path / INDEX_FILE).exists():
-        return path
     if is_remote(path):
-        return None if list(path.glob("*.tar")) else path
+        return path
     is_dataset = any((path / name).exists() for name in (INDEX_FILE, DATASET_FILE, PARTS))
     return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None
 

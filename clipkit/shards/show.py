@@ -1,6 +1,5 @@
 """Samples to look at: one with all that is known of it, or some at random as a page."""
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, opened
+from clipkit.locations import read_range
 from clipkit.page import document, figure, text
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
@@ -109,9 +108,7 @@ class _Row(NamedTuple):
         if None in (offset, length) or offset < 0 or length < 0:
             raise DatasetError(f"{path}: expected a picture's byte range, found {length} bytes at {offset}")
         try:
-            with path.open("rb") if is_remote(path) else os.fdopen(opened(path), "rb") as tar:
-                tar.seek(offset)
-                content = tar.read(length)
+            content = read_range(path, offset, length)
         except OSError as error:
             raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
         if len(content) != length:

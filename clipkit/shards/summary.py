@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from clipkit.errors import DatasetError
 from clipkit.progress import Progress
-from clipkit.shards.dataset import DATASET_FILE, Parent, is_unfinished, read_dataset
+from clipkit.shards.dataset import Parent, read_dataset_if_any
 from clipkit.shards.distribution import Distribution, Spread
 from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.origin import origin_table
@@ -145,6 +145,7 @@ def summarize(directory: Path) -> Summary:
     """Count what the dataset in `directory` holds. Raises DatasetError if it is not one, or damaged."""
     index = read_index(directory)
     index.check_files(directory)
+    dataset = read_dataset_if_any(directory)
     samples = sum(shard.samples for shard in index.shards)
     counted = _Samples(samples)
     many = len(index.shards) > _SILENT
@@ -172,8 +173,8 @@ def summarize(directory: Path) -> Summary:
         repeated_images=repeated_images,
         distinct_captions=counted.captions.distinct()[0],
         empty_captions=counted.empty,
-        finished=not is_unfinished(directory),
-        parent=read_dataset(directory).description.parent if (directory / DATASET_FILE).exists() else None,
+        finished=dataset is None or dataset.complete,
+        parent=dataset.description.parent if dataset else None,
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clipkit.errors import DatasetError
 from clipkit.locations import read_bytes
-from clipkit.shards.dataset import DATASET_FILE, Dataset, OtherVersion, read_dataset
+from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherVersion, read_dataset
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.format import SHARD_SAMPLES
@@ -37,8 +37,8 @@ class Files(NamedTuple):
 
 def check_is_dataset(directory: Path) -> None:
     """Raise DatasetError where nothing looks like a dataset."""
-    if not directory.is_dir() or not any(
-        [(directory / INDEX_FILE).exists(), (directory / DATASET_FILE).exists(), *shards_there(directory)]
+    if not any((directory / name).exists() for name in (INDEX_FILE, DATASET_FILE)) and not shards_there(
+        directory
     ):
         found = "none of its files" if directory.is_dir() else "no such directory"
         raise DatasetError(f"{directory}: expected a dataset directory as clipkit writes it, found {found}")
@@ -190,7 +190,7 @@ def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
 
 def _check_sizes(directory: Path, samples: dict[str, int], faults: Faults) -> None:
     try:
-        found = json.loads(read_bytes(directory / SIZES_FILE))
+        found = json.loads(read_bytes(directory / SIZES_FILE, MAX_JSON_BYTES))
     except FileNotFoundError:
         faults.add("missing", SIZES_FILE, "expected the file that OpenCLIP reads, found no such file")
         return

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from clipkit.locations import location
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import contents, everything
 from tests.object_store import BUCKET, ObjectStore
@@ -51,8 +50,8 @@ def ingest(listed: Path, out: str, *options: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(done.stdout))
 
 
-def in_bucket(out: str, folder: Path) -> dict[str, bytes]:
-    cast("Any", location(out)).fs.get(cast("Any", location(out)).path, str(folder), recursive=True)
+def in_bucket(store: ObjectStore, out: str, folder: Path) -> dict[str, bytes]:
+    store.fs.get(out, str(folder), recursive=True)
     return contents(folder)
 
 
@@ -61,7 +60,7 @@ def test_a_bucket_holds_the_same_bytes_as_a_disk(store: ObjectStore, listed: Pat
     result = ingest(listed, out)
     assert (result["records"], result["samples"], result["out"]) == (PICTURES + DEAD, PICTURES, out)
     ingest(listed, str(tmp_path / "disk"))
-    assert in_bucket(out, tmp_path / "copy") == contents(tmp_path / "disk")
+    assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
     assert everything(ShardSet(out)) == everything(ShardSet(tmp_path / "disk"))
     assert ingest(listed, out)["was_complete"] is True
     info = [sys.executable, "-m", "clipkit", "shards", "info", out, "--json"]
@@ -88,7 +87,7 @@ def test_requests_that_fail_and_a_kill_leave_nothing_that_the_index_lists(
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     assert ingest(listed, out)["samples"] == PICTURES
-    assert in_bucket(out, tmp_path / "copy") == contents(tmp_path / "disk")
+    assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
 
 
 def test_a_later_pass_goes_into_the_bucket_too(
@@ -100,7 +99,9 @@ def test_a_later_pass_goes_into_the_bucket_too(
     server.add("/3.jpg", answer(encoded(photo(64, 48, 3))))
     for out in (f"s3://{BUCKET}/{tmp_path.name}", str(tmp_path / "disk")):
         assert ingest(listed, out, "--retry-failed")["samples"] == PICTURES
-    assert in_bucket(f"s3://{BUCKET}/{tmp_path.name}", tmp_path / "copy") == contents(tmp_path / "disk")
+    assert in_bucket(store, f"s3://{BUCKET}/{tmp_path.name}", tmp_path / "copy") == contents(
+        tmp_path / "disk"
+    )
 
 
 def test_an_address_that_cannot_be_written_is_one_line(store: ObjectStore, listed: Path) -> None:

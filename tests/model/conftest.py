@@ -111,6 +111,17 @@ def inputs(config: ClipConfig, pictures: int = 3) -> tuple[torch.Tensor, torch.T
     return images, tokens
 
 
+def short_texts(config: ClipConfig) -> torch.Tensor:
+    """Texts that end at places 0, 1, 9 and 15; the last two have more ends after it, and other tokens."""
+    length, vocabulary = config.text.context_length, config.text.vocab_size
+    tokens = torch.randint(1, vocabulary - 2, (4, length), generator=torch.Generator().manual_seed(2))
+    for row, end in enumerate((0, 1, 9, 15)):
+        tokens[row, end] = vocabulary - 1
+    tokens[:2, 2:] = 0
+    tokens[2:, 20] = tokens[2:, -1] = vocabulary - 1
+    return tokens
+
+
 def a_checkpoint(config: ClipConfig = MICRO, **changes: Any) -> Checkpoint:
     clip = trained_looking(config)
     return Checkpoint(

@@ -57,6 +57,27 @@ def test_a_model_opens_in_evaluation_mode_with_the_same_features(saved: Path) ->
     assert all(parameter.requires_grad for parameter in clip.parameters())
 
 
+@pytest.mark.parametrize(
+    ("activation", "context_length", "vocab_size"), [("quick_gelu", 77, 49_408), ("gelu", 32, 1_000)]
+)
+def test_activation_context_length_and_vocabulary_stand_in_the_file_and_come_back(
+    tmp_path: Path, activation: str, context_length: int, vocab_size: int
+) -> None:
+    sizes = {"context_length": context_length, "vocab_size": vocab_size}
+    text = MICRO.text.model_copy(update=sizes)
+    config = MICRO.model_copy(update={"activation": activation, "text": text})
+    save_checkpoint(tmp_path / "a.pt", a_checkpoint(config))
+    stored = torch.load(tmp_path / "a.pt", weights_only=True)["model_config"]
+    assert stored["activation"] == activation
+    assert {name: stored["text"][name] for name in sizes} == sizes
+    clip = load_model(tmp_path / "a.pt")
+    assert clip.config == config
+    assert (clip.context_length, clip.vocab_size) == (context_length, vocab_size)
+    _, tokens = inputs(config)
+    with torch.inference_mode():
+        assert torch.equal(clip.encode_text(tokens), trained_looking(config).encode_text(tokens))
+
+
 def test_a_checkpoint_of_another_model_is_refused_and_both_are_shown(saved: Path) -> None:
     assert load_model(saved, model="ViT-Micro-16-32").config == MICRO
     line = one_line(lambda: load_model(saved, model="RN50"))

@@ -6,7 +6,7 @@ import torch
 from clipkit.model.clip import build, without_padding
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.formats.open_clip import to_json
-from tests.model.conftest import SMALL, inputs, openai_peer, trained_looking
+from tests.model.conftest import SMALL, inputs, openai_peer, short_texts, trained_looking
 
 WHOLE = [pytest.param(named_config(name), marks=pytest.mark.slow, id=name) for name in ("RN50", "ViT-B/32")]
 CONFIGS = [*(pytest.param(config, id=name) for name, config in SMALL.items()), *WHOLE]
@@ -80,6 +80,19 @@ def test_what_follows_the_end_of_a_text_changes_nothing(small: ClipConfig) -> No
         assert torch.equal(clip.encode_text(tokens), clip.encode_text(dirty))
 
 
+def test_short_texts_are_cut_and_have_the_features_that_openais_code_finds_at_full_length(
+    openai_clip: Any, small: ClipConfig
+) -> None:
+    ours, theirs = trained_looking(small), openai_peer(openai_clip, small)
+    theirs.load_state_dict(ours.state_dict())
+    lengths: list[int] = []
+    ours.transformer.register_forward_pre_hook(lambda module, given: lengths.append(given[0].shape[1]))
+    with torch.inference_mode():
+        for tokens, length in ((short_texts(small), 16), (inputs(small)[1], 77)):
+            assert _difference(ours.encode_text(tokens), theirs.encode_text(tokens)) < 1e-5  # type: ignore[operator]
+            assert lengths.pop() == length
+
+
 def test_trimmed_texts_have_the_very_same_features(small: ClipConfig) -> None:
     clip = trained_looking(small)
     tokens = inputs(small)[1][2:]  # their ends are at 1 and 9
@@ -132,16 +145,6 @@ def test_features_have_unit_length_and_every_parameter_learns(small: ClipConfig)
     torch.nn.functional.cross_entropy(logits, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     without = [n for n, p in clip.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []
-
-
-def test_both_towers_compile_into_one_graph(small: ClipConfig) -> None:
-    clip = trained_looking(small)
-    images, tokens = inputs(small)
-    torch.compiler.reset()
-    for encode, given in ((clip.encode_image, images), (clip.encode_text, tokens)):
-        compiled = torch.compile(encode, fullgraph=True, backend="eager")
-        with torch.no_grad():
-            assert _difference(compiled(given), encode(given)) < 1e-5
 
 
 def test_attributes_that_scripts_for_openais_package_read(small: ClipConfig) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from clipkit.errors import DatasetError
+from clipkit.shards.index import read_index
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.mixture import Mixture
+from clipkit.shards.parquet import write_hashed
 from clipkit.shards.plan import ShardPlan
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -119,7 +121,10 @@ def test_byte_ranges_beyond_the_shard_are_refused(damaged: Path) -> None:
     manifest = pq.read_table(damaged / "000002.parquet")
     huge = pa.array([2**31 - 1] * len(manifest), pa.int32())
     place = manifest.column_names.index("caption_bytes")
-    pq.write_table(manifest.set_column(place, "caption_bytes", huge), damaged / "000002.parquet")
+    changed = write_hashed(damaged / "000002.parquet", manifest.set_column(place, "caption_bytes", huge))
+    index = read_index(damaged)
+    index.entries[2] = index.entries[2]._replace(manifest_sha256=changed)
+    index.write(damaged)
     with pytest.raises(DatasetError, match="impossible ones"):
         ShardSet(damaged).read(2, 0)
 
@@ -128,14 +133,23 @@ def test_an_index_that_names_other_files_is_refused(damaged: Path) -> None:
     index = pq.read_table(damaged / "index.parquet")
     names = ["../../etc/passwd", *index["name"].to_pylist()[1:]]
     pq.write_table(index.set_column(1, "name", pa.array(names)), damaged / "index.parquet")
-    with pytest.raises(DatasetError, match=r"expected names such as 000000.tar, found '../../etc/passwd'"):
+    with pytest.raises(DatasetError, match=r"expected files such as 000000.tar, .*found '../../etc/passwd'"):
         ShardSet(damaged)
 
 
-def test_a_manifest_of_another_shard_is_refused(damaged: Path) -> None:
-    shutil.copy(damaged / "000000.parquet", damaged / "000002.parquet")
-    with pytest.raises(DatasetError, match="expected 160 samples"):
-        ShardSet(damaged).read(2, 0)
+@pytest.mark.parametrize("shard", [1, 2])
+def test_a_manifest_of_another_shard_is_refused(damaged: Path, shard: int) -> None:
+    """Also if that has as many samples: the pictures would be cut from wrong places, the captions too."""
+    manifest = f"{shard:06d}.parquet"
+    shutil.copy(damaged / "000000.parquet", damaged / manifest)
+    with pytest.raises(DatasetError, match=rf"{manifest}: expected the shard's manifest, .* another file"):
+        ShardSet(damaged).read(shard, 0)
+
+
+def test_a_missing_manifest_is_an_error_before_the_first_batch(damaged: Path) -> None:
+    (damaged / "000002.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"000002\.parquet: the index lists this shard, but it is missing"):
+        ShardSet(damaged)
 
 
 def killed(image: bytes, key: int) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""Temporary files of this machine that no kill leaves behind for long: the next start removes them.
+
+All lie in one folder of the user's, in a folder for each process that has any. That one belongs to its
+process as long as this holds the lock beside it; whose lock nobody holds is of a dead one.
+"""
+
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from clipkit.errors import StorageError
+from clipkit.locks import Held, exclusive
+
+_LOCK = ".lock"
+_making = threading.Lock()
+_own: "_Own | None" = None
+_inherited: "list[_Own | None]" = []  # of a parent that forked: dropped, its lock would go
+
+
+class _Own(NamedTuple):
+    process: int
+    place: Path
+    lock: ExitStack
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Yield a new folder for temporary files, which is removed with all that is in it.
+
+    Raises OSError as the file system does, StorageError if the place for it is somebody else's.
+    """
+    place = _of_this_process() / secrets.token_hex(8)
+    place.mkdir(mode=0o700)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def clear() -> None:
+    """Remove what dead processes left, and this one's folder if there is nothing in it."""
+    global _own
+    if _own is not None and _own.process == os.getpid():
+        with suppress(OSError):
+            _own.place.rmdir()
+            _own.lock.close()
+            _own = None
+    with suppress(OSError):
+        _clear_dead(_root())
+        _root().rmdir()
+
+
+def _of_this_process() -> Path:
+    global _own
+    with _making:  # a thread would take for dead what another one just makes
+        if _own is None or _own.process != os.getpid() or not _own.place.is_dir():
+            _inherited.append(_own)
+            _own = _new(_root())
+        return _own.place
+
+
+def _root() -> Path:
+    return Path(tempfile.gettempdir()) / f"clipkit-{os.getuid()}"
+
+
+def _new(root: Path) -> _Own:
+    with suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise StorageError(
+            f"{root}: expected a folder of this user's alone, found another one; remove it, or set TMPDIR"
+        )
+    _clear_dead(root)
+    place = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+    lock = ExitStack()
+    lock.enter_context(exclusive(place.with_name(place.name + _LOCK), wait=True))
+    place.mkdir(mode=0o700)
+    return _Own(os.getpid(), place, lock)
+
+
+def _clear_dead(root: Path) -> None:
+    own = _own.place.name if _own and _own.process == os.getpid() else ""
+    for name in {entry.name.removesuffix(_LOCK) for entry in os.scandir(root)} - {own}:
+        with suppress(Held, OSError), exclusive(root / (name + _LOCK)) as locked:
+            if locked:
+                shutil.rmtree(root / name, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""The libraries behind addresses, set up: one file system for each kind of address, none of which retries."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import fsspec
+
+from clipkit.errors import ConfigError
+from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS
+
+ANONYMOUS_VARIABLE = "CLIPKIT_S3_ANONYMOUS"
+_VARIABLES = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    ANONYMOUS_VARIABLE,
+)
+
+Result = TypeVar("Result")
+_made: dict[tuple[object, ...], Any] = {}
+_making = threading.Lock()
+
+
+def file_system(scheme: str) -> Any:
+    """Return this process's file system for a scheme, as its environment now is.
+
+    Raises what the libraries raise for an environment that cannot be.
+    """
+    key = (os.getpid(), scheme, *(os.environ.get(name) for name in _VARIABLES))
+    with _making:
+        if key not in _made:
+            _made[key] = _new(scheme)
+        return _made[key]
+
+
+def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float | None) -> Result:
+    """Return what a file system's coroutine returns; it is cancelled if this thread is interrupted.
+
+    Raises TimeoutError after so many seconds.
+    """
+    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, seconds), system.loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _new(scheme: str) -> Any:
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme == "s3":
+        times = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
+        options["config_kwargs"] = times | {"retries": {"total_max_attempts": 1, "mode": "standard"}}
+        options["anon"] = _is_anonymous()
+    elif scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+        options["client_kwargs"] = {"timeout": timeout}
+    system = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        system.retries = 1  # attempts, in s3fs's words
+    return system
+
+
+def _is_anonymous() -> bool:
+    given = os.environ.get(ANONYMOUS_VARIABLE, "")
+    if given not in ("", "0", "1"):
+        raise ConfigError(f"{ANONYMOUS_VARIABLE}: expected 1 or 0, found {given!r}")
+    if given:
+        return given == "1"
+    import botocore.session
+
+    return botocore.session.get_session().get_credentials() is None

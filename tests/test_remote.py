@@ -1,0 +1,236 @@
+"""What is tried again behind an address and what is not, how it ends, and how much is taken: real servers."""
+
+import math
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import ConfigError
+from clipkit.locations import location
+from clipkit.remote import RefusedError, RemoteError, TooLargeError
+from clipkit.remote_path import RemotePath
+from clipkit.shards.dataset import read_dataset
+from clipkit.shards.shard_set import ShardSet
+from tests.object_store import BUCKET, ObjectStore
+from tests.serving import Route, Server, answer, raw
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("clipkit.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("clipkit.remote._said", -math.inf)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def there(server: Server, *routes: Route) -> RemotePath:
+    """A file that answers by each of the routes in turn, then by the last one."""
+    left = list(routes)
+    return RemotePath.parse(
+        server.add("/file", lambda request: (left.pop(0) if left[1:] else left[0])(request))
+    )
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(server: Server, status: int) -> None:
+    path = there(server, answer(b"", status), answer(b"", status), answer(b"content"))
+    assert path.read_bytes() == b"content" and server.hits["/file"] == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 416])
+def test_what_will_not_pass_is_asked_for_once(server: Server, status: int) -> None:
+    with pytest.raises(RemoteError, match=rf"/file: expected to read it, found: HTTP {status} \("):
+        there(server, answer(b"", status)).read_bytes()
+    assert server.hits["/file"] == 1
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_not_there_is_no_error_of_the_server(server: Server, status: int) -> None:
+    path = there(server, answer(b"", status))
+    with pytest.raises(FileNotFoundError):
+        path.read_bytes()
+    assert server.hits["/file"] == 1 and not path.exists()
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_a_server_that_fails_has_not_lost_what_is_asked_for(server: Server, status: int) -> None:
+    path = there(server, answer(b"", status))
+    server.add("/file/index.parquet", answer(b"", status))
+    for ask in (path.exists, path.is_file, path.info, path.stat, lambda: ShardSet(str(path))):
+        with pytest.raises(RemoteError, match=f"HTTP {status}"):
+            ask()
+
+
+def test_what_stays_wrong_is_given_up_and_said(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        RemoteError, match=r"HTTP 503 \(.*\); tried 3 times in \d+ s: run the same command again"
+    ):
+        there(server, answer(b"", 503)).read_bytes()
+    assert server.hits["/file"] == 3
+    assert "/file: HTTP 503 (Service Unavailable); trying again for up to 15 s" in capfd.readouterr().err
+
+
+def test_redirects_without_end_are_followed_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    around = answer(b"", 307, {"Location": "/file"})
+    for path in (there(server, around), aside(server, monkeypatch, "/bucket/file", around)):
+        with pytest.raises(RemoteError, match="found: redirects without end; is the address right"):
+            path.read_bytes()
+    assert server.hits["/file"] <= 22
+
+
+def aside(server: Server, monkeypatch: pytest.MonkeyPatch, name: str, route: Route) -> RemotePath:
+    """A file of that name in a bucket of a store that is this server."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url(""))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("CLIPKIT_S3_ANONYMOUS", "1")
+    server.add(name, route)
+    return RemotePath.parse(f"s3:/{name}")
+
+
+def endless(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.end_headers()
+    while True:
+        request.wfile.write(bytes(100_000))
+
+
+def long_one(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(10**15))
+    request.end_headers()
+    request.wfile.write(b"x")
+    request.close_connection = True
+
+
+@pytest.mark.parametrize("route", [endless, long_one, answer(bytes(1_000_001))])
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_more_than_is_taken_ends_in_one_line(
+    server: Server, monkeypatch: pytest.MonkeyPatch, route: Route, scheme: str
+) -> None:
+    path = there(server, route) if scheme == "http" else aside(server, monkeypatch, "/bucket/file", route)
+    with pytest.raises(TooLargeError, match="/file: expected at most 1,000,000 bytes, found more"):
+        path.read_bytes(1_000_000)
+    assert sum(server.hits.values()) == 1
+
+
+def test_what_says_what_a_dataset_is_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipkit.shards.dataset.MAX_JSON_BYTES", 1000)
+    for name in ("index.parquet", "dataset.json"):
+        server.add(f"/endless/{name}", endless)
+    with pytest.raises(TooLargeError, match=r"dataset\.json: expected at most 1,000 bytes, found more"):
+        read_dataset(location(server.url("/endless")))
+    monkeypatch.setattr("clipkit.locations.read_bytes.__defaults__", (1000,))
+    with pytest.raises(TooLargeError, match=r"index\.parquet: expected at most 1,000 bytes, found more"):
+        ShardSet(server.url("/endless"))
+
+
+def test_bytes_that_drip_are_as_good_as_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipkit.remote.PATIENCE", 0.5)
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        while not server.stopping.wait(0.05):
+            request.wfile.write(b"x")
+
+    with pytest.raises(RemoteError, match=r"found: \d+ bytes in \d+ s; tried 1 times"):
+        there(server, drip).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_silence_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setattr("clipkit.remote._PAUSES", (0.5, 1.0, 2.0, 4.0, 4.0))
+    silent = server.silence
+    path = there(server, silent) if scheme == "http" else aside(server, monkeypatch, "/bucket/file", silent)
+    with pytest.raises(RemoteError, match="tried 2 times"):
+        path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x1b[31m\x00\xff garbage\r\n\r\n", b"HTTP/1.1 999 \x1b[31m\r\n\r\n", b""]
+)
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_what_is_no_answer_is_one_line_that_steers_no_terminal(
+    server: Server, monkeypatch: pytest.MonkeyPatch, garbage: bytes, scheme: str
+) -> None:
+    path = (
+        there(server, raw(garbage)) if scheme == "http" else aside(server, monkeypatch, "/b/f", raw(garbage))
+    )
+    for ask in (path.read_bytes, path.exists):
+        with pytest.raises(RemoteError) as raised:
+            ask()
+        assert str(raised.value).isprintable(), str(raised.value)
+
+
+def test_nobody_listens_or_knows_the_name() -> None:
+    with pytest.raises(RemoteError, match=r"127\.0\.0\.1:1 .*; tried 3 times .* is the address right"):
+        RemotePath.parse("http://127.0.0.1:1/x").read_bytes()
+    with pytest.raises(
+        RemoteError, match=r"no-such-host\.invalid.*; is the address right, and the network up"
+    ):
+        RemotePath.parse("http://no-such-host.invalid/x").read_bytes()
+
+
+def test_without_any_keys_what_is_public_is_read(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.fs.pipe(f"{BUCKET}/a/file", b"content", ACL="public-read")
+    path = RemotePath.parse(f"s3://{BUCKET}/a/file")
+    assert path.read_bytes() == b"content" and store.signed == [True]
+    monkeypatch.setenv("CLIPKIT_S3_ANONYMOUS", "1")
+    assert path.read_bytes() == b"content" and store.signed == [True, False]
+    monkeypatch.delenv("CLIPKIT_S3_ANONYMOUS")
+    without_keys(monkeypatch, tmp_path)
+    assert path.read_bytes() == b"content" and store.signed == [True, False, False]
+    monkeypatch.setenv("CLIPKIT_S3_ANONYMOUS", "yes")
+    with pytest.raises(ConfigError, match="CLIPKIT_S3_ANONYMOUS: expected 1 or 0, found 'yes'"):
+        path.read_bytes()
+
+
+def test_without_any_keys_what_is_private_is_refused(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.fs.pipe(f"{BUCKET}/a/file", b"content")
+    path = RemotePath.parse(f"s3://{BUCKET}/a/file")
+    assert path.read_bytes() == b"content"
+    without_keys(monkeypatch, tmp_path)
+    with pytest.raises(RefusedError, match=r"found: HTTP 403 .* No keys were found"):
+        path.read_bytes()
+
+
+def without_keys(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(home / "nothing"))
+
+
+def test_a_bucket_that_may_only_be_read_is_one_line(store: ObjectStore, tmp_path: Path) -> None:
+    store.fault = lambda method, path: "403" if method in ("PUT", "POST", "DELETE") else None
+    (tmp_path / "file").write_bytes(b"content")
+    path = RemotePath.parse(f"s3://{BUCKET}/a/new")
+    with pytest.raises(RefusedError, match=r"/new: expected to write it, found: HTTP 403 \(AccessDenied: "):
+        path.upload(tmp_path / "file")
+    with pytest.raises(RefusedError, match=r"/new: expected to remove it, found: HTTP 403"):
+        path.unlink()
+    assert sum(method == "PUT" for method, _ in store.requests) == 1
+
+
+def test_an_upload_is_tried_again_and_whole(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content" * 1000)
+    faults = ["500", "503"]
+    store.fault = lambda method, path: faults.pop() if method == "PUT" and faults else None
+    RemotePath.parse(f"s3://{BUCKET}/a/again").upload(tmp_path / "file")
+    assert store.fs.cat(f"{BUCKET}/a/again") == b"content" * 1000 and not faults
+
+
+def test_a_path_is_as_those_of_this_machine_are() -> None:
+    path = RemotePath.parse("S3://bucket/a/000001.tar/")
+    assert str(path) == "s3://bucket/a/000001.tar" and [*map(str, path.parents)] == [
+        "s3://bucket/a",
+        "s3://bucket",
+    ]
+    assert (path.name, path.stem, path.suffix) == ("000001.tar", "000001", ".tar")
+    assert path.with_suffix(".parquet") == path.with_name("000001.parquet") == path.parent / "000001.parquet"
+    assert path.relative_to(path.parent.parent).as_posix() == "a/000001.tar"
