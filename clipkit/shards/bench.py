@@ -234,7 +234,7 @@ def judged(found: Figures) -> tuple[str, str]:
     if found.whole < _AS_PROMISED * promised:
         return "workers", (
             f"{promised:,.0f} samples/s were to be expected of the steps: look for other work on the CPUs, a "
-            f"limit on this container's CPUs, little memory, or a slow /dev/shm; of the steps, {step} takes most"
+            f"limit on this container's CPUs, little memory, or a slow /dev/shm; {step} takes most"
         )
     if found.workers < found.cpus:
         return step, f"more --workers, up to the number of CPUs: {found.cpus}"
