@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ _PICTURE = tuple(field.name for field in fields(Picture) if field.name != "conte
 
 
 class _Kept(NamedTuple):
-    picture: Picture  # without its content, which lies at `offset` of the file
+    columns: dict[str, Any]  # of the picture, whose content lies at `offset` of the file
     offset: int
     size: int
 
@@ -63,7 +63,8 @@ class UnfinishedPart:
         self._successes += 1
         with named(self._folder):
             self._contents.write(made.content)
-        self._made[place] = _Kept(replace(made, content=b""), self._size, len(made.content))
+        columns = {name: getattr(made, name) for name in _PICTURE}
+        self._made[place] = _Kept(columns, self._size, len(made.content))
         self._size += len(made.content)
 
     def so_far(self) -> ChunkOutcome:
@@ -79,8 +80,7 @@ class UnfinishedPart:
                 columns = _columns(row)
                 if isinstance(made, _Kept):
                     content = os.pread(self._contents.fileno(), made.size, made.offset)
-                    columns |= {name: getattr(made.picture, name) for name in _PICTURE}
-                    part.success(columns | dict(row.kept or {}), content)
+                    part.success(columns | made.columns | dict(row.kept or {}), content)
                 else:
                     part.failure(columns | {name: getattr(made, name) for name in _FAILURE})
         return self.so_far()

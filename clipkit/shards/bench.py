@@ -81,8 +81,7 @@ def bench(
         position=steps * batch_size,  # what the steps alone have read is in memory by now
         transform=transform,
         tokenize=tokenize,
-        max_bad=1.0,
-        say=lambda line: None,
+        told=lambda bad, seen: None,
     )
     for _ in islice(made, _WARM_UP * max(1, workers)):
         pass

@@ -359,6 +359,12 @@ def test_the_difference_hash_compares_means_over_equal_areas(shape: tuple[int, i
     assert difference_hash(np.stack([grey] * 3, axis=-1)) == int(bits, 2)
 
 
+def test_the_difference_hash_of_a_large_picture_is_exact() -> None:
+    rgb = np.full((3000, 3000, 3), 250, dtype=np.uint8)  # all together more than 32 bits hold
+    rgb[-375:, -333:] = 255
+    assert difference_hash(rgb) == 1
+
+
 def test_the_same_bytes_give_the_same_picture() -> None:
     data = encoded(photo(500, 400), quality=80)
     assert made(data) == made(data)
