@@ -24,8 +24,8 @@ def mapped(
 ) -> Iterator[tuple[Thing, Result | Died]]:
     """Yield each thing with `function` of it, in order; with no `workers`, made in this process.
 
-    Workers ignore Ctrl-C and end when this process dies; `method` is how multiprocessing starts them. Raises
-    what `function` raises.
+    `method` is how multiprocessing starts workers. They ignore Ctrl-C, and end when this process dies or
+    stops before all is made: what they are at may take long. Raises what `function` raises.
     """
     if not workers:
         yield from ((thing, function(thing)) for thing in things)
@@ -38,6 +38,10 @@ def mapped(
                 yield pool.take()
         while pool.given:
             yield pool.take()
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.executor.shutdown(cancel_futures=True)
 
