@@ -15,27 +15,7 @@ from clipkit.shards.cache import Cache
 from clipkit.shards.headers import CAPTIONS, PICTURES, Tar, headers, indexed
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
-<<<<<<< HEAD
 
-=======
-from clipkit.shards.tar_reader import Sample, TarReader
-from clipkit.threads import mapped_in_threads
-
-PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
-"""Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
-CAPTIONS = ("caption", "text")
-"""The json's fields that hold the caption of a sample without a txt member."""
-MEMBERS = frozenset({*PICTURES, "txt", "json"})
-"""The extensions that count; all other members are ignored and never read."""
-
-MAX_CAPTION_BYTES = 1 << 20
-_SCHEMA = pa.schema(
-    [("key", pa.string()), *((name, pa.int64()) for name in RANGES), ("caption_field", pa.string())]
-)
-_OF_TAR = b"clipkit.tar"
-_VERSION = 1
-_AT_ONCE = 8
->>>>>>> main
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 
 
@@ -55,21 +35,11 @@ class ForeignTars:
         self.left_out = 0
         sizes, digest = [], hashlib.sha256()
         with progress("index", len(self._tars), "tars") as display:
-<<<<<<< HEAD
             for number, each in enumerate(indexed(self._tars, self._cache), 1):
                 sizes.append(each.samples)
                 self.left_out += each.left_out
                 digest.update(each.digest)
                 display.update(number, f"{sum(sizes):,} samples")
-=======
-            # What lies elsewhere is waited for: several at a time.
-            threads = _AT_ONCE if self.remote else 1
-            for number, table in enumerate(mapped_in_threads(self._headers, self._tars, threads)):
-                sizes.append(len(table))
-                self.left_out += _noted(table)["left_out"]
-                digest.update(_identity(table))
-                display.update(number + 1, f"{sum(sizes):,} samples")
->>>>>>> main
             if self.left_out:
                 display.say(
                     f"index: {self.left_out:,} samples have no picture or no caption and are left out"

@@ -27,6 +27,7 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.pool import Died, mapped
 from clipkit.shards.shard_files import RANGES
 from clipkit.shards.tar_reader import Sample, TarReader
+from clipkit.threads import mapped_in_threads
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
 """Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
@@ -43,6 +44,7 @@ _OF_TAR = b"clipkit.tar"
 _VERSION = 1
 _BYTES_OF_A_PROCESS = 1_000_000_000  # of tars: read in about the second in which a process starts
 _MOST_PROCESSES = 16
+_DOWNLOADS = 8  # at a time
 
 
 class Tar(NamedTuple):
@@ -102,16 +104,9 @@ def indexed(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
     with _alone(tars):
         rest = [(tar, _found(tar)) for tar in tars[first:]]
         missing = [tar for tar, found in rest if found is None]
-        processes = min(
-            len(missing),
-            sum(tar.bytes for tar in missing) // _BYTES_OF_A_PROCESS,
-            len(os.sched_getaffinity(0)),
-            _MOST_PROCESSES,
-        )
-        # Not of the fork server, from which the loader's processes come that need torch in it.
-        made = mapped(partial(_made, cache=cache), missing, processes if processes > 1 else 0, "spawn")
+        made = _all_made(missing, cache)
         for _, found in rest:
-            yield found or _whole(*next(made))
+            yield found or next(made)
 
 
 def headers(tar: Tar, cache: Cache) -> pa.Table:
@@ -164,13 +159,22 @@ def _made(tar: Tar, cache: Cache) -> Indexed:
     return _in_short(headers(tar, cache))
 
 
-def _whole(tar: Tar, made: Indexed | Died) -> Indexed:
-    if isinstance(made, Died):
-        raise DatasetError(
-            f"{tar.path}: expected to read its headers, found that the process that did so died; "
-            "make memory free, and run the same command again"
-        )
-    return made
+def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
+    make = partial(_made, cache=cache)
+    if any(is_remote(tar.path) for tar in tars):  # what lies elsewhere is waited for
+        yield from mapped_in_threads(make, tars, _DOWNLOADS)
+        return
+    processes = min(
+        sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, len(os.sched_getaffinity(0)), _MOST_PROCESSES
+    )
+    # Not of the fork server, from which the loader's processes come that need torch in it.
+    for tar, made in mapped(make, tars, processes if min(processes, len(tars)) > 1 else 0, "spawn"):
+        if isinstance(made, Died):
+            raise DatasetError(
+                f"{tar.path}: expected to read its headers, found that the process that did so died; "
+                "make memory free, and run the same command again"
+            )
+        yield made
 
 
 def _in_short(table: pa.Table) -> Indexed:
