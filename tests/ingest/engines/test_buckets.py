@@ -1,4 +1,4 @@
-"""Ray and Spark themselves, whose tasks write into a bucket of a real S3 server: the bytes are those of a disk."""
+"""Ray and Spark themselves: tasks that write into a bucket of a real S3 server make the bytes of a disk."""
 
 import json
 from pathlib import Path
