@@ -25,6 +25,7 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import Sample, TarReader
+from clipkit.threads import mapped_in_threads
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
 """Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
@@ -39,6 +40,7 @@ _SCHEMA = pa.schema(
 )
 _OF_TAR = b"clipkit.tar"
 _VERSION = 1
+_AT_ONCE = 8
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 
 
@@ -61,11 +63,13 @@ class ForeignTars:
         self._cache = Cache()
         self.remote = any(is_remote(tar.path) for tar in self._tars)
         self.names = [tar.path.name for tar in self._tars]
+        self.tar_bytes = np.array([tar.bytes for tar in self._tars], dtype=np.int64)
         self.left_out = 0
         sizes, digest = [], hashlib.sha256()
         with progress("index", len(self._tars), "tars") as display:
-            for number, tar in enumerate(self._tars):
-                table = self._headers(tar)
+            # What lies elsewhere is waited for: several at a time.
+            threads = _AT_ONCE if self.remote else 1
+            for number, table in enumerate(mapped_in_threads(self._headers, self._tars, threads)):
                 sizes.append(len(table))
                 self.left_out += _noted(table)["left_out"]
                 digest.update(_identity(table))
