@@ -39,7 +39,7 @@ class ShardSet:
     """The shards of a dataset directory, or tars of other tools, on this machine or behind addresses.
 
     `source` is a dataset directory; or a folder of webdataset's or img2dataset's tars, a brace or glob
-    pattern of such, or several of these, whose headers are indexed once (see ForeignTars). Addresses are
+    pattern of such, or several of these, whose headers are indexed once (see `headers`). Addresses are
     s3://, gs:// and https://; their shards are copied into a bounded cache as they are needed. Samples are
     read with pread at known byte ranges; no tar is parsed for it. A ShardSet can be pickled: each process
     opens its own files. With `unfinished`, what an ingest has committed so far is read.
