@@ -92,7 +92,7 @@ def processor_fault(content: Any, image_size: int) -> str | None:
 
 
 def _merges() -> list[str]:
-    return [" ".join(pair) for pair in vocabulary().ranks]
+    return [" ".join(pair) for pair in vocabulary().merges]
 
 
 def _processor(image_size: int) -> dict[str, Any]:
