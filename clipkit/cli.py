@@ -139,7 +139,8 @@ def train(
 @app.command()
 def evaluate(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint. Default: the newest run's newest, which is printed.")
+        Path | None,
+        typer.Option(help="A model of any format. Default: the newest run's newest, which is printed."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
     imagenet_val: Annotated[Path | None, typer.Option(help="ImageNet validation: wnid folders.")] = None,

@@ -110,6 +110,10 @@ def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "So
         def command(**options: Any) -> None:
             # Ingest multiplies no matrices: in each process, threads would be made for it, and wait.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            from clipkit.processes import lasting
+
+            with lasting():
+                import clipkit.ingest.run  # noqa: F401
             opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
             _run(opened, **options)
 

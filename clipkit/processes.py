@@ -1,6 +1,7 @@
 """Worker processes: what they may; Ctrl-C stays their parent's; neither survives the other unaware."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -154,6 +155,20 @@ def sharing(error: type[ClipkitError]) -> Iterator[None]:
             f"{room.f_blocks * room.f_frsize:,} bytes free: give a container more (`docker run "
             "--shm-size=16g`), or give fewer --workers or a smaller --batch-size"
         ) from None
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """What is imported inside stays to the end: no collection of garbage looks at it, the last neither.
+
+    Ingest imports 50,000 objects; to look at them again and again is a third of what they cost.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.urls import Target, request_target
 
+_POLL_SECONDS = 0.1  # while the caller has work: what came meanwhile is taken in one go, at half the cost
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
 
@@ -82,6 +83,7 @@ class _Fetcher(Generic[Key]):
         self._undiagnosed: list[tuple[Future[str], _Job[Key], Failed]] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
+        self._poll_due = 0.0
         self._limited_by = limited_by
         self._limited_since: float | None = None
 
@@ -95,7 +97,8 @@ class _Fetcher(Generic[Key]):
                 del outcome
                 if body:
                     self._budget.release(body)
-                self._poll(0)
+                if time.monotonic() >= self._poll_due:
+                    self._poll(0)
             elif self._rows.exhausted and not (self._jobs or self._waiting or self._undiagnosed):
                 return
             else:
@@ -187,6 +190,7 @@ class _Fetcher(Generic[Key]):
                 self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_diagnoses()
+        self._poll_due = time.monotonic() + _POLL_SECONDS
 
     def _take_diagnoses(self) -> None:
         undiagnosed, self._undiagnosed = self._undiagnosed, []

@@ -4,7 +4,6 @@ A failed row has no member in the tar. Its `status` and the text of the exceptio
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from clipkit.ingest.img2dataset_words import reason_of as words_reason
 from clipkit.ingest.records import shortened
@@ -46,4 +45,4 @@ def reason_of(status: str, message: str) -> str:
 
 def _failed(made: UrlRow, status: str, message: str) -> UrlRow:
     words = shortened(" ".join(message.split()), 200) or status
-    return replace(made, problem=f"img2dataset: {words}", reason=reason_of(status, message))
+    return made._replace(problem=f"img2dataset: {words}", reason=reason_of(status, message))

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
@@ -34,7 +33,7 @@ def local_files(path: Path, image_column: str = "filepath", caption_column: str 
     def read() -> Iterator[UrlRow]:
         for number, record in enumerate(table.read([image, caption])):
             made = row(name, number, record)
-            yield made if made.problem else replace(made, file=os.path.join(folder, made.url))  # noqa: PTH118
+            yield made if made.problem else made._replace(file=os.path.join(folder, made.url))  # noqa: PTH118
 
     reading = {"kind": "files", "image_col": image, "caption_col": caption}
     return Source((identify(path, name),), table.count(), read, reading)

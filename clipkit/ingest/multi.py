@@ -22,6 +22,7 @@ class Multi:
 
     def __init__(self, config: IngestConfig):
         self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
         self._timer: float | None = None
         self._transfers: dict[pycurl.Curl, Transfer] = {}
         self._multi = pycurl.CurlMulti()
@@ -78,13 +79,15 @@ class Multi:
         return [(self._transfers.pop(handle), code, message) for handle, code, message in ended]
 
     def _watch(self, what: int, descriptor: int, multi: object, data: object) -> None:
-        known = descriptor in self._selector.get_map()
+        known = descriptor in self._watched
         if what == pycurl.POLL_REMOVE:
             if known:
+                self._watched.remove(descriptor)
                 self._selector.unregister(descriptor)
         elif known:
             self._selector.modify(descriptor, _EVENTS[what])
         else:
+            self._watched.add(descriptor)
             self._selector.register(descriptor, _EVENTS[what])
 
     def _set_timer(self, milliseconds: int) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkit.shards.schemas import REASONS
 
 
-@dataclass(frozen=True, slots=True)
-class UrlRow:
+class UrlRow(NamedTuple):
     """One record of a source file; `source_row` is its 0-based number there.
 
     `problem` says why the record is no URL and caption, `reason` which of REASONS that is; `caption` then

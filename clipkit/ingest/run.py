@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from clipkit.errors import DatasetError, SourceError
@@ -193,7 +192,7 @@ class _OnePass:
         retried = Retried(parts_folder(self.dataset.directory, self.number))
         rows = (row for row in self.source if (row.source, row.source_row) in retried)
         # What another tool could not fetch is a problem of the record until it is tried here.
-        return (replace(row, problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
+        return (row._replace(problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
 
 
 def _survived(

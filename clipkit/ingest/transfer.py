@@ -23,6 +23,7 @@ MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _REDIRECT_BODY_BYTES = 1_000_000  # which libcurl reads, and gives to nobody
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding)|[ \t]", re.IGNORECASE)
 _PLAIN = ("", "identity", "none")
 _SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
 _QUICK_EXIT_SINCE = 0x075700
@@ -39,6 +40,7 @@ class Transfer:
     def __init__(self, config: IngestConfig, budget: Budget):
         self._config = config
         self._budget = budget
+        self._max_bytes = config.max_bytes  # looked up for each piece of a body
         self.handle = pycurl.Curl()
         for option, value in _options(config).items():
             self.handle.setopt(option, value)
@@ -110,6 +112,9 @@ class Transfer:
             self.retry_after = None
             self._encodings = 0
             return len(line)
+        if not _OF_INTEREST.match(line):
+            self._field = b""
+            return len(line)
         if line[:1] in (b" ", b"\t"):  # the field before goes on (RFC 9112, 5.2)
             value = line
         else:
@@ -130,10 +135,10 @@ class Transfer:
                 self._failed = Failed("protocol", "more than one content encoding")
 
     def _take_body(self, data: bytes) -> int:
-        if status_reason(self.status):
+        if not 200 <= self.status < 300:
             self._discarded += len(data)
             return len(data) if self._discarded <= _ERROR_BODY_BYTES else -1
-        if self.body.size + len(data) > self._config.max_bytes:
+        if self.body.size + len(data) > self._max_bytes:
             self._failed = Failed("too_large", f"more than {self._config.max_bytes} bytes")
             return -1
         if not self._budget.grant(self.body, len(data)):

@@ -5,13 +5,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from clipkit.atomic import named
+from clipkit.atomic import PICTURES_BUFFER, named
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
 from clipkit.locations import is_remote
@@ -22,7 +22,7 @@ _PICTURE = tuple(field.name for field in fields(Picture) if field.name != "conte
 
 
 class _Kept(NamedTuple):
-    picture: Picture  # without its content, which lies at `offset` of the file
+    columns: dict[str, Any]  # of the picture, whose content lies at `offset` of the file
     offset: int
     size: int
 
@@ -45,7 +45,7 @@ class UnfinishedPart:
         self._received = 0
         self._folder = folder
         near = None if is_remote(folder) else folder
-        self._contents = tempfile.TemporaryFile(dir=near)  # noqa: SIM115 (closed by `close`)
+        self._contents = tempfile.TemporaryFile(dir=near, buffering=PICTURES_BUFFER)  # noqa: SIM115 (closed by `close`)
 
     @property
     def is_whole(self) -> bool:
@@ -63,7 +63,8 @@ class UnfinishedPart:
         self._successes += 1
         with named(self._folder):
             self._contents.write(made.content)
-        self._made[place] = _Kept(replace(made, content=b""), self._size, len(made.content))
+        columns = {name: getattr(made, name) for name in _PICTURE}
+        self._made[place] = _Kept(columns, self._size, len(made.content))
         self._size += len(made.content)
 
     def so_far(self) -> ChunkOutcome:
@@ -79,8 +80,7 @@ class UnfinishedPart:
                 columns = _columns(row)
                 if isinstance(made, _Kept):
                     content = os.pread(self._contents.fileno(), made.size, made.offset)
-                    columns |= {name: getattr(made.picture, name) for name in _PICTURE}
-                    part.success(columns | dict(row.kept or {}), content)
+                    part.success(columns | made.columns | dict(row.kept or {}), content)
                 else:
                     part.failure(columns | {name: getattr(made, name) for name in _FAILURE})
         return self.so_far()

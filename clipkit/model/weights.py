@@ -11,9 +11,15 @@ from torch import Tensor
 
 from clipkit.errors import CheckpointError
 from clipkit.model.clip import Clip
-from clipkit.model.config import ClipConfig, available_models, named_config
+from clipkit.model.config import (
+    GELU_SUFFIX,
+    QUICK_GELU_SUFFIX,
+    ClipConfig,
+    available_models,
+    named_config,
+)
 from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memory, read_model_file
-from clipkit.model.formats.openai_shapes import archives_config, without_buffers
+from clipkit.model.formats.openai_shapes import BUFFERS, archives_config, without_buffers
 
 StateDict = dict[str, Tensor]
 _FITTING = {
@@ -50,10 +56,10 @@ def read_weights(path: Path, model: str | None = None) -> Weights:
     file = read_model_file(path)
     tensors = clean_names(file.tensors)
     config = _stated_config(file, tensors, path)
-    if config is not None and model is not None:
-        check_model(config, named_config(model), path)
     if config is None:
         config = _asked_config(model, tensors, path)
+    elif model is not None:
+        check_model(config, named_config(model), path)
     epoch, name = file.said.get("epoch"), file.said.get("name")
     return Weights(
         config,
@@ -138,15 +144,27 @@ def _stated_config(file: ModelFile, tensors: Mapping[str, Any], path: Path) -> C
 
 
 def _asked_config(model: str | None, tensors: Mapping[str, Any], path: Path) -> ClipConfig:
-    if model is not None:
-        return named_config(model)
-    fitting = _candidates(tensors)
-    if not fitting:
-        known = ", ".join(available_models())
-        raise CheckpointError(f"{path} does not say which model it is, and its tensors fit none of {known}")
-    raise CheckpointError(
-        f"{path} does not say which model it is: name it with --model ({', '.join(fitting)})"
-    )
+    if model is None:
+        raise CheckpointError(
+            f"{path} does not say which model it is, nor its activation; {_fitting(tensors)}"
+        )
+    config = named_config(model)
+    with torch.device("meta"):
+        expected = Clip(config).state_dict()
+    try:
+        check_tensors(without_buffers(tensors, config, path), expected, path, config.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_fitting(tensors)}") from error
+    if config.open_clip_name is not None and not model.strip().endswith((QUICK_GELU_SUFFIX, GELU_SUFFIX)):
+        raise CheckpointError(
+            f"{path} does not say its activation, and {config.name} alone means QuickGELU to OpenAI and GELU "
+            f"to OpenCLIP: say --model {_both_names(config.name)}"
+        )
+    return config
+
+
+def _both_names(name: str) -> str:
+    return f"{name}{QUICK_GELU_SUFFIX} or {name}{GELU_SUFFIX}"
 
 
 def check_model(found: ClipConfig, wanted: ClipConfig, path: Path) -> None:
@@ -158,17 +176,19 @@ def check_model(found: ClipConfig, wanted: ClipConfig, path: Path) -> None:
         )
 
 
-def _candidates(tensors: Mapping[str, Any]) -> list[str]:
-    found = {key: tuple(value.shape) for key, value in tensors.items() if isinstance(value, Tensor)}
+def _fitting(tensors: Mapping[str, Any]) -> str:
+    found = {
+        key: value.shape for key, value in tensors.items() if isinstance(value, Tensor) and key not in BUFFERS
+    }
     fitting = []
     for name in available_models():
         with torch.device("meta"):
-            expected = {
-                key: tuple(value.shape) for key, value in Clip(named_config(name)).state_dict().items()
-            }
-        if expected == found:
-            fitting += [f"{name} if it computes QuickGELU", f"{name}-gelu if GELU"]
-    return fitting
+            expected = Clip(named_config(name)).state_dict()
+        if found == {key: value.shape for key, value in expected.items()}:
+            fitting.append(_both_names(name))
+    if fitting:
+        return f"name it with --model, in Python with model=: {' or '.join(fitting)}"
+    return f"its tensors are those of none of {', '.join(available_models())}"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from clipkit.errors import DatasetError
@@ -24,34 +25,42 @@ class BadSample(NamedTuple):
         return f"{self.shard}: sample {self.key}: {self.reason}"
 
 
+@dataclass
+class Bad:
+    """How many samples of a stream could not be read, and the first of them in words, each once."""
+
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+
 class BadCount:
-    """Counts what cannot be read of what this process has seen of a stream; `say` is told of each.
+    """Counts in `bad` what cannot be read of what has been seen of a stream; `say` is told of each.
 
     Allowed are the fraction `most` of the samples seen, and 10 in any case, since of few samples one is many;
     none at all if `most` is 0.
     """
 
-    def __init__(self, most: float, say: Callable[[str], None] | None = None):
+    def __init__(
+        self, most: float = MAX_BAD, say: Callable[[str], object] | None = None, bad: Bad | None = None
+    ):
         self._most = most
         self._say = say or _log.warning
-        self._seen = 0
-        self._count = 0
-        self._named: dict[BadSample, None] = {}  # in order; one that comes again is counted again
+        self._bad = bad or Bad()
 
-    def add(self, seen: int, bad: Sequence[BadSample]) -> None:
-        """Count a batch. Raises DatasetError with the list if there are too many by now."""
-        self._seen += seen
-        self._count += len(bad)
-        for each in bad:
-            self._named[each] = None
+    def add(self, found: Sequence[BadSample | str], seen: int) -> None:
+        """Count what is bad in the next batch, of `seen` samples up to its end.
+
+        One that comes again is counted again. Raises DatasetError with the list if there are too many by now.
+        """
+        bad = self._bad
+        bad.count += len(found)
+        for each in map(str, found):
+            if each not in bad.named and len(bad.named) < _LISTED:
+                bad.named.append(each)
             self._say(f"{each}; another sample took its place")
-        if self._count > (self._most and max(FEWEST, self._most * self._seen)):
-            raise DatasetError(self._complaint())
-
-    def _complaint(self) -> str:
-        names = [str(each) for each in self._named]
-        more = f"; and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        return (
-            f"{self._count} of the {self._seen:,} samples read so far cannot be read, more than the "
-            f"{self._most:.2%} allowed; run `clipkit shards verify`: {'; '.join(names[:_LISTED])}{more}"
-        )
+        if found and bad.count > (self._most and max(FEWEST, self._most * seen)):
+            more = "; …" if len(bad.named) == _LISTED else ""
+            raise DatasetError(
+                f"{bad.count} of the {seen:,} samples read so far cannot be read, more than the "
+                f"{self._most:.2%} allowed; run `clipkit shards verify`: {'; '.join(bad.named)}{more}"
+            )

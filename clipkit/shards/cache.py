@@ -4,6 +4,7 @@ A file is there under a name made of its address, size and hash. It is downloade
 renamed. What was not used for the longest time goes first when room is needed; who has it open goes on.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from clipkit.atomic import make_folder, temporary_path
 from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
-from clipkit.locks import exclusive
+from clipkit.locks import Held, exclusive
 from clipkit.remote import TooLargeError, is_full
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
@@ -26,6 +27,7 @@ DEFAULT_BYTES = 100_000_000_000
 _LEFT_FREE = 1_000_000_000
 _DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited for elsewhere
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
+_CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
 
 
@@ -53,6 +55,9 @@ class Cache:
 
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None):
         self.folder = folder or user_cache() / "files"
+        if self.folder not in _CLEARED_AT_END:  # what workers that were ended leave, too
+            _CLEARED_AT_END.add(self.folder)
+            atexit.register(_clear_dead, self.folder)
         self.max_bytes = max_bytes or _from_environment()
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path, int]]:
@@ -86,6 +91,14 @@ class Cache:
         if not path.exists():
             self._fill(path, wanted)
 
+    def check_fits(self, source: object, count: int) -> None:
+        """Raise StorageError if a file of so many bytes is more than the cache may hold."""
+        if count > self.max_bytes:
+            raise StorageError(
+                f"{source}: expected a cache that holds at least one file of {count:,} bytes, found one of "
+                f"{self.max_bytes:,}; set {BYTES_VARIABLE} to more, best to all that is read"
+            )
+
     def _path(self, wanted: Wanted) -> Path:
         parts = (str(wanted.source), str(wanted.bytes), wanted.sha256 or "", wanted.version)
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
@@ -112,7 +125,7 @@ class Cache:
         with _OF_THREADS.setdefault(str(path), threading.Lock()), ExitStack() as stack:
             try:
                 make_folder(self.folder)
-                stack.enter_context(exclusive(path.with_name(f".{path.name}.lock"), wait=True))
+                stack.enter_context(exclusive(_lock_of(path), wait=True))
             except OSError as error:
                 raise self._unfit(error) from None
             yield
@@ -125,6 +138,7 @@ class Cache:
 
     def _downloaded(self, path: Path, wanted: Wanted) -> str:
         """Download once; return what is wrong with what came, or nothing."""
+        self.check_fits(wanted.source, wanted.bytes)
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)
@@ -150,6 +164,7 @@ class Cache:
     def _make_room(self, temporary: Path, needed: int) -> None:
         """Remove what was used the longest ago until there is room; `temporary` then stands for it."""
         with self._locked(self.folder / "room"):
+            _clear_dead(self.folder)
             now, files, coming, outstanding = time.time(), [], 0, 0
             for entry in os.scandir(self.folder):
                 try:
@@ -173,6 +188,27 @@ class Cache:
                 Path(path).unlink(missing_ok=True)
                 total, free = total - size, free + size
             temporary.touch()
+
+
+def _clear_dead(folder: Path) -> None:
+    """Remove what downloads left whose process, or thread, is gone: nobody holds their locks."""
+    with suppress(OSError):
+        names = {each.name[1:].rpartition(".")[0] for each in os.scandir(folder) if each.name.startswith(".")}
+        for name in names:
+            path = folder / name
+            thread = _OF_THREADS.setdefault(str(path), threading.Lock())
+            if not thread.acquire(blocking=False):
+                continue
+            try:
+                with suppress(Held, OSError), exclusive(_lock_of(path)) as locked:
+                    if locked:
+                        temporary_path(path)
+            finally:
+                thread.release()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _whole_size(name: str) -> int:

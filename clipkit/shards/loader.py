@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
-from clipkit.shards.bad_samples import MAX_BAD, BadCount, BadSample
+from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.shard_files import SampleError
@@ -66,8 +66,7 @@ def batches(
     stop: int | None = None,
     transform: Transform,
     tokenize: Tokenize,
-    max_bad: float = MAX_BAD,
-    say: Callable[[str], None] | None = None,
+    told: Callable[[Sequence[BadSample], int], None] | None = None,
     streams: int = STREAMS,
     block: int = BLOCK,
 ) -> Generator[Batch]:
@@ -77,11 +76,12 @@ def batches(
     the same for any `world_size` and number of `workers` (0: made in this process). `transform` and
     `tokenize` must be picklable.
 
-    A sample that cannot be read is replaced by another, the same for any ranks and workers, and `say` is told
-    its shard and key (else the logger "clipkit.shards" warns). Raises DatasetError with the list when more
-    than the fraction `max_bad` of this rank's samples were such (`BadCount`), and if a shard is damaged as a
-    whole or a worker dies; ConfigError if a mixture does not fit the batch size; ValueError if `world_size`
-    does not divide `batch_size` or that `position`.
+    A sample that cannot be read is replaced by another, the same for any ranks and workers. `told` is given
+    those of each batch, and how many samples this rank has got up to its end; by default it is
+    `BadCount().add`, which names them to the logger "clipkit.shards" and raises DatasetError when they are
+    too many. Raises DatasetError too if a shard is damaged as a whole or a worker dies; ConfigError if a
+    mixture does not fit the batch size; ValueError if `world_size` does not divide `batch_size` or that
+    `position`.
     """
     if batch_size % world_size or position % batch_size:
         raise ValueError(
@@ -97,11 +97,11 @@ def batches(
     numbers = range(position // batch_size, stop // batch_size if stop is not None else 1 << 62)
     if workers:
         prepare_workers(transform, tokenize)
-    count = BadCount(max_bad, say)
-    for each in _made(made, numbers, workers):
+    told = told or BadCount().add
+    for number, each in enumerate(_made(made, numbers, workers), 1):
         if isinstance(each, ClipkitError):
             raise each
-        count.add(len(each.batch.positions_B), each.bad)
+        told(each.bad, number * share)
         yield _leased(each.batch) if workers else each.batch
 
 

@@ -29,13 +29,13 @@ class World:
         """Whether this process writes the run's files and speaks to the user."""
         return self.rank == 0
 
-    def largest(self, number: int) -> int:
-        """Largest of the processes' numbers; all call it together."""
+    def largest(self, *numbers: int) -> list[int]:
+        """Largest of the processes' numbers, of each for itself; all call it together."""
         if self.size == 1:
-            return number
-        shared = torch.tensor([number])
+            return list(numbers)
+        shared = torch.tensor(numbers)
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        return int(shared.item())
+        return [int(each) for each in shared]
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over the processes; all call it together."""

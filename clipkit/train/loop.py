@@ -12,6 +12,7 @@ from torch import Tensor
 from clipkit.errors import ClipkitError, TrainError
 from clipkit.model.clip import Clip
 from clipkit.shards.loader import Batch
+from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter
 from clipkit.train.config import RunLength, TrainConfig
 from clipkit.train.interrupt import Interruption, TrainInterrupted
@@ -30,6 +31,7 @@ class Loop:
     config: TrainConfig
     length: RunLength
     state: TrainState
+    bad: RunBadCount
     step: TrainStep
     checkpoints: CheckpointWriter
     evaluators: Sequence[Evaluator]
@@ -44,7 +46,7 @@ class Loop:
         """Train on `stream`, the batches from the state's position to the end of the run.
 
         Raises TrainInterrupted after a signal, with a checkpoint of the last step on disk; TrainError if the
-        loss is not finite; and what the stream raises.
+        loss is not finite; and what the stream and the count of what cannot be read raise.
         """
         self._evaluate_if_due()
         self._stop_if_asked()
@@ -115,6 +117,7 @@ class Loop:
     def _save(self) -> None:
         if self.log is not None:
             self.log.flush()
+        self.bad.share(*self.step.world.largest(self.bad.waiting))
         self._lap()
         self.checkpoints.write(self.state)
 
@@ -145,7 +148,8 @@ class Loop:
         log.evaluation(self.state.step, figures, newest.name if newest else None)
 
     def _stop_if_asked(self) -> None:
-        number = self.step.world.largest(self.interruption.number)
+        number, waiting = self.step.world.largest(self.interruption.number, self.bad.waiting)
+        self.bad.share(waiting)
         if not number:
             return
         if self.state.step and self.checkpoints.written_step != self.state.step:

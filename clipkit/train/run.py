@@ -20,6 +20,7 @@ from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
+from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
 from clipkit.train.distributed import World, open_world
@@ -41,8 +42,8 @@ class TrainResult:
     """What a run came to, over all its sittings.
 
     `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
-    data; `not_trained` counts the samples at the very end that filled no batch; `finished_before` tells that
-    there was nothing left to do.
+    data; `not_trained` counts the samples at the very end that filled no batch, `unreadable` those of all
+    processes in whose place others were trained on; `finished_before` tells that nothing was left to do.
     """
 
     run: Path
@@ -50,6 +51,7 @@ class TrainResult:
     steps: int
     samples: int
     not_trained: int
+    unreadable: int
     seconds: float
     samples_per_second: float
     data_wait: float
@@ -67,6 +69,7 @@ class TrainResult:
             ("checkpoint", str(self.checkpoint)),
             ("steps", f"{self.steps:,}"),
             ("samples", f"{self.samples:,}, and {self.not_trained:,} at the end that filled no batch"),
+            *([("unreadable", f"{self.unreadable:,}, others took their places")] if self.unreadable else []),
             ("time", f"{self.seconds:,.1f} s, {self.data_wait:.0%} of it waiting for data"),
             ("samples/s", f"{self.samples_per_second:,.1f}"),
             ("final loss", f"{self.final_loss:.4f}"),
@@ -121,9 +124,10 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
-            stream = _stream(resolved, model_config, shards, length, state, world, say)
+            bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
+            stream = _stream(resolved, model_config, shards, length, state, world, bad)
             stack.enter_context(closing(stream))
-            Loop(resolved, length, state, step, checkpoints, evaluators, log, interruption).train(stream)
+            Loop(resolved, length, state, bad, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
         return _result(run, length, state, finished)
 
@@ -156,7 +160,7 @@ def _stream(
     length: RunLength,
     state: TrainState,
     world: World,
-    say: Callable[[str], None] | None,
+    bad: RunBadCount,
 ) -> Generator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
@@ -177,8 +181,7 @@ def _stream(
         stop=length.samples,
         transform=transform,
         tokenize=Tokenizer(model_config.text.context_length),
-        max_bad=config.max_bad,
-        say=say,
+        told=bad.add,
     )
 
 
@@ -192,6 +195,7 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         steps=state.step,
         samples=samples,
         not_trained=length.not_trained,
+        unreadable=state.bad.count,
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,

@@ -1,11 +1,12 @@
 """The resume record: all that a run is beside its weights and its optimizer's moments."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipkit.shards.bad_samples import Bad
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import BLOCK, ShardPlan
 from clipkit.shards.shard_set import ShardSet
@@ -20,13 +21,17 @@ FREE_SETTINGS = frozenset(
 
 @dataclass
 class TrainState:
-    """Where a run stands: steps trained, the losses since the last line of metrics, and the time spent."""
+    """Where a run stands: steps trained, the losses since the last line of metrics, and the time spent.
+
+    And what could not be read of the samples so far, of all processes.
+    """
 
     step: int = 0
     loss_sum: float | Tensor = 0.0
     loss_steps: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    bad: Bad = field(default_factory=Bad)
 
     def add_loss(self, loss: Tensor) -> None:
         """Count one trained step; the loss stays on its device."""
@@ -42,6 +47,7 @@ class TrainState:
             "loss_steps": self.loss_steps,
             "seconds": self.seconds,
             "waited": self.waited,
+            "bad": asdict(self.bad),
         }
 
     @classmethod
@@ -49,7 +55,8 @@ class TrainState:
         """Return what `as_record` stored; with another number of processes, each takes the mean loss."""
         sums = record["loss_sum"]
         own = sums[world.rank] if len(sums) == world.size else sum(sums) / len(sums)
-        return cls(step, own, record["loss_steps"], record["seconds"], record["waited"])
+        bad = Bad(int(record["bad"]["count"]), [str(each) for each in record["bad"]["named"]])
+        return cls(step, own, record["loss_steps"], record["seconds"], record["waited"], bad)
 
 
 def run_settings(config: TrainConfig, shards: ShardSet | Mixture) -> dict[str, Any]:

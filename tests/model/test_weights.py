@@ -35,8 +35,8 @@ def test_a_plain_state_dict_needs_its_models_name(tmp_path: Path) -> None:
     torch.save(clip.state_dict(), path)
     line = one_line(lambda: load_model(path))
     assert (
-        "name it with --model (ViT-Micro/16@32px if it computes QuickGELU, ViT-Micro/16@32px-gelu if GELU)"
-        in line
+        "nor its activation; name it with --model, in Python with model=: "
+        "ViT-Micro/16@32px-quickgelu or ViT-Micro/16@32px-gelu" in line
     )
     assert "is not a RN50: it lacks visual.bn1.weight and " in one_line(
         lambda: load_model(path, model="RN50")

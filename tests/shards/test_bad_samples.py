@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from clipkit.errors import DatasetError
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.shards.bad_samples import MAX_BAD, BadCount
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
 
@@ -34,8 +36,12 @@ def damaged(small_dataset: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def read(directory: Path, **settings: Any) -> list[Batch]:
+def read(
+    directory: Path, say: Callable[[str], object] | None = None, max_bad: float = MAX_BAD, **settings: Any
+) -> list[Batch]:
     settings = {"batch_size": 120, "seed": 5, "stop": 2160, **settings}
+    if say is not None:
+        settings["told"] = BadCount(max_bad, say).add
     return list(batches(ShardSet(directory), transform=TrainTransform(16), tokenize=Tokenizer(), **settings))
 
 

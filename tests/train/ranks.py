@@ -41,7 +41,7 @@ def measure(dataset: Path, out: Path) -> None:
         found: dict[str, object] = {
             "gathered": world.gather(torch.tensor([world.rank])),
             "mean": world.mean(torch.tensor(float(world.rank))),
-            "largest": world.largest(world.rank),
+            "largest": world.largest(world.rank, -world.rank),
         }
         peer = ClipLoss(
             local_loss=True, gather_with_grad=world.size > 1, rank=world.rank, world_size=world.size

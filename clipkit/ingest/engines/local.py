@@ -75,7 +75,7 @@ class _Worker:
         # Forked from a server that has imported all they need, once: a third of a second a worker. Not from
         # this process: that fork would inherit locks and threads in whatever state they are.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([f"{__package__}.preload"])
         self.jobs: dict[int, Job] = {}
         self._wanting = True
         self._alone = False

@@ -55,6 +55,9 @@ def read_model_file(path: Path) -> ModelFile:
         named = _attributes(content, path) if isinstance(content, Record) else said.get("state_dict", said)
         if not isinstance(named, dict) or not named or not all(isinstance(key, str) for key in named):
             raise CheckpointError(f"{path} has no table of named tensors; expected {READABLE}")
+        if named is said and not any(isinstance(value, StoredTensor) for value in named.values()):
+            held = ", ".join(str(key)[:40] for key in [*named][:9])
+            raise CheckpointError(f"{path} holds {held} instead of tensors by name; expected {READABLE}")
         tensors = {
             key: file.tensor(value) if isinstance(value, StoredTensor) else value
             for key, value in named.items()
@@ -78,6 +81,12 @@ def read_pytorch(path: Path) -> Any:
         content = file.content(file.tensor)
         file.check_rest()
         return content
+
+
+def check_readable(path: Path) -> None:
+    """Raise CheckpointError if `read_pytorch` would refuse what is in a file; its tensors are not read."""
+    with _opened(path) as file:
+        file.content(lambda stored: stored)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,7 +1,9 @@
 """The files that tell Hugging Face's tokenizer and image processor what OpenAI's do, written and checked.
 
-`CLIPTokenizer` knows the same words and merges, but it does not mend text (ftfy, HTML entities) as OpenAI's
-does; it normalises Unicode to NFC instead.
+`CLIPTokenizer` knows the same words and merges, but it does not mend text as OpenAI's does (ftfy, HTML
+entities, so curly quotes too): Unicode in NFC is all that it asks for. `CLIPImageProcessor` resizes with
+torchvision, mostly within one level of 255; it cuts an odd margin a pixel elsewhere, and makes something else
+of palettes and transparency.
 """
 
 from collections.abc import Callable
@@ -90,7 +92,7 @@ def processor_fault(content: Any, image_size: int) -> str | None:
 
 
 def _merges() -> list[str]:
-    return [" ".join(pair) for pair in vocabulary().ranks]
+    return [" ".join(pair) for pair in vocabulary().merges]
 
 
 def _processor(image_size: int) -> dict[str, Any]:

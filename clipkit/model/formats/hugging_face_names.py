@@ -82,11 +82,14 @@ def to_theirs(state_dict: Mapping[str, Tensor], config: ClipConfig) -> dict[str,
     return tensors
 
 
-def to_ours(tensors: Mapping[str, Tensor], config: ClipConfig) -> dict[str, Tensor]:
-    """`CLIPModel`'s tensors, all there and in their shapes, under OpenAI's names: what `to_theirs` undoes."""
+def to_ours(tensors: dict[str, Tensor], config: ClipConfig) -> dict[str, Tensor]:
+    """`CLIPModel`'s tensors, all there and in their shapes, under OpenAI's names: what `to_theirs` undoes.
+
+    They are taken out of `tensors`, so that what is joined is not held twice.
+    """
     state_dict: dict[str, Tensor] = {}
     for pairing in pairings(config):
-        parts = [tensors[name] for name in pairing.theirs]
+        parts = [tensors.pop(name) for name in pairing.theirs]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         state_dict[pairing.ours] = tensor.t() if pairing.transposed else tensor
     return state_dict

@@ -13,6 +13,7 @@ from torch import nn
 
 from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_checkpoint, load_model
+from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats.openai_shapes import BUFFERS
@@ -103,7 +104,9 @@ def test_an_archive_whose_parts_do_not_fit(tmp_path: Path, change: dict[str, Any
 def test_an_archive_of_another_program_needs_the_models_name(tmp_path: Path) -> None:
     clip, path = trained_looking(MICRO), tmp_path / "a.pt"
     traced(clip, path, dict.fromkeys(BUFFERS))
-    assert "name it with --model (ViT-Micro/16@32px if it computes" in one_line(lambda: load_model(path))
+    assert "name it with --model, in Python with model=: ViT-Micro/16@32px-quickgelu or" in one_line(
+        lambda: load_model(path)
+    )
     assert_weights(load_model(path, model="ViT-Micro-16-32-gelu"), clip)
 
 
@@ -148,7 +151,7 @@ def test_a_checkpoint_of_open_clips(
         optimizer.step()
     path = tmp_path / "epoch_4.pt"
     torch.save(written(model, optimizer if trained else None), path)
-    assert "name it with --model (ViT-Micro/16@32px if it computes QuickGELU" in one_line(
+    assert "name it with --model, in Python with model=: ViT-Micro/16@32px-quickgelu or" in one_line(
         lambda: load_model(path)
     )
     weights = read_weights(path, "ViT-Micro-16-32-quickgelu")
@@ -209,7 +212,7 @@ def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
 def test_what_fits_no_named_model_is_told(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.pt")
     line = one_line(lambda: load_model(tmp_path / "a.pt"))
-    assert "its tensors fit none of RN50, RN101, " in line
+    assert "its tensors are those of none of RN50, RN101, " in line
 
 
 def assert_weights(one: nn.Module, other: nn.Module) -> None:
@@ -223,3 +226,36 @@ def test_a_file_with_no_weights_is_told(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match="no table of named tensors"):
             load_model(tmp_path / "a.pt")
+
+
+def test_another_models_name_is_refused_with_the_one_that_fits(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(trained_looking(MICRO).state_dict(), path)
+    line = one_line(lambda: load_model(path, model="RN50"))
+    assert "is not a RN50: it lacks visual.bn1.weight and " in line
+    assert line.endswith("model=: ViT-Micro/16@32px-quickgelu or ViT-Micro/16@32px-gelu")
+    larger = MICRO.model_copy(update={"embed_dim": 96})
+    torch.save(trained_looking(larger).state_dict(), path)
+    line = one_line(lambda: load_model(path, model="ViT-Micro-16-32"))
+    assert "text_projection has shape (64, 96), not (64, 64); its tensors are those of none of" in line
+
+
+def test_a_name_that_means_two_activations_is_refused(tmp_path: Path) -> None:
+    config, path = named_config("RN50"), tmp_path / "a.pt"
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in Clip(config).state_dict().items()}
+    floats = {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}
+    integers = {key: value.to(torch.int64) for key, value in floats.items() if "num_batches" in key}
+    torch.save({**floats, **integers}, path)
+    line = one_line(lambda: read_weights(path, "RN50"))
+    assert line.endswith(
+        "does not say its activation, and RN50 alone means QuickGELU to OpenAI and GELU to OpenCLIP: "
+        "say --model RN50-quickgelu or RN50-gelu"
+    )
+    assert read_weights(path, "RN50-quickgelu").config == config
+    assert read_weights(path, "RN50-gelu").config.activation == "gelu"
+
+
+def test_a_checkpoint_with_its_weights_under_another_name(tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "model": dict(trained_looking(MICRO).state_dict())}, tmp_path / "a.pt")
+    assert "holds epoch, model instead of tensors by name" in one_line(lambda: load_model(tmp_path / "a.pt"))

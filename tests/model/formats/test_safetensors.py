@@ -40,7 +40,7 @@ from tests.model.formats.crafted import FLOATS, safetensors
         ({"__metadata__": {"model_config": "{"}, "a": FLOATS}, bytes(8), None, "that is not JSON"),
         ({"__metadata__": {"model_config": "[" * 99_999}, "a": FLOATS}, bytes(8), None, "that is not JSON"),
         ({"__metadata__": {"model_config": "NaN"}, "a": FLOATS}, bytes(8), None, "model_config that is none"),
-        ({}, b"", None, "its tensors fit none of"),
+        ({}, b"", None, "its tensors are those of none of"),
     ],
 )
 def test_lies_in_the_header_of_safetensors(

@@ -1,0 +1,95 @@
+"""Temporary files of processes that live, were killed, or belong to somebody else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit import scratch
+from clipkit.errors import StorageError
+from clipkit.locations import location
+from clipkit.shards.cache import Cache, Wanted
+from tests.object_store import BUCKET, ObjectStore
+from tests.processes import until
+
+HOLDS = """
+import sys
+from clipkit import scratch
+with scratch.folder() as folder:
+    (folder / "half").write_bytes(b"x")
+    print(folder.parent, flush=True)
+    sys.stdin.read()
+scratch.clear()
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("clipkit.scratch._own", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def holding() -> "tuple[subprocess.Popen[str], Path]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_what_a_kill_leaves_goes_at_the_next_start_and_what_is_used_stays(temporary: Path) -> None:
+    killed, left = holding()
+    living, used = holding()
+    killed.kill()
+    killed.communicate()
+    assert list(left.rglob("half")), "a kill leaves it"
+    with scratch.folder() as own:
+        assert own.is_dir() and not left.exists() and list(used.rglob("half"))
+    scratch.clear()
+    assert list(used.rglob("half"))
+    living.communicate("")
+    assert living.returncode == 0 and not list(temporary.iterdir())
+
+
+def test_an_error_leaves_nothing(temporary: Path) -> None:
+    with pytest.raises(ZeroDivisionError), scratch.folder() as own:
+        (own / "half").write_bytes(b"x")
+        raise ZeroDivisionError
+    scratch.clear()
+    assert not list(temporary.iterdir())
+
+
+def test_a_place_that_others_may_write_into_is_refused(temporary: Path) -> None:
+    for place in temporary / f"clipkit-{os.getuid()}", temporary / "elsewhere":
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(StorageError, match="expected a folder of this user's alone, found another one"):
+        scratch.folder().__enter__()
+    (temporary / f"clipkit-{os.getuid()}").rmdir()
+    (temporary / f"clipkit-{os.getuid()}").symlink_to(temporary / "elsewhere")
+    with pytest.raises(StorageError, match="expected a folder of this user's alone"):
+        scratch.folder().__enter__()
+    assert not list((temporary / "elsewhere").iterdir())
+
+
+def test_half_a_download_in_the_cache_goes_before_the_next_one(store: ObjectStore, tmp_path: Path) -> None:
+    store.fs.pipe(f"{BUCKET}/a/file.tar", b"content")
+    address = f"s3://{BUCKET}/a/file.tar"
+    code = (
+        "import sys; from clipkit.locations import location; from clipkit.shards.cache import Cache, Wanted; "
+        "Cache().fill(Wanted(location(sys.argv[1]), 7))"
+    )
+    store.fault = lambda method, path: "slow"
+    process = subprocess.Popen([sys.executable, "-c", code, address])
+    folder = tmp_path / "cache" / "files"
+    until(lambda: list(folder.glob(".*.tmp")), "a download")
+    process.kill()
+    process.wait()
+    assert list(folder.glob(".*.tmp"))
+    store.fault = lambda method, path: None
+    Cache().fill(Wanted(location(address), 7, version="other"))
+    assert [path.name[-8:] for path in folder.iterdir()] == ["file.tar"]
