@@ -31,6 +31,7 @@ from clipkit.evaluate.zero_shot import Report, ZeroShotResult
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
+from clipkit.model.released import model_file
 from clipkit.progress import Progress
 from clipkit.tables import Cell, table
 
@@ -138,7 +139,7 @@ def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dic
 
 def _resolved(checkpoint: Path) -> Path:
     try:
-        return checkpoint.resolve(strict=True)
+        return model_file(checkpoint).resolve(strict=True)
     except (OSError, RuntimeError) as error:  # the latter, until Python 3.12, for links in a circle
         raise _unreadable(checkpoint, error) from error
 
