@@ -140,7 +140,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint, or RN50, ViT-B/32 … Default: the newest run's newest; printed."),
+        typer.Option(help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
     imagenet_val: Annotated[Path | None, typer.Option(help="ImageNet validation: wnid folders.")] = None,

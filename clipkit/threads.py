@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
+
+_AHEAD = 4  # results made for each thread before one is taken
 
 
 def mapped_in_threads(
@@ -17,30 +18,42 @@ def mapped_in_threads(
     Raises what `function` raises. Whoever stops early, or is interrupted, waits for none of them: they are
     daemons, and begin nothing more.
     """
-    made: list[SimpleQueue[tuple[Result | None, BaseException | None]]] = [SimpleQueue() for _ in things]
-    wanted: SimpleQueue[int] = SimpleQueue()
-    for place in range(len(things)):
-        wanted.put(place)
-    stopped = threading.Event()
+    changed = threading.Condition()
+    made: dict[int, tuple[Any, BaseException | None]] = {}
+    begun = taken = 0
+    is_stopped = False
 
     def work() -> None:
-        while not stopped.is_set():
+        nonlocal begun
+        while True:
+            with changed:
+                while not is_stopped and begun >= taken + _AHEAD * threads:
+                    changed.wait()
+                if is_stopped or begun == len(things):
+                    return
+                place, begun = begun, begun + 1
             try:
-                place = wanted.get_nowait()
-            except Empty:
-                return
-            try:
-                made[place].put((function(things[place]), None))
+                result: tuple[Any, BaseException | None] = function(things[place]), None
             except BaseException as error:
-                made[place].put((None, error))
+                result = None, error
+            with changed:
+                made[place] = result
+                changed.notify_all()
 
     for _ in range(min(threads, len(things))):
         threading.Thread(target=work, name="mapped", daemon=True).start()
     try:
-        for each in made:
-            result, error = each.get()
+        for place in range(len(things)):
+            with changed:
+                while place not in made:
+                    changed.wait()
+                result, error = made.pop(place)
+                taken += 1
+                changed.notify_all()
             if error is not None:
                 raise error
-            yield result  # type: ignore[misc]
+            yield result
     finally:
-        stopped.set()
+        with changed:
+            is_stopped = True
+            changed.notify_all()

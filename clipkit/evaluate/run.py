@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from clipkit.evaluate.zero_shot import Report, ZeroShotResult
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
+from clipkit.model.formats import hugging_face
 from clipkit.model.released import model_file
 from clipkit.progress import Progress
 from clipkit.tables import Cell, table
@@ -126,13 +128,13 @@ def _folder_set(
 def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dict[str, Any]]:
     # A run in training points its `latest` at another file at any time: follow the link once.
     path = _resolved(checkpoint)
-    sha256 = _file_sha256(path)
+    digest = _model_sha256(path)
     clip = load_model(path, device, model)
-    about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": sha256}
+    about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
         stored = load_checkpoint(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
-    if _file_sha256(path) != sha256:
+    if _model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
     return clip, about
 
@@ -144,9 +146,13 @@ def _resolved(checkpoint: Path) -> Path:
         raise _unreadable(checkpoint, error) from error
 
 
-def _file_sha256(path: Path) -> str:
+def _model_sha256(path: Path) -> str:
     try:
-        return file_sha256(path)
+        if not path.is_dir():
+            return file_sha256(path)
+        # Of what `sha256sum` prints for the model's files, in the order of their names.
+        lines = (f"{file_sha256(file)}  {file.name}\n" for file in hugging_face.files(path))
+        return sha256("".join(lines).encode()).hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
 

@@ -91,6 +91,14 @@ class Cache:
         if not path.exists():
             self._fill(path, wanted)
 
+    def check_fits(self, source: object, count: int) -> None:
+        """Raise StorageError if a file of so many bytes is more than the cache may hold."""
+        if count > self.max_bytes:
+            raise StorageError(
+                f"{source}: expected a cache that holds at least one file of {count:,} bytes, found one of "
+                f"{self.max_bytes:,}; set {BYTES_VARIABLE} to more, best to all that is read"
+            )
+
     def _path(self, wanted: Wanted) -> Path:
         parts = (str(wanted.source), str(wanted.bytes), wanted.sha256 or "", wanted.version)
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
@@ -130,6 +138,7 @@ class Cache:
 
     def _downloaded(self, path: Path, wanted: Wanted) -> str:
         """Download once; return what is wrong with what came, or nothing."""
+        self.check_fits(wanted.source, wanted.bytes)
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)

@@ -85,7 +85,7 @@ class Index:
         """
         tars = [directory / shard.name for shard in self.shards]
         manifests = [path.with_suffix(".parquet") for path in tars]
-        sizes = _file_sizes([*tars, *manifests])
+        sizes = file_sizes([*tars, *manifests])
         for number, (shard, path, manifest) in enumerate(zip(self.shards, tars, manifests, strict=True)):
             found = sizes[number]
             missing = path if found is None else manifest if sizes[len(tars) + number] is None else None
@@ -107,8 +107,8 @@ class Index:
         write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
 
 
-def _file_sizes(paths: Sequence[Path]) -> list[int | None]:
-    """Sizes in bytes: None for what is not there, _UNTOLD where a server has the file but does not tell."""
+def file_sizes(paths: Sequence[Path]) -> list[int | None]:
+    """Return sizes in bytes: None for what is not there, below 0 where a server has it but does not tell."""
     if not paths or not is_remote(paths[0]):
         return [_file_size(path) for path in paths]
     return [_told_size(info) if info else None for info in infos(paths)]

@@ -35,10 +35,14 @@ class Rows(NamedTuple):
 
 
 class ShardFiles(Protocol):
-    """Shards by number; picklable. `fingerprint` is a SHA-256 (hex) that another content does not have."""
+    """Shards by number, of `sizes` samples and `tar_bytes`; picklable.
+
+    `fingerprint` is a SHA-256 (hex) that another content does not have.
+    """
 
     names: list[str]
     sizes: Int64s
+    tar_bytes: Int64s
     fingerprint: str
     remote: bool
 
@@ -78,7 +82,7 @@ class DatasetFiles:
         if not self.sizes.sum():
             raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
         index.check_files(directory)
-        self._bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
+        self.tar_bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
         self._sha256 = [shard.sha256 for shard in index.shards] if is_remote(directory) else []
         hashes = b"".join(bytes.fromhex(str(shard.manifest_sha256)) for shard in index.shards)
         self._manifest_sha256 = np.frombuffer(hashes, np.uint8).reshape(len(self.names), 32)
@@ -105,7 +109,7 @@ class DatasetFiles:
         sha256 = self._manifest_sha256[shard].tobytes().hex()
         table = read_parquet(manifest, "the shard's manifest", RANGES, sha256)
         ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
-        check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self._bytes[shard]))
+        check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self.tar_bytes[shard]))
         return Rows(ranges)
 
     def caption(self, text: bytes, rows: Rows, row: int) -> str:
@@ -126,7 +130,7 @@ class DatasetFiles:
 
     def _wanted(self, shard: int) -> Wanted:
         path = self.directory / self.names[shard]
-        return Wanted(path, int(self._bytes[shard]), self._sha256[shard])
+        return Wanted(path, int(self.tar_bytes[shard]), self._sha256[shard])
 
 
 def check_ranges(place: str, ranges: Int64s, samples: int, tar_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """ShardSet: random access to the samples of a dataset directory or of foreign tars, by shard and row."""
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -9,14 +10,18 @@ from typing import Any, NamedTuple
 from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.locations import is_remote, location, scheme_of
 from clipkit.progress import Progress
+from clipkit.shards.cache import BYTES_VARIABLE, Cache
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.filling import Filling
 from clipkit.shards.foreign import ForeignTars
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
 from clipkit.shards.patterns import PATTERN
+from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.shard_files import DatasetFiles, Int64s, Rows, SampleError, ShardFiles
+from clipkit.tables import size
 
+_log = logging.getLogger("clipkit.shards")
 _OPEN_FILES = 400
 _OPEN_COPIES = 100  # what the cache removes takes its room until it is closed
 _KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
@@ -34,7 +39,7 @@ class ShardSet:
     """The shards of a dataset directory, or tars of other tools, on this machine or behind addresses.
 
     `source` is a dataset directory; or a folder of webdataset's or img2dataset's tars, a brace or glob
-    pattern of such, or several of these, whose headers are indexed once (see ForeignTars). Addresses are
+    pattern of such, or several of these, whose headers are indexed once (see `headers`). Addresses are
     s3://, gs:// and https://; their shards are copied into a bounded cache as they are needed. Samples are
     read with pread at known byte ranges; no tar is parsed for it. A ShardSet can be pickled: each process
     opens its own files. With `unfinished`, what an ingest has committed so far is read.
@@ -52,6 +57,8 @@ class ShardSet:
         sources = [str(each) for each in source] if isinstance(source, list | tuple) else [str(source)]
         self.source = " ".join(sources)
         self._files = _files(sources, unfinished, progress)
+        if self.is_remote:
+            _check_cache(self.source, len(self), self._files.tar_bytes)
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._rows: OrderedDict[int, Rows] = OrderedDict()
         self._kept_rows = 0
@@ -177,6 +184,24 @@ def _dataset_directory(source: str) -> Path | None:
         return path
     is_dataset = any((path / name).exists() for name in (INDEX_FILE, DATASET_FILE, PARTS))
     return path if is_dataset or not (path.is_file() or list(path.glob("*.tar"))) else None
+
+
+def _check_cache(source: str, samples: int, tar_bytes: Int64s) -> None:
+    cache = Cache()
+    cache.check_fits(source, int(tar_bytes.max()))
+    # A stream reads a block, and the next one is copied meanwhile; a block begins and ends within shards.
+    blocks = 2 * max(1, min(STREAMS, samples // BLOCK))
+    shards = blocks * (BLOCK * len(tar_bytes) / samples + 1)
+    used = int(min(1.0, shards / len(tar_bytes)) * int(tar_bytes.sum()))
+    if used > cache.max_bytes:
+        _log.warning(
+            "%s: a stream uses about %s of its shards at a time, and the cache holds %s: they will be "
+            "downloaded again and again; set %s to more",
+            source,
+            size(used),
+            size(cache.max_bytes),
+            BYTES_VARIABLE,
+        )
 
 
 def _is_folder(path: Path) -> bool:

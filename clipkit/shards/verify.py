@@ -13,6 +13,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset
 from clipkit.shards.failure_check import check_failures
 from clipkit.shards.faults import Fault, Faults
+from clipkit.shards.index import file_sizes
 from clipkit.shards.pool import Died, mapped
 from clipkit.shards.verify_shard import How, Listed, ShardVerdict, verify_shard
 from clipkit.shards.whole import Counted, check_is_dataset, check_whole, described, listed_files
@@ -130,7 +131,7 @@ def shard_verdicts(
 ) -> Iterator[ShardVerdict]:
     """Yield what was found in each shard, read by several processes; that one of them dies is a fault."""
     paths = [directory / shard.name for shard in shards]
-    small = sum(path.stat().st_size for path in paths if path.exists()) < _FEW_BYTES
+    small = sum(found or 0 for found in file_sizes(paths)) < _FEW_BYTES
     # A decoder that a damaged picture kills must not take this process along.
     several = 0 if workers is None and small and not how.decode else workers or len(os.sched_getaffinity(0))
     done = read = found = 0

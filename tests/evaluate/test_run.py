@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
+from clipkit.model.convert import convert
 
 MICRO = named_config("ViT-Micro/16@32px")
 WNIDS = imagenet_classes().folders
@@ -263,6 +265,16 @@ def test_a_file_outside_a_run_has_its_results_beside_it(tmp_path: Path, pets: Ev
     evaluated = evaluate(weights, pets, model="ViT-Micro/16@32px")
     assert evaluated.results_file == tmp_path / "results.jsonl"
     assert "step" not in evaluated.records[0]
+
+
+def test_a_hugging_face_folder_gives_the_same(checkpoint: Path, pets: EvaluateConfig, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "model", "hf")
+    ours, theirs = evaluate(checkpoint, pets), evaluate(tmp_path / "model", pets)
+    assert theirs.results[0].top1 == ours.results[0].top1
+    assert theirs.results_file == tmp_path / "results.jsonl"
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    printed = subprocess.run(["sha256sum", *names], cwd=tmp_path / "model", capture_output=True, check=True)
+    assert theirs.records[0]["checkpoint_sha256"] == hashlib.sha256(printed.stdout).hexdigest()
 
 
 def after_loading(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from clipkit.locations import location
 from clipkit.remote import RefusedError, RemoteError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.verify import verify
+from tests.conftest import WriteDataset
 from tests.datasets import everything
 from tests.object_store import BUCKET, Fault, ObjectStore
 from tests.serving import Server, answer
@@ -41,6 +44,8 @@ def test_loader_processes_read_from_a_bucket(uploaded: str, small_dataset: Path)
 import sys
 from clipkit.shards import loader
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.verify import verify
+from tests.conftest import WriteDataset
 from tests.shards import test_loader
 if __name__ == "__main__":
     for source, workers in ((sys.argv[1], 0), (sys.argv[2], 2)):
@@ -168,6 +173,67 @@ def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str
     store.stopping.set()
     slow.join()
     assert len(list(one.folder.glob("*.tar"))) == 2
+
+
+def test_a_cache_smaller_than_what_is_used_at_once_is_said(
+    uploaded: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    largest = max(stat(uploaded, name) for name in ShardSet(uploaded).names)
+    assert not caplog.records
+    monkeypatch.setenv("CLIPKIT_CACHE_BYTES", str(largest))
+    assert ShardSet(uploaded).read(0, 0).key == "000000000"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{uploaded}: a stream uses about 6.7 MB of its shards at a time, and the cache holds 3.1 MB: they "
+        "will be downloaded again and again; set CLIPKIT_CACHE_BYTES to more"
+    ]
+    monkeypatch.setenv("CLIPKIT_CACHE_BYTES", str(largest - 1))
+    with pytest.raises(
+        StorageError, match=f"expected a cache that holds at least one file of {largest:,} bytes"
+    ):
+        ShardSet(uploaded)
+    with pytest.raises(StorageError, match=r"000000\.tar: expected a cache that holds at least one file"):
+        Cache().fill(Wanted(location(uploaded) / "000000.tar", largest))
+
+
+def stat(folder: str, name: str) -> int:
+    return (location(folder) / name).stat().st_size
+
+
+def test_to_open_a_dataset_each_of_its_files_is_asked_for_once(store: ObjectStore, uploaded: str) -> None:
+    store.requests.clear()
+    ShardSet(uploaded)
+    asked = Counter(path.partition("?")[0].rpartition("/")[2] for _, path in store.requests)
+    assert asked == dict.fromkeys(["index.parquet", "dataset.json", *files_of_shards(3)], 1)
+
+
+def files_of_shards(count: int) -> list[str]:
+    return [f"{number:06d}.{kind}" for number in range(count) for kind in ("tar", "parquet")]
+
+
+def test_foreign_tars_are_indexed_several_at_a_time(store: ObjectStore, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "one.tar", [{"__key__": "a", "jpg": b"\xff\xd8\xff", "txt": "b"}])
+    for number in range(8):
+        store.fs.pipe(f"{BUCKET}/{tmp_path.name}/{number}.tar", tar.read_bytes())
+    together = threading.Barrier(8)
+
+    def fault(method: str, path: str) -> str | None:
+        if method == "GET" and path.endswith(".tar"):
+            together.wait(30)
+        return None
+
+    store.fault = fault
+    shard_set = ShardSet(f"s3://{BUCKET}/{tmp_path.name}/{{0..7}}.tar")
+    assert shard_set.names == [f"{number}.tar" for number in range(8)] and not together.broken
+
+
+def test_verify_lists_the_bucket_for_the_sizes_of_shards(
+    store: ObjectStore, write_dataset: WriteDataset, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "dataset", 20_000, 1000)
+    store.fs.put(str(tmp_path / "dataset"), f"{BUCKET}/{tmp_path.name}", recursive=True)
+    store.requests.clear()
+    assert verify(location(f"s3://{BUCKET}/{tmp_path.name}")).ok
+    assert not [path for method, path in store.requests if method == "HEAD" and path.endswith(".tar")]
 
 
 def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,14 +55,12 @@ def is_folder(path: Path) -> bool:
 
 def strangers(path: Path) -> list[str]:
     """What lies in a folder and is no file of such a model, so that replacing the folder would lose it."""
-    shards = ("model-", "pytorch_model-")
-    return sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.name not in _OTHERS
-        and entry.name not in WEIGHTS_FILES
-        and not (entry.name.startswith(shards) and entry.suffix in (SAFETENSORS_SUFFIX, ".bin"))
-    )
+    return sorted(entry.name for entry in path.iterdir() if not _is_of_model(entry))
+
+
+def files(path: Path) -> list[Path]:
+    """The files of such a model in a folder, in the order of their names."""
+    return sorted(entry for entry in path.iterdir() if _is_of_model(entry))
 
 
 def refusal(clip: Clip) -> str | None:
@@ -105,6 +103,11 @@ def read(folder: Path) -> Weights:
         expected = to_theirs(Clip(config).state_dict(), config)
     check_tensors(tensors, expected, folder, config.name)
     return Weights(config, to_ours(tensors, config))
+
+
+def _is_of_model(path: Path) -> bool:
+    shard = path.name.startswith(("model-", "pytorch_model-")) and path.suffix in (SAFETENSORS_SUFFIX, ".bin")
+    return path.is_file() and (shard or path.name in _OTHERS or path.name in WEIGHTS_FILES)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

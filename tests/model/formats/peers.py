@@ -35,9 +35,10 @@ def shallow(name: str) -> ClipConfig:
 
 def architectures(names: list[str]) -> list[Any]:
     """Parameters of tests: the shallow ones, and the whole ones marked slow."""
+    whole = [pytest.mark.slow, pytest.mark.timeout(1_800)]
     return [
         *(pytest.param(shallow(name), id=f"shallow {name}") for name in names),
-        *(pytest.param(named_config(name), id=name, marks=pytest.mark.slow) for name in names),
+        *(pytest.param(named_config(name), id=name, marks=whole) for name in names),
     ]
 
 
