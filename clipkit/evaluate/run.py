@@ -141,9 +141,12 @@ def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dic
 
 def _resolved(checkpoint: Path) -> Path:
     try:
-        return model_file(checkpoint).resolve(strict=True)
+        path = model_file(checkpoint).resolve(strict=True)
     except (OSError, RuntimeError) as error:  # the latter, until Python 3.12, for links in a circle
         raise _unreadable(checkpoint, error) from error
+    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for, and a device has no end
+        raise CheckpointError(f"{path} is no regular file; expected a model file")
+    return path
 
 
 def _model_sha256(path: Path) -> str:
