@@ -1,6 +1,12 @@
-"""`clipkit shards dedup`'s search for near-equal hashes, beside faiss's indexes of bits and pybktree.
+"""`clipkit shards dedup`: its search for near-equal hashes beside faiss and pybktree, and the whole command.
 
     python bench/dedup.py [--rows 10000000] [--fewer 1000000] [--fewest 20000] [--near 4]
+                          [--scenario search|command|all] [--folder DIR]
+
+command  `clipkit shards dedup --near --list` as a process, on a dataset of so many rows, hashes as below, of
+         which 1% also have the bytes of others: manifests as long as usual ones and an index; its tars are
+         not there, as nothing is copied. With --folder it is made there, or used if it is there.
+search   the search alone, beside faiss's indexes of bits and pybktree
 
 Of the rows 1% are others with one to four bits flipped, 5% are white or nearly so (they tell nothing and
 are left to their bytes), 5% have a quarter of their bits the same (a part of the picture is plain), and 1%
@@ -14,6 +20,8 @@ The other sides need packages of their own in build/bench/dedup:
 """
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +29,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from manifests import make_manifests
 
 PEERS = Path(__file__).parent.parent / "build" / "bench" / "dedup" / "bin" / "python"
 PEER = """
@@ -87,6 +96,40 @@ def measure(hashes: np.ndarray, near: int) -> None:
     print(f"{gone:,} left out: {seconds}, {peak:,.0f} MB")
 
 
+def command(directory: Path, rows: int, near: int) -> None:
+    """Print what the command takes, and what it finds, on a dataset that is made for it."""
+    if not (directory / "dataset.json").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        make_manifests(directory, rows, synthetic(rows), repeated=rows // 100)
+    size = sum(path.stat().st_size for path in directory.glob("[0-9]*.parquet")) / 1e6
+    print(f"{rows:,} rows, {size:,.0f} MB of manifests, the command: ", end="", flush=True)
+    words = [
+        sys.executable,
+        "-m",
+        "clipkit",
+        "shards",
+        "dedup",
+        str(directory),
+        "--near",
+        str(near),
+        "--json",
+    ]
+    with tempfile.TemporaryDirectory() as name, (Path(name) / "found.json").open("w+b") as found:
+        begun = time.monotonic()
+        words += ["--near", str(near), "--list", str(Path(name) / "list.parquet")]
+        process = subprocess.Popen(words, stdout=found, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"clipkit ended with {process.returncode}")
+        wall = time.monotonic() - begun
+        found.seek(0)
+        counts = json.load(found)
+    print(f"{counts['exact']:,} of equal bytes, {counts['near']:,} near ones to leave out: ", end="")
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
+    print(f"wall {wall:.1f} s, CPU {cpu:.1f} s, {peak:,.0f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -95,11 +138,21 @@ def main() -> None:
     parser.add_argument("--fewer", type=int, default=1_000_000)
     parser.add_argument("--fewest", type=int, default=20_000)
     parser.add_argument("--near", type=int, default=4)
+    parser.add_argument("--scenario", choices=["search", "command", "all"], default="all")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         measure(np.load(options.run), options.near)
         return
+    if options.scenario != "search":
+        with tempfile.TemporaryDirectory() as name:
+            command(options.folder or Path(name), options.rows, options.near)
+    if options.scenario != "command":
+        search(options)
+
+
+def search(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "hashes.npy"
         np.save(file, synthetic(options.rows))

@@ -11,7 +11,6 @@ Each run is a process of its own, with the files in the page cache; the sides ta
 """
 
 import argparse
-import hashlib
 import random
 import statistics
 import subprocess
@@ -19,19 +18,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from manifests import make_manifests
 
 from clipkit.progress import Progress
-from clipkit.shards.dataset import Dataset, DatasetDescription, Totals
 from clipkit.shards.filter import FilterConfig, _flags, filter_dataset
-from clipkit.shards.format import SHARD_SAMPLES, sample_key, shard_name
-from clipkit.shards.index import Index, IndexEntry, read_index
+from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.index import read_index
 from clipkit.shards.original import Original
-from clipkit.shards.parquet import write_hashed
-from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 SHARES = {"half": 2, "a tenth": 10}
 CHOOSE = "width >= 200 and length(caption) > 8 and not regexp_matches(caption, '(?i)stock photo')"
@@ -57,43 +51,6 @@ def choose(directory: Path, out: Path, every: int) -> None:
     original = Original(directory)
     flags = _flags(original, FilterConfig(where=CHOOSE, split=0.01), {}, Progress)
     print(f"{int((flags.meets & ~flags.validation).sum()):,} of {original.samples:,}", file=sys.stderr)
-
-
-def make_manifests(directory: Path, rows: int) -> None:
-    """Write manifests and an index as of a dataset of so many samples, without its tars."""
-    draws = np.random.default_rng(0)
-    words = "a the of photo in stock red dog house city with on beach view old".split()  # noqa: SIM905
-    index = Index()
-    for shard in range(rows // SHARD_SAMPLES):
-        first = shard * SHARD_SAMPLES
-        lengths = draws.integers(1, 20, SHARD_SAMPLES)
-        captions = [" ".join(words[word] for word in draws.integers(0, len(words), n)) for n in lengths]
-        ints = draws.integers(64, 1024, SHARD_SAMPLES)
-        columns: dict[str, Any] = {
-            field.name: ints for field in MANIFEST_SCHEMA if pa.types.is_integer(field.type)
-        }
-        columns |= {
-            "key": [sample_key(shard, row) for row in range(SHARD_SAMPLES)],
-            "url": [
-                f"https://images.example.com/{draws.integers(1 << 60):x}.jpg" for _ in range(SHARD_SAMPLES)
-            ],
-            "caption": captions,
-            "source": ["list.tsv"] * SHARD_SAMPLES,
-            "source_row": np.arange(first, first + SHARD_SAMPLES),
-            "original_format": ["jpeg"] * SHARD_SAMPLES,
-            "ext": ["jpg"] * SHARD_SAMPLES,
-            "sha256": [
-                hashlib.sha256(b"%d" % row).hexdigest() for row in range(first, first + SHARD_SAMPLES)
-            ],
-            "dhash": draws.integers(0, 2**64, SHARD_SAMPLES, dtype=np.uint64),
-        }
-        table = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
-        name = shard_name(shard)
-        digest = write_hashed(directory / f"{name}.parquet", table)
-        index.entries.append(IndexEntry("shard", f"{name}.tar", SHARD_SAMPLES, 1, "0" * 64, digest))
-    index.write(directory)
-    totals = Totals(records=rows, samples=rows, failures=0, shards=len(index.shards))
-    Dataset(directory, DatasetDescription(sources=(), image={})).finish(totals)
 
 
 def measured(side: str, directory: Path, out: Path, every: int) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from clipkit.errors import ConfigError
-from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS
+from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError
 
 ANONYMOUS_VARIABLE = "CLIPKIT_S3_ANONYMOUS"
 _VARIABLES = (
@@ -23,6 +23,8 @@ _VARIABLES = (
     "AWS_DEFAULT_REGION",
     ANONYMOUS_VARIABLE,
 )
+
+_MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
 
 Result = TypeVar("Result")
 _made: dict[tuple[object, ...], Any] = {}
@@ -58,7 +60,8 @@ def _new(scheme: str) -> Any:
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
         times = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
-        options["config_kwargs"] = times | {"retries": {"total_max_attempts": 1, "mode": "standard"}}
+        retries = {"total_max_attempts": 1, "mode": "standard"}
+        options["config_kwargs"] = times | {"retries": retries, "http_session_cls": _bounded_session()}
         options["anon"] = _is_anonymous()
     elif scheme in ("http", "https"):
         import aiohttp
@@ -69,6 +72,29 @@ def _new(scheme: str) -> Any:
     if scheme == "s3":
         system.retries = 1  # attempts, in s3fs's words
     return system
+
+
+def _bounded_session() -> type[Any]:
+    """Return aiobotocore's HTTP session, but one that reads at most so much of an answer into memory."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class Bounded(AIOHTTPSession):  # type: ignore[misc]
+        async def send(self, request: Any) -> Any:
+            is_file, request.stream_output = request.stream_output, True
+            response = await super().send(request)
+            if not is_file or response.status_code >= 300:
+                content = bytearray()
+                while piece := await response.raw.content.read(1 << 16):
+                    content += piece
+                    if len(content) > _MOST_TOLD:
+                        response.raw.close()
+                        raise TooLargeError(
+                            f"{request.url}: expected at most {_MOST_TOLD:,} bytes of an answer"
+                        )
+                response._content = bytes(content)
+            return response
+
+    return Bounded
 
 
 def _is_anonymous() -> bool:

@@ -113,6 +113,23 @@ def test_more_than_is_taken_ends_in_one_line(
     assert sum(server.hits.values()) == 1
 
 
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_what_a_store_tells_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    def endless_words(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.end_headers()
+        while True:
+            request.wfile.write(b"<Error>" * 10_000)
+
+    list_of = "/bucket?list-type=2&prefix=folder%2F&delimiter=%2F&encoding-type=url"
+    folder = aside(server, monkeypatch, "/bucket/folder", endless_words)
+    server.add(list_of, endless_words)
+    for ask in (folder.read_bytes, folder.entries) if status >= 300 else (folder.entries,):
+        with pytest.raises(TooLargeError, match="expected at most 16,777,216 bytes of an answer"):
+            ask()
+    assert server.hits[list_of] == 1, server.hits
+
+
 def test_what_says_what_a_dataset_is_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipkit.shards.dataset.MAX_JSON_BYTES", 1000)
     for name in ("index.parquet", "dataset.json"):

@@ -10,7 +10,7 @@ from clipkit.ingest.local_files import read_file
 from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
-from clipkit.shards.foreign import CAPTIONS, PICTURES
+from clipkit.shards.headers import CAPTIONS, PICTURES
 from clipkit.shards.tar_reader import Member, Sample, TarReader
 
 Fields = Mapping[str, Any]

@@ -17,7 +17,7 @@ from clipkit.ingest.table_files import refuse_clashes
 from clipkit.ingest.table_formats import Parquet, as_text
 from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
 from clipkit.progress import Progress
-from clipkit.shards.foreign import MEMBERS
+from clipkit.shards.headers import MEMBERS
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.tar_reader import TarReader
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipkit.atomic import replaced
 from clipkit.errors import CheckpointError
 from clipkit.model.clip import Clip
-from clipkit.model.formats.archive import read_pytorch
+from clipkit.model.formats.archive import check_readable, read_pytorch
 from clipkit.model.memory_layout import fast_layout, plain_layout
 from clipkit.model.weights import assemble, clean_names, read_weights, stored_config
 
@@ -49,11 +49,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Tensors are stored as the CPU's, in plain layout. Wrappers' prefixes are taken off the parameters' names;
     `open_clip_model` is added: OpenCLIP's name of the model, or None. Raises TypeError for a value that
-    `torch.load(weights_only=True)` would refuse, OSError for a full disk.
+    `torch.load(weights_only=True)` would refuse, CheckpointError for what `load_checkpoint` would, OSError
+    for a full disk.
     """
     content = checkpoint_content(checkpoint, path)
     with replaced(path) as temporary:
         write_pytorch(temporary, content)
+        check_readable(temporary)
 
 
 def checkpoint_content(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -122,7 +124,10 @@ def _check_plain(value: Any, where: str) -> None:
     elif isinstance(value, list | tuple):
         for position, part in enumerate(value):
             _check_plain(part, f"{where}[{position}]")
-    elif type(value) not in _PLAIN and not isinstance(value, Tensor):
+    elif isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TypeError(f"{where} is a tensor that is not dense; checkpoints hold no others")
+    elif type(value) not in _PLAIN:
         raise TypeError(
             f"{where} is a {type(value).__name__}; checkpoints hold plain Python and tensors only"
         )

@@ -1,21 +1,31 @@
 """How fast a dataset can be read for training here: each step alone, all with workers, and what limits it."""
 
 import os
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from statistics import median
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from clipkit.errors import DatasetError
 from clipkit.processes import keep_freed_memory
 from clipkit.shards.loader import Batch, Collator, Pixels, Tokenize, Transform, batches, device_copy_seconds
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
+from clipkit.shards.picture_check import picture_size
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
 
 _WARM_UP = 2  # batches of each worker
+_ROUNDS = 2  # batches of each worker that are measured, at least
 _AS_PROMISED = 0.7  # of what the steps alone promise: a whole slower than that has another cause
+_LARGER = 1.5  # short sides of the model's: below, smaller pictures would be enlarged, or nearly
+_TOGETHER = 1.3  # as fast as one at a time: below, more reads at a time bring nothing
+_SIZED = 100  # pictures whose size is looked at
 
 Made = TypeVar("Made")
 
@@ -34,15 +44,18 @@ class StagedTransform(Transform, Protocol):
 class BenchResult:
     """Samples a second: of each step alone in one process, and of the whole with workers.
 
-    Without a GPU there is no step `device_copy`. `bottleneck` names a step, or "workers" where the whole is
-    much slower than the steps alone promise; `advice` says what to change.
+    `reads` is that of reading alone, as many at a time as there are workers; `short_side` the median of the
+    stored pictures', in pixels. Without a GPU there is no step `device_copy`. `bottleneck` names a step, or
+    "workers" where the whole is much slower than the steps promise; `advice` says what to change.
     """
 
     steps: dict[str, float]
+    reads: float
     whole: float
     workers: int
     batch_size: int
     cpus: int
+    short_side: int
     bottleneck: str
     advice: str
 
@@ -53,8 +66,25 @@ class BenchResult:
     def lines(self) -> str:
         """Return the result as a table to read."""
         rows = [(name.replace("_", " "), f"{rate:,.0f} samples/s") for name, rate in self.steps.items()]
+        rows.insert(1, (f"read, {max(1, self.workers)} at a time", f"{self.reads:,.0f} samples/s"))
         rows += [(f"all, {self.workers} workers", f"{self.whole:,.0f} samples/s")]
         return table([*rows, ("limited by", self.bottleneck.replace("_", " ")), ("to do", self.advice)])
+
+
+class Figures(NamedTuple):
+    """What was measured: seconds a sample of each step, samples/s, pixels of short sides.
+
+    `reads_alone` is of one read at a time, `reads` of as many as there are workers, both with nothing else.
+    """
+
+    seconds: dict[str, float]
+    reads_alone: float
+    reads: float
+    whole: float
+    workers: int
+    cpus: int
+    short_side: int
+    image_size: int
 
 
 def bench(
@@ -66,69 +96,119 @@ def bench(
     transform: StagedTransform,
     tokenize: Tokenize,
 ) -> BenchResult:
-    """Measure `steps` batches in the order of training: the steps alone first, then others with workers.
+    """Measure `steps` batches in an order as of training: the steps alone, then others with workers.
 
-    Samples that cannot be read are left out. Raises DatasetError as reading does, and if there is no other.
+    Each call takes another order, so that what an earlier one has read, and the system remembers, does not
+    count as read fast; of a dataset that fits into memory it does. Samples that cannot be read are left out.
+    Raises DatasetError as reading does, and if there is no other.
     """
-    seconds, batch = _alone(shard_set, batch_size, steps, transform, tokenize)
+    seed = secrets.randbits(32)
+    alone = _Alone(shard_set, batch_size, seed, transform, tokenize)
+    batch = alone.measure(steps)
+    seconds = alone.seconds()
     copied = device_copy_seconds(batch)
     if copied is not None:
         seconds["device_copy"] = copied / len(batch.positions_B)
+    reads_alone = alone.reads(1, range(1 + steps, 1 + 2 * steps))
+    reads = alone.reads(max(1, workers), range(1 + 2 * steps, 1 + 3 * steps))
     made = batches(
         shard_set,
         batch_size=batch_size,
         workers=workers,
-        position=steps * batch_size,  # what the steps alone have read is in memory by now
+        seed=seed,
+        position=(1 + 3 * steps) * batch_size,  # what was read above is in memory by now
         transform=transform,
         tokenize=tokenize,
         told=lambda bad, seen: None,
     )
-    for _ in islice(made, _WARM_UP * max(1, workers)):
+    # Workers end their batches at about the same time: only whole rounds of them tell how fast they are.
+    a_round = max(1, workers)
+    count = a_round * max(_ROUNDS if workers else 1, -(-steps // a_round))
+    for _ in islice(made, _WARM_UP * a_round):
         pass
     begun = time.perf_counter()
-    for _ in islice(made, steps):
+    for _ in islice(made, count):
         pass
-    whole = steps * batch_size / (time.perf_counter() - begun)
+    whole = count * batch_size / (time.perf_counter() - begun)
     cpus = len(os.sched_getaffinity(0))
-    bottleneck, advice = judged(seconds, whole, workers, cpus)
+    short_side = round(median(alone.short_sides)) if alone.short_sides else 0
+    figures = Figures(
+        seconds, reads_alone, reads, whole, workers, cpus, short_side, batch.images_BCHW.shape[-1]
+    )
     rates = {name: 1 / each for name, each in seconds.items()}
-    return BenchResult(rates, whole, workers, batch_size, cpus, bottleneck, advice)
+    return BenchResult(rates, reads, whole, workers, batch_size, cpus, short_side, *judged(figures))
 
 
-def _alone(
-    shard_set: ShardSet, batch_size: int, steps: int, transform: StagedTransform, tokenize: Tokenize
-) -> tuple[dict[str, float], Batch]:
-    """Seconds a sample by step, in this process, and the last batch."""
-    keep_freed_memory()  # as workers do
-    mixture = Mixture([shard_set])
-    plan = MixturePlan([shard_set.sizes], mixture.shares, batch_size, seed=0)
-    clock = _Clock()
-    samples = 0
-    for number in range(steps):
-        collator = Collator(batch_size, tokenize)
-        places = [
-            place
-            for place in plan.places(number, slice(None))
-            if _made_of(shard_set, place, transform, collator, clock)
-        ]
+class _Alone:
+    """The steps, one after the other in this process, batch by batch."""
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        batch_size: int,
+        seed: int,
+        transform: StagedTransform,
+        tokenize: Tokenize,
+    ):
+        keep_freed_memory()  # as workers do
+        mixture = Mixture([shard_set])
+        self._shard_set = shard_set
+        self._plan = MixturePlan([shard_set.sizes], mixture.shares, batch_size, seed)
+        self._batch_size = batch_size
+        self._transform = transform
+        self._tokenize = tokenize
+        self._clock = _Clock()
+        self._samples = 0
+        self.short_sides: list[int] = []
+
+    def measure(self, steps: int) -> Batch:
+        """Make batch 0, which is not counted (what is loaded at first use is no step), and `steps` more."""
+        batch = self._batch(0)
+        self._clock, self._samples = _Clock(), 0
+        for number in range(1, 1 + steps):
+            batch = self._batch(number)
+        return batch
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds a sample of each step."""
+        return {name: seconds / self._samples for name, seconds in self._clock.seconds.items()}
+
+    def reads(self, at_once: int, numbers: Sequence[int]) -> float:
+        """Return the samples/s of reading these batches and doing nothing else, so many reads at a time."""
+        places = [place for number in numbers for place in self._plan.places(number, slice(None))]
+        sets = [copy(self._shard_set) for _ in range(at_once)]  # each with files of its own
+
+        def read(number: int) -> None:
+            for place in places[number::at_once]:
+                with suppress(DatasetError):
+                    sets[number].read(place.shard, place.row)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            begun = time.perf_counter()
+            list(threads.map(read, range(at_once)))
+            return len(places) / (time.perf_counter() - begun)
+
+    def _batch(self, number: int) -> Batch:
+        collator = Collator(self._batch_size, self._tokenize)
+        places = [place for place in self._plan.places(number, slice(None)) if self._made(place, collator)]
         if not places:
-            raise DatasetError(f"{shard_set.source}: none of {batch_size} samples can be read")
-        samples += len(places)
-        batch = clock.timed("collate", collator.batch, [place.position for place in places])
-    return {name: seconds / samples for name, seconds in clock.seconds.items()}, batch
+            raise DatasetError(f"{self._shard_set.source}: none of {self._batch_size} samples can be read")
+        self._samples += len(places)
+        return self._clock.timed("collate", collator.batch, [place.position for place in places])
 
-
-def _made_of(
-    shard_set: ShardSet, place: Place, transform: StagedTransform, collator: Collator, clock: "_Clock"
-) -> bool:
-    try:
-        sample = clock.timed("read", shard_set.read, place.shard, place.row)
-        decoded = clock.timed("decode", transform.decode, sample.image, place.key)
-        pixels = clock.timed("augment", transform.augment, decoded, place.key)
-    except DatasetError:  # of the picture; a shard that is damaged as a whole ends the workers' part
-        return False
-    clock.timed("collate", collator.add, pixels, sample.caption)
-    return True
+    def _made(self, place: Place, collator: Collator) -> bool:
+        clock = self._clock
+        try:
+            sample = clock.timed("read", self._shard_set.read, place.shard, place.row)
+            decoded = clock.timed("decode", self._transform.decode, sample.image, place.key)
+            pixels = clock.timed("augment", self._transform.augment, decoded, place.key)
+        except DatasetError:  # of the picture; a shard that is damaged as a whole ends the workers' part
+            return False
+        clock.timed("collate", collator.add, pixels, sample.caption)
+        if len(self.short_sides) < _SIZED:
+            with suppress(Exception):  # of a format that only the decoder knows
+                self.short_sides.append(min(picture_size(sample.image)))
+        return True
 
 
 class _Clock:
@@ -142,25 +222,39 @@ class _Clock:
         return made
 
 
-def judged(seconds: dict[str, float], whole: float, workers: int, cpus: int) -> tuple[str, str]:
-    """Return what limits a stream of `whole` samples/s whose steps take `seconds` each, and what helps."""
-    work = {name: each for name, each in seconds.items() if name != "device_copy"}
-    promised = min(max(1, workers), cpus) / sum(work.values())
-    if seconds.get("device_copy", 0) * whole > _AS_PROMISED:
+def judged(found: Figures) -> tuple[str, str]:
+    """Return what limits a stream of these figures, and what helps."""
+    work = {name: each for name, each in found.seconds.items() if name != "device_copy"}
+    promised = min(max(1, found.workers), found.cpus) / sum(work.values())
+    if found.seconds.get("device_copy", 0) * found.whole > _AS_PROMISED:
         return "device_copy", "copies fill the way to the GPU: a faster bus, or a smaller picture size"
-    if whole < _AS_PROMISED * promised:
-        return "workers", (
-            f"{promised:,.0f} samples/s were to be expected of the steps: look for other work on the CPUs, "
-            "little memory, or a slow /dev/shm"
-        )
     step = max(work, key=lambda name: work[name])
-    if step == "read":
-        return step, "a faster or nearer disk; or more --workers, so that more reads wait at a time"
-    if workers < cpus:
-        return step, f"more --workers, up to the number of CPUs: {cpus}"
-    remedies = {
-        "decode": "more CPUs, or smaller pictures (`clipkit ingest --image-size`)",
+    if step == "read" or (found.reads < promised and found.whole > _AS_PROMISED * found.reads):
+        return "read", _to_read_faster(found)
+    if found.whole < _AS_PROMISED * promised:
+        return "workers", (
+            f"{promised:,.0f} samples/s were to be expected of the steps: look for other work on the CPUs, a "
+            f"limit on this container's CPUs, little memory, or a slow /dev/shm; {step} takes most"
+        )
+    if found.workers < found.cpus:
+        return step, f"more --workers, up to the number of CPUs: {found.cpus}"
+    if step == "decode" and found.short_side >= _LARGER * found.image_size:
+        return step, (
+            f"smaller pictures: their short side is {found.short_side:,} pixels, the model takes "
+            f"{found.image_size:,} (`clipkit ingest --image-size`); or more CPUs"
+        )
+    return step, {
+        "decode": "more CPUs",
         "augment": "more CPUs, or fewer changes to the pictures (colour jitter is the dearest)",
         "collate": "more CPUs",
-    }
-    return step, remedies[step]
+    }[step]
+
+
+def _to_read_faster(found: Figures) -> str:
+    at_once = max(1, found.workers)
+    if at_once > 1 and found.reads < _TOGETHER * found.reads_alone:
+        return (
+            f"a faster or nearer disk: {at_once} reads at a time are hardly faster than one, so that more "
+            "--workers would not help"
+        )
+    return "a faster or nearer disk; or more --workers, so that more reads wait at a time"

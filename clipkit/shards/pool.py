@@ -20,17 +20,17 @@ class Died:
 
 
 def mapped(
-    function: Callable[[Thing], Result], things: Iterable[Thing], workers: int
+    function: Callable[[Thing], Result], things: Iterable[Thing], workers: int, method: str = "forkserver"
 ) -> Iterator[tuple[Thing, Result | Died]]:
     """Yield each thing with `function` of it, in order; with no `workers`, made in this process.
 
-    Workers ignore Ctrl-C, and end when this process dies or stops before all is made: what they are at may
-    take long. Raises what `function` raises.
+    `method` is how multiprocessing starts workers. They ignore Ctrl-C, and end when this process dies or
+    stops before all is made: what they are at may take long. Raises what `function` raises.
     """
     if not workers:
         yield from ((thing, function(thing)) for thing in things)
         return
-    pool = _Pool(function, workers)
+    pool = _Pool(function, workers, method)
     try:
         for thing in things:
             pool.give(thing)
@@ -47,10 +47,11 @@ def mapped(
 
 
 class _Pool(Generic[Thing, Result]):
-    def __init__(self, function: Callable[[Thing], Result], workers: int):
+    def __init__(self, function: Callable[[Thing], Result], workers: int, method: str):
         self._function = function
         self._workers = workers
-        self.executor = _executor(function, workers)
+        self._method = method
+        self.executor = _executor(function, workers, method)
         self.given: deque[tuple[Thing, Future[Result]]] = deque()
 
     def give(self, thing: Thing) -> None:
@@ -59,7 +60,7 @@ class _Pool(Generic[Thing, Result]):
                 future = self.executor.submit(self._function, thing)
             except BrokenProcessPool:
                 self.executor.shutdown()
-                self.executor = _executor(self._function, self._workers)
+                self.executor = _executor(self._function, self._workers, self._method)
                 future = self.executor.submit(self._function, thing)
         self.given.append((thing, future))
 
@@ -72,7 +73,7 @@ class _Pool(Generic[Thing, Result]):
 
     def _alone(self, thing: Thing) -> Result | Died:
         # Who died of what cannot be told where several were at work: each is tried once more by itself.
-        with _executor(self._function, 1) as executor:
+        with _executor(self._function, 1, self._method) as executor:
             with deaf_to_interrupts():
                 future = executor.submit(self._function, thing)
             try:
@@ -81,8 +82,9 @@ class _Pool(Generic[Thing, Result]):
                 return Died()
 
 
-def _executor(function: Callable[[Thing], Result], workers: int) -> ProcessPoolExecutor:
+def _executor(function: Callable[[Thing], Result], workers: int, method: str) -> ProcessPoolExecutor:
     # Forked from a server that has imported what they need; not from this process, which may have threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([getattr(function, "func", function).__module__])
     return ProcessPoolExecutor(workers, context, end_with_parent)

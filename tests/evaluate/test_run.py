@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -237,6 +238,9 @@ def test_what_was_asked_for_must_make_sense(checkpoint: Path, pets: EvaluateConf
         evaluate(checkpoint, pets, model="ViT-B/32")
     with pytest.raises(CheckpointError, match=r"none\.pt"):
         evaluate(tmp_path / "none.pt", pets)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is no regular file; expected a model file"):
+        evaluate(tmp_path / "pipe", pets)
 
 
 def test_results_that_could_not_be_written_stop_before_the_work(

@@ -12,20 +12,9 @@ import pytest
 
 from clipkit.shards.dataset import read_dataset
 from tests.datasets import contents
-from tests.ingest.again import BUSY, CONFIG, LATE, RECORDS, Illness, make_list, run
+from tests.ingest.again import BUSY, CONFIG, LATE, RECORDS, Illness, run
 from tests.processes import until
 from tests.serving import Server
-
-
-@pytest.fixture
-def illness() -> Illness:
-    return Illness()
-
-
-@pytest.fixture
-def listed(server: Server, illness: Illness, tmp_path: Path) -> Path:
-    return make_list(server, illness, tmp_path)
-
 
 PROGRAM = """
 import os, signal, sys

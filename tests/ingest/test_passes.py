@@ -28,18 +28,8 @@ from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from tests.datasets import contents
-from tests.ingest.again import BUSY, CONFIG, LATE, RECORDS, Illness, check_accounts, make_list, run
+from tests.ingest.again import BUSY, CONFIG, LATE, RECORDS, Illness, check_accounts, run
 from tests.serving import Server, answer, encoded, photo
-
-
-@pytest.fixture
-def illness() -> Illness:
-    return Illness()
-
-
-@pytest.fixture
-def listed(server: Server, illness: Illness, tmp_path: Path) -> Path:
-    return make_list(server, illness, tmp_path)
 
 
 def test_only_what_may_pass_is_tried_again(

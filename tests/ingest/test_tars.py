@@ -19,7 +19,7 @@ from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.sources import Source
 from clipkit.ingest.tar_rows import read_member
 from clipkit.ingest.tars import tars
-from clipkit.shards.foreign import PICTURES
+from clipkit.shards.headers import PICTURES
 from clipkit.shards.shard_set import ShardSet
 from tests.tars import write_img2dataset, write_tar
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_checkpoint, load_model, save_checkpoint
 from clipkit.model.clip import build
 from clipkit.model.config import named_config
@@ -44,6 +45,16 @@ def test_wrappers_leave_no_mark_in_the_names(tmp_path: Path) -> None:
 def test_what_could_not_be_opened_safely_is_not_written(tmp_path: Path, value: object) -> None:
     with pytest.raises(TypeError, match=rf"checkpoint.train_config.deep\[1\] is a {type(value).__name__}"):
         save_checkpoint(tmp_path / "a.pt", a_checkpoint(train_config={"deep": [0, value]}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"checkpoint.rng.cpu is a tensor that is not dense"):
+        save_checkpoint(tmp_path / "a.pt", a_checkpoint(rng={"cpu": torch.eye(3).to_sparse()}))
+    with pytest.raises(CheckpointError, match=r"asks to run code .* \(torch._utils._rebuild_tensor_v3\)"):
+        save_checkpoint(tmp_path / "a.pt", a_checkpoint(rng={"cpu": torch.zeros(3, dtype=torch.uint16)}))
+    with pytest.raises(CheckpointError, match=r"holds a data.pkl of 5,\d{3},\d{3} bytes"):
+        save_checkpoint(tmp_path / "a.pt", a_checkpoint(extra={"notes": "x" * (5 << 20)}))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,6 +83,12 @@ def read_pytorch(path: Path) -> Any:
         return content
 
 
+def check_readable(path: Path) -> None:
+    """Raise CheckpointError if `read_pytorch` would refuse what is in a file; its tensors are not read."""
+    with _opened(path) as file:
+        file.content(lambda stored: stored)
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
     try:

@@ -29,7 +29,7 @@ def make_list(server: Server, folder: Path, records: int) -> Path:
 
 
 def started(
-    engine: str, path: Path, out: Path, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
+    engine: str, path: Path, out: Path | str, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
 ) -> subprocess.Popen[str]:
     """Start an ingest in a session of its own, on a machine that knows of no cluster."""
     words = ["ingest", "cc", str(path), "--out", str(out), "--engine", engine, "--json"]
@@ -47,7 +47,7 @@ def started(
 
 
 def finished(
-    engine: str, path: Path, out: Path, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
+    engine: str, path: Path, out: Path | str, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
 ) -> tuple[int, str, str]:
     """Exit code, standard output and error of an ingest that leaves no process behind."""
     process = started(engine, path, out, cwd, clipkit, **environment)
