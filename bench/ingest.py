@@ -16,6 +16,7 @@ seconds are those of all their processes, nginx's not counted.
 """
 
 import argparse
+import compileall
 import signal
 import statistics
 import sys
@@ -30,6 +31,7 @@ from web.server import serving
 from web.sides import Run, clipkit_cost, clipkit_side, peer_python, peer_side
 from web.single import likenesses, stage_seconds
 
+PACKAGE = Path(__file__).parent.parent / "clipkit"
 BUILD = Path(__file__).parent.parent / "build" / "bench"
 CORPUS = BUILD / "corpus"
 CONNECTIONS = 128  # of either side in all
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--urls", type=int, default=4000)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # nginx is ended then too
+    compileall.compile_dir(PACKAGE, quiet=1)  # as pip has compiled img2dataset
     pictures = make_corpus(CORPUS)
     mean = statistics.mean(picture.stat().st_size for picture in pictures)
     print(f"{len(pictures):,} pictures of {mean / 1000:.0f} kB mean; lists of {options.urls:,} URLs\n")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from clipkit import _version
 
 if TYPE_CHECKING:
-    from clipkit.model.config import available_models
     from clipkit.model.load import load
+    from clipkit.model.released import available_models
     from clipkit.model.tokenizer import tokenize
     from clipkit.shards.shard_set import ShardSet
 
@@ -21,7 +21,7 @@ __version__ = _version.VERSION
 
 _HOMES = {
     "ShardSet": "clipkit.shards.shard_set",
-    "available_models": "clipkit.model.config",
+    "available_models": "clipkit.model.released",
     "load": "clipkit.model.load",
     "tokenize": "clipkit.model.tokenizer",
 }

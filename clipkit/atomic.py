@@ -14,6 +14,9 @@ from clipkit.locations import is_remote, upload
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PICTURES_BUFFER = 262_144
+"""Bytes to buffer of a file of many pictures: written ten at a time they cost half."""
+
 TEMPORARIES = ".*.tmp"
 """The pattern of temporary files' names: what a kill may leave behind."""
 

@@ -140,7 +140,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A model of any format. Default: the newest run's newest, which is printed."),
+        typer.Option(help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
     imagenet_val: Annotated[Path | None, typer.Option(help="ImageNet validation: wnid folders.")] = None,
@@ -180,7 +180,10 @@ def evaluate(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a Hugging Face CLIPModel.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …"),
+    ],
     target: Annotated[Path, typer.Argument(help="The file to write, or the folder for hf.")],
     to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
     model: Annotated[

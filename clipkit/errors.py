@@ -19,6 +19,10 @@ class NetworkError(ClipkitError):
     """A name resolver, a network or a proxy that does not work."""
 
 
+class DownloadError(ClipkitError):
+    """A file of the web that cannot be fetched, or whose bytes are not those that were published."""
+
+
 class EngineError(ClipkitError):
     """A cluster or a tool that the work was to run on, and that is missing, unfit or gone."""
 

@@ -50,6 +50,10 @@ class Progress:
             self._live.start()
         return self
 
+    def expect(self, total: int) -> None:
+        """Tell how many units there are in all, when that becomes known."""
+        self._total = total
+
     def update(self, done: int, note: str = "", figures: Mapping[str, Any] | None = None) -> None:
         """Show that `done` units are done in all, with a short note beside them.
 

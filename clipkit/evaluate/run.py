@@ -33,6 +33,7 @@ from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
 from clipkit.model.formats import hugging_face
+from clipkit.model.released import model_file
 from clipkit.progress import Progress
 from clipkit.tables import Cell, table
 
@@ -140,7 +141,7 @@ def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dic
 
 def _resolved(checkpoint: Path) -> Path:
     try:
-        path = checkpoint.resolve(strict=True)
+        path = model_file(checkpoint).resolve(strict=True)
     except (OSError, RuntimeError) as error:  # the latter, until Python 3.12, for links in a circle
         raise _unreadable(checkpoint, error) from error
     if not (path.is_file() or path.is_dir()):  # a pipe would be waited for, and a device has no end

@@ -91,14 +91,14 @@ def decode(data: bytes, kind: str, *, short_side: int, limits: Limits) -> Decode
 
 
 def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
-    if scan_count(data) > MAX_SCANS:
+    metadata = jpeg_metadata(data)
+    if not metadata.one_scan and scan_count(data) > MAX_SCANS:
         raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
         return _decode_other(data, "jpeg", short_side, limits)
     _check_size(width, height, limits)
-    metadata = jpeg_metadata(data)
     if colorspace in ("CMYK", "YCCK"):
         return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.

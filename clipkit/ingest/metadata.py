@@ -7,18 +7,24 @@ _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
+_SEQUENTIAL = (0xC0, 0xC1)  # frames of Huffman coding, one scan after the other
 
 
 class JpegMetadata(NamedTuple):
-    """`orientation` is 1–8 (1 upright), `icc` the profile or None."""
+    """`orientation` is 1–8 (1 upright), `icc` the profile or None.
+
+    `one_scan` says that the first scan holds all of a sequential picture: libjpeg takes no other one then.
+    """
 
     orientation: int
     icc: bytes | None
+    one_scan: bool
 
 
 def jpeg_metadata(data: bytes) -> JpegMetadata:
     """Read the segments before the first scan; never raises: what cannot be read counts as absent."""
     orientation, profile = 1, dict[bytes, bytes]()
+    components, one_scan = b"", False
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -26,15 +32,20 @@ def jpeg_metadata(data: bytes) -> JpegMetadata:
             place += 1 if marker == 0xFF else 2
             continue
         if marker in (0xDA, 0xD9):
+            one_scan = marker == 0xDA and data[place + 4 : place + 5] == components
             break
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xE1 and data.startswith(_EXIF, place + 4):
             orientation = exif_orientation(data[place + 10 : end])
         elif marker == 0xE2 and data.startswith(_ICC, place + 4):
             profile[data[place + 16 : place + 17]] = data[place + 18 : end]
+        elif marker in _SEQUENTIAL:
+            components += data[place + 9 : place + 10]
+        elif not marker:  # which libjpeg may read otherwise
+            components += b"?"
         place = max(end, place + 2)
     icc = b"".join(profile[number] for number in sorted(profile)) or None
-    return JpegMetadata(orientation, icc)
+    return JpegMetadata(orientation, icc, one_scan)
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from clipkit.atomic import named
+from clipkit.atomic import PICTURES_BUFFER, named
 from clipkit.ingest.images import Picture
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, UrlRow
 from clipkit.locations import is_remote
@@ -45,7 +45,7 @@ class UnfinishedPart:
         self._received = 0
         self._folder = folder
         near = None if is_remote(folder) else folder
-        self._contents = tempfile.TemporaryFile(dir=near)  # noqa: SIM115 (closed by `close`)
+        self._contents = tempfile.TemporaryFile(dir=near, buffering=PICTURES_BUFFER)  # noqa: SIM115 (closed by `close`)
 
     @property
     def is_whole(self) -> bool:

@@ -11,6 +11,7 @@ from clipkit.model.formats import hugging_face
 from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, is_model_file
 from clipkit.model.formats.names import FORMAT_NAMES
 from clipkit.model.formats.targets import TARGETS, Origin, Target
+from clipkit.model.released import model_file
 from clipkit.model.weights import assemble, read_weights
 
 
@@ -43,7 +44,8 @@ class ConvertResult:
 def convert(source: Path, target: Path, to: str, model: str | None = None) -> ConvertResult:
     """Write the model in `source` to `target` in the format `to`, one of `FORMAT_NAMES`.
 
-    `model` names the model of a source that does not say its own. Raises CheckpointError for a source that
+    `source` may be the name of one of OpenAI's released models. `model` names that of a file that does not
+    say its own. Raises CheckpointError for a source that
     cannot be read, for what the target cannot express, and when the reopened result's features differ by more
     than 1e-5 (logits: 1e-4); then no file or folder is left, and one that was there stays. Raises ConfigError
     for a target that does not fit the format, or that is the source itself or anything else than a model.
@@ -53,6 +55,7 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
         raise ConfigError(f"there is no format {to!r} to convert to; there are {', '.join(FORMAT_NAMES)}")
     if (target.suffix == SAFETENSORS_SUFFIX) != (to == "safetensors"):
         raise ConfigError(f"{target}: safetensors files, and only those, are called NAME{SAFETENSORS_SUFFIX}")
+    source = model_file(source)
     _check_place(source, target, chosen)
     clip, origin = _read(source, model)
     reason = chosen.refusal(clip)

@@ -1,5 +1,6 @@
-"""`clipkit.load`: the way `clip.load` is called, for model files of clipkit, OpenCLIP and OpenAI."""
+"""`clipkit.load`: the way `clip.load` is called, for OpenAI's released models and for files of any format."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,26 +8,43 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
-from clipkit.model.config import available_models
 from clipkit.model.preprocess import OpenAITransform
+from clipkit.model.released import RELEASED, available_models, released_file, released_name
 
 
 def load(
-    name_or_path: str | Path, device: str | torch.device | None = None, *, model: str | None = None
+    name: str | Path,
+    device: str | torch.device | None = None,
+    jit: bool = False,
+    download_root: str | Path | None = None,
+    *,
+    model: str | None = None,
+    addresses: Mapping[str, str] = RELEASED,
 ) -> tuple[Clip, OpenAITransform]:
-    """Open a model file in evaluation mode and return it with its preprocessing (PIL picture → tensor).
+    """Open a model in evaluation mode and return it with its preprocessing (PIL picture → tensor).
 
-    `device` defaults to CUDA where there is one; weights stay float32. `model` names the configuration of a
-    file that does not say its own. Raises CheckpointError for a file that is missing or cannot be opened.
+    `name` is one of `available_models()`, fetched into `download_root` (`~/.cache/clip`) unless it is there,
+    or the path of a model file. `device` defaults to CUDA where there is one; weights stay float32. `jit`
+    changes nothing: the code in OpenAI's archives is never run. `model` names the configuration of a file
+    that does not say its own. `addresses`: the published files, their sha256 being the last folder.
+
+    Raises CheckpointError for a file that is missing or cannot be opened, DownloadError for a released model
+    that cannot be fetched.
     """
-    path = Path(name_or_path)
-    if not path.exists():
-        known = (
-            f"{name_or_path} is a model without weights here"
-            if str(name_or_path) in available_models()
-            else None
-        )
-        raise CheckpointError(f"{known or f'there is no file {name_or_path}'}: give the path of a checkpoint")
+    released = str(name) if str(name) in addresses else None
+    if released is None and not Path(name).exists():
+        released = released_name(str(name))
+    if released is None:
+        path = Path(name)
+        if not path.exists():
+            names = ", ".join(available_models())
+            raise CheckpointError(
+                f"there is no file {name}: give the path of a checkpoint, or one of {names}"
+            )
+    else:
+        folder = None if download_root is None else Path(download_root)
+        path = released_file(released, folder, addresses=addresses)
+        model = model or (released if released in RELEASED else None)
     chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     clip = load_model(path, chosen, model)
     return clip, OpenAITransform(clip.config.image_size)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from clipkit.atomic import make_folder, named, replaced, write_table
+from clipkit.atomic import PICTURES_BUFFER, make_folder, named, replaced, write_table
 from clipkit.locations import remove_tree
 from clipkit.shards.format import HEADER_BYTES, padding, tar_end, tar_member
 from clipkit.shards.parquet import read_parquet
@@ -71,7 +71,7 @@ class PartWriter:
 
     def __enter__(self) -> Self:
         temporary = self._ending.enter_context(replaced(self._tar_path, self._writer))
-        self._tar = self._ending.enter_context(temporary.open("wb"))
+        self._tar = self._ending.enter_context(temporary.open("wb", PICTURES_BUFFER))
         return self
 
     def success(self, row: dict[str, Any], image: bytes) -> None:

@@ -262,19 +262,35 @@ def with_sampling(jpeg: bytes, sampling: int) -> bytes:
     return jpeg[:place] + bytes([sampling]) + jpeg[place + 1 :]
 
 
+def baseline_in_scans(picture: Image.Image) -> bytes:
+    """A scan for each component: the first cut off the scan of a grey picture, the others nothing at all."""
+    jpeg = encoded(picture)
+    scan = jpeg.rindex(b"\xff\xda")
+    return jpeg[:scan] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + jpeg[scan + 14 :]
+
+
 @pytest.mark.parametrize(
     "data",
     [
         endless_scans(encoded(photo(64, 64), progressive=True)),
-        endless_scans(encoded(photo(64, 64))),
+        endless_scans(baseline_in_scans(photo(64, 64))),
+        endless_scans(encoded(photo(64, 64)).replace(b"\xff\xda", b"\xff\x00\x00\x02\xff\xda", 1)),
         endless_scans(encoded(photo(64, 64), progressive=True).replace(b"\xff\xc2", b"\xff\xca", 1)),
         with_sampling(endless_scans(encoded(photo(64, 64), progressive=True)), 0x31),
     ],
-    ids=["progressive", "baseline", "arithmetic", "sampling that libjpeg-turbo leaves to Pillow"],
+    ids=["progressive", "by component", "no marker before it", "arithmetic", "sampling left to Pillow"],
 )
 def test_a_jpeg_of_endless_scans_is_refused(data: bytes) -> None:
     outcome = failed(data)
     assert (outcome.reason, outcome.detail) == ("broken_image", f"more than {MAX_SCANS} scans")
+
+
+def test_a_sequential_jpeg_has_one_scan() -> None:
+    """libjpeg sees to that itself, having read no more of it: the scans are not counted."""
+    for more in (1, MAX_SCANS + 1):
+        data = encoded(photo(64, 64))
+        scans = data[data.rindex(b"\xff\xda") : -2] * more
+        assert failed(data[:-2] + scans + data[-2:]).detail == "ValueError: Didn't expect more than one scan"
 
 
 def test_scans_elsewhere_in_the_file_do_not_count() -> None:

@@ -15,6 +15,7 @@ from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip, build
 from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, named_config
+from clipkit.model.formats.openai_shapes import BUFFERS
 from tests.threads import one_thread as one_thread
 
 
@@ -190,3 +191,24 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     data = io.BytesIO()
     image.save(data, kind, **options)
     return data.getvalue()
+
+
+@pytest.fixture(scope="session")
+def openai_archive(openai_clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as OpenAI published theirs: their own model traced, three numbers beside the weights.
+
+    Its weights are halves, as theirs are: so nothing is lost when their package rounds them.
+    """
+    model: Any = openai_peer(openai_clip, MICRO)
+    weights = {name: tensor.half().float() for name, tensor in trained_looking(MICRO).state_dict().items()}
+    model.load_state_dict(weights)
+    sizes = (MICRO.image_size, MICRO.text.context_length, MICRO.text.vocab_size)
+    for name, size in zip(BUFFERS, sizes, strict=True):
+        vars(model).pop(name, None)
+        model.register_buffer(name, torch.tensor(size))
+    path = tmp_path_factory.mktemp("openai") / "tiny.pt"
+    jit: Any = torch.jit
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's code is not ours
+        jit.save(jit.trace(model, inputs(MICRO, 1), check_trace=False), str(path))
+    return path

@@ -14,7 +14,7 @@ from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
 from tests.model.conftest import inputs, short_texts, trained_looking
 
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 TOLERANCE = 1e-5  # of the largest value: a compiler may add up in another order
 
 
@@ -44,6 +44,7 @@ def test_each_tower_is_one_graph(small: ClipConfig, backend: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["RN50", "ViT-B/32"])
 def test_each_tower_of_a_whole_model_is_one_graph(name: str) -> None:
     assert_compiles(fast_layout(trained_looking(named_config(name))), "inductor")

@@ -15,6 +15,7 @@ from tests.model.test_profile import OPEN_CLIP_FIGURES
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", OPEN_CLIP_FIGURES)
 def test_a_whole_model_computes_and_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     config, path = named_config(name), tmp_path / "epoch_1.pt"

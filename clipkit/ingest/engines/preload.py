@@ -3,4 +3,9 @@
 from clipkit.processes import lasting
 
 with lasting():
+    # Pillow by itself loads all the formats that it knows when the first WebP or AVIF comes, in each worker.
+    from PIL import AvifImagePlugin, Image, WebPImagePlugin  # noqa: F401
+
     import clipkit.ingest.engines.local  # noqa: F401
+
+    Image.preinit()
