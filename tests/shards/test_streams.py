@@ -63,7 +63,7 @@ def rows_of(made: list[Batch]) -> list[tuple[int, ...]]:
 def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
     small_dataset: Path, seed: int
 ) -> None:
-    """8 × 25 sequences. A sitting is left after any batch; those made ahead of it by then are lost, and so are
+    """8 × 25 sequences. A sitting is left after any batch; those made ahead by then are lost, and so are
     those trained on since the last checkpoint. Of each 25, one has loader processes.
     """
     chance = random.Random(seed)
