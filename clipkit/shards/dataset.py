@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
@@ -208,7 +208,7 @@ def read_dataset(directory: Path) -> Dataset:
         )
     try:
         described = {name: content[name] for name in DatasetDescription.model_fields if name in content}
-        passes = tuple(Pass.model_validate(each) for each in content.get("passes", ()))
+        passes = TypeAdapter(tuple[Pass, ...]).validate_python(content.get("passes", ()))
         totals = Totals.model_validate(content["totals"]) if content.get("totals") else None
         return Dataset(directory, DatasetDescription.model_validate(described), passes, totals)
     except ValidationError as error:

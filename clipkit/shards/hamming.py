@@ -19,6 +19,7 @@ _CHUNK = 1 << 16  # hashes at a time: what belongs to them stays in the cache
 _AT_ONCE = 1 << 20  # candidates
 _HOT = 1 << 22  # candidates of one bucket
 _FEW = 1 << 16
+_MOST = 1 << 32  # hashes: their places are kept in 32 bits
 
 Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -28,7 +29,7 @@ Pairs = tuple[Places, Places]
 def near_pairs(hashes: Hashes, distance: int) -> Iterator[Pairs]:
     """Yield the pairs of places (i, j), i < j, whose hashes (distinct ones) differ in at most so many bits.
 
-    Each pair comes at least once, in any order, in arrays (i, j) of bounded length. Memory is about 40 bytes
+    Each pair comes at least once, in any order, in arrays (i, j) of bounded length. Memory is about 25 bytes
     a hash. Raises ValueError for a distance beyond FARTHEST.
     """
     _check(distance)
@@ -67,17 +68,34 @@ class _Buckets:
     """Hashes by their value in a band: `order` sorts them, those of value v are starts[v] … starts[v + 1]."""
 
     def __init__(self, hashes: Hashes, bits: tuple[int, ...]):
-        values = np.zeros(len(hashes), dtype=np.uint32)
-        for place, bit in enumerate(bits):
-            values |= (hashes >> np.uint64(bit) & np.uint64(1)).astype(np.uint32) << np.uint32(place)
-        self.order = np.argsort(values, kind="stable")
-        self.values = values[self.order]
-        self.hashes = hashes[self.order]
-        self.sizes = np.bincount(values, minlength=1 << len(bits))
+        if len(hashes) > _MOST:
+            raise ValueError(f"expected at most {_MOST:,} hashes, found {len(hashes):,}")
+        # Value and place, sorted as one number, in place.
+        both = np.empty(len(hashes), dtype=np.uint64)
+        for part in _parts(len(hashes)):
+            values = np.zeros(part.stop - part.start, dtype=np.uint64)
+            for place, bit in enumerate(bits):
+                values |= (hashes[part] >> np.uint64(bit) & np.uint64(1)) << np.uint64(place)
+            both[part] = values << np.uint64(32) | np.arange(part.start, part.stop, dtype=np.uint64)
+        both.sort()
+        self.order = both.astype(np.uint32)  # the lower half
+        both >>= np.uint64(32)
+        self.values = both.astype(np.uint32)
+        del both
+        self.hashes = np.empty(len(hashes), dtype=np.uint64)
+        self.sizes = np.zeros(1 << len(bits), dtype=np.int64)
+        for part in _parts(len(hashes)):  # not at once: numpy would make 64 bits of each place
+            self.hashes[part] = hashes[self.order[part]]
+            first, last = int(self.values[part.start]), int(self.values[part.stop - 1])
+            self.sizes[first : last + 1] += np.bincount(self.values[part] - np.uint32(first))
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
 
     def of(self, value: int) -> slice:
         return slice(int(self.starts[value]), int(self.starts[value + 1]))
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK))
 
 
 def _bands(bits: tuple[int, ...], distance: int, count: int) -> list[_Band]:
@@ -110,6 +128,7 @@ def _search(
             for value in hot[mine.sizes[hot] * theirs.sizes[hot ^ mask] > _HOT].tolist():
                 yield from _hot(mine, theirs, value, mask, rest, distance, most)
         yield from _cool(mine, theirs, band, most)
+        del mine, theirs  # before the next ones are made
 
 
 def _hot(
@@ -126,14 +145,14 @@ def _hot(
     one, other = mine.of(value), theirs.of(value ^ mask)
     right = None if mine is theirs and not mask else theirs.hashes[other]
     for i, j in _search(mine.hashes[one], right, rest, distance - mask.bit_count(), most):
-        yield mine.order[one][i], theirs.order[other][j]
+        yield mine.order[one][i].astype(np.int64), theirs.order[other][j].astype(np.int64)
 
 
 def _cool(mine: _Buckets, theirs: _Buckets, band: _Band, most: int) -> Iterator[Pairs]:
     """Yield the pairs in all buckets that are not hot."""
     masks = list(band.masks())
-    for first in range(0, len(mine.values), _CHUNK):
-        places = np.arange(first, min(first + _CHUNK, len(mine.values)))
+    for part in _parts(len(mine.values)):
+        places = np.arange(part.start, part.stop)
         values = mine.values[places]
         for mask in masks:
             partners = values ^ np.uint32(mask)
@@ -147,7 +166,8 @@ def _cool(mine: _Buckets, theirs: _Buckets, band: _Band, most: int) -> Iterator[
             for one, other in _products(places, starts, sizes):
                 near = np.bitwise_count(mine.hashes[one] ^ theirs.hashes[other]) <= most
                 if near.any():
-                    yield mine.order[one[near]], theirs.order[other[near]]
+                    pairs = mine.order[one[near]], theirs.order[other[near]]
+                    yield pairs[0].astype(np.int64), pairs[1].astype(np.int64)
 
 
 def _products(places: Places, starts: Places, sizes: Places) -> Iterator[Pairs]:

@@ -25,30 +25,39 @@ def leaders(hashes: Hashes, distance: int) -> Places:
     kept = np.zeros(0, dtype=np.int64)
     first, size = 0, len(hashes)
     while first < len(hashes):
-        places = np.arange(first, min(first + size, len(hashes)))
-        pairs = _gathered(hashes, kept, places, distance)
+        last = min(first + size, len(hashes))
+        pairs = _gathered(hashes, kept, first, last, distance)
         if pairs is None:
-            size = max(1, len(places) // 2)
+            size = max(1, (last - first) // 2)
             continue
         _decide(leader, *pairs)
-        kept = np.concatenate([kept, places[leader[places] == places]])
-        first, size = int(places[-1]) + 1, 2 * size
+        stays = np.flatnonzero(leader[first:last] == np.arange(first, last)) + first
+        kept = np.concatenate([kept, stays]) if last < len(hashes) else kept
+        first, size = last, 2 * size
     return leader
 
 
-def _gathered(hashes: Hashes, kept: Places, places: Places, distance: int) -> Pairs | None:
-    """Return the pairs (one that stays, its follower) and those among the rest; None if too many."""
-    followed = _held(near_matches(hashes[kept], hashes[places], distance), len(places) == 1)
+def _gathered(hashes: Hashes, kept: Places, first: int, last: int, distance: int) -> Pairs | None:
+    """Return the pairs (one that stays, its follower) and those among the rest; None if too many.
+
+    Followers and rest are hashes `first` to `last` - 1.
+    """
+    some, is_single = hashes[first:last], last - first == 1
+    followed = _held(near_matches(hashes[kept], some, distance), is_single)
     if followed is None:
         return None
-    one, other = kept[followed[0]], places[followed[1]]
-    free = np.ones(len(places), dtype=np.bool_)
+    free = np.ones(len(some), dtype=np.bool_)
     free[followed[1]] = False
-    rest = places[free]
-    among = _held(near_pairs(hashes[rest], distance), len(places) == 1)
+    if free.all():  # at first, of all hashes: they are not copied
+        among = _held(near_pairs(some, distance), is_single)
+        rest = None
+    else:
+        rest = np.flatnonzero(free)
+        among = _held(near_pairs(some[rest], distance), is_single)
     if among is None:
         return None
-    return np.concatenate([one, rest[among[0]]]), np.concatenate([other, rest[among[1]]])
+    one, other = among if rest is None else (rest[among[0]], rest[among[1]])
+    return np.concatenate([kept[followed[0]], one + first]), np.concatenate([followed[1], other]) + first
 
 
 def _held(found: Iterable[Pairs], unlimited: bool) -> Pairs | None:

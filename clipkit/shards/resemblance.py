@@ -77,22 +77,39 @@ def within(pictures: Pictures, near: int | None) -> Places:
     Of those with the same bytes the first stays. Then, with `near`, those with the most pixels come first, of
     equals the earlier: what differs in at most so many bits from one that stays is left out for it.
     """
-    order = np.lexsort((pictures.sha256[:, 1], pictures.sha256[:, 0]))  # stable: the first is first
-    digests = pictures.sha256[order]
-    is_first = np.ones(len(order), dtype=np.bool_)
-    is_first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
-    leader = np.empty(len(order), dtype=np.int64)
-    leader[order] = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    leader = _first_of_equal_bytes(pictures.sha256)
     if near is None:
         return leader
     single = np.flatnonzero((leader == np.arange(len(leader))) & ~pictures.flat)
     single = single[np.lexsort((single, -pictures.pixels[single]))]
-    hashes, firsts, which = np.unique(pictures.dhash[single], return_index=True, return_inverse=True)
-    preferred = np.argsort(firsts)
-    led_by = np.empty(len(hashes), dtype=np.int64)
-    led_by[preferred] = firsts[preferred[leaders(hashes[preferred], near)]]
-    leader[single] = single[led_by[which]]
+    leader[single] = single[_near_leaders(pictures.dhash[single], near)]
     return leader[leader]
+
+
+def _first_of_equal_bytes(sha256: Words) -> Places:
+    order = np.lexsort((sha256[:, 1], sha256[:, 0]))  # stable: the first is first
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = False
+    for word in sha256.T:
+        words = word[order]
+        is_first[1:] |= words[1:] != words[:-1]
+    leader = np.empty(len(order), dtype=np.int64)
+    leader[order] = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    return leader
+
+
+def _near_leaders(dhash: Hashes, near: int) -> Places:
+    """As `leaders`, of hashes that need not be distinct: an equal one goes for the first."""
+    hashes, firsts, which = np.unique(dhash, return_index=True, return_inverse=True)
+    preferred = np.argsort(firsts)
+    ordered = hashes[preferred]
+    # What is held meanwhile is most of all the memory: so it is half as wide, where that is enough.
+    narrow = np.uint32 if len(dhash) < 1 << 32 else np.int64
+    firsts, which, preferred = firsts.astype(narrow), which.astype(narrow), preferred.astype(narrow)
+    del hashes
+    led_by = np.empty(len(ordered), dtype=np.int64)
+    led_by[preferred] = firsts[preferred[leaders(ordered, near)]]
+    return led_by[which]
 
 
 def against(pictures: Pictures, others: Pictures, near: int | None) -> Places:

@@ -1,5 +1,6 @@
 """What a ShardSet reads from: shards by number, each a tar with the byte ranges of its samples."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -99,9 +100,16 @@ class DatasetFiles:
             return self._cache.open(self._wanted(shard))
         path = self.directory / self.names[shard]
         try:
-            return opened(path)
+            descriptor = opened(path)
         except OSError as error:
             raise DatasetError(f"{path}: cannot be opened ({error.strerror}); restore it") from error
+        found = os.fstat(descriptor).st_size
+        if found != self.tar_bytes[shard]:
+            os.close(descriptor)
+            raise DatasetError(
+                f"{path}: expected {self.tar_bytes[shard]} bytes as the index says, found {found}; restore it"
+            )
+        return descriptor
 
     def rows(self, shard: int) -> Rows:
         """Return what the manifest says. Raises DatasetError if it is missing or damaged."""

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import resource
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 
 from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.locations import is_remote, location, scheme_of
+from clipkit.processes import allow_files
 from clipkit.progress import Progress
 from clipkit.shards.cache import BYTES_VARIABLE, Cache
 from clipkit.shards.dataset import DATASET_FILE
@@ -24,7 +27,12 @@ from clipkit.tables import size
 _log = logging.getLogger("clipkit.shards")
 _OPEN_FILES = 400
 _OPEN_COPIES = 100  # what the cache removes takes its room until it is closed
+_OTHER_FILES = 200
+_READ_OVER = 1 << 16  # bytes between a sample's picture and caption, rather than reading twice
 _KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
+
+MAX_SAMPLE_BYTES = 1 << 28
+"""A sample of more is not read: no picture that can be trained on is as large."""
 
 
 class Sample(NamedTuple):
@@ -105,22 +113,33 @@ class ShardSet:
         """
         rows = self._rows_of(shard)
         image_offset, image_bytes, caption_offset, caption_bytes = rows.ranges[row].tolist()
+        if image_bytes + caption_bytes > MAX_SAMPLE_BYTES:
+            raise SampleError(
+                f"it has {image_bytes + caption_bytes:,} bytes, over {MAX_SAMPLE_BYTES:,}: leave it out"
+            )
         start = min(image_offset, caption_offset)
-        # The caption follows its picture in the tar, usually: one read brings both.
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
+        if length > image_bytes + caption_bytes + _READ_OVER:
+            image = self._pread(shard, image_bytes, image_offset)
+            text = self._pread(shard, caption_bytes, caption_offset)
+        else:  # the caption follows its picture in the tar, usually: one read brings both
+            data = self._pread(shard, length, start)
+            image = data[image_offset - start : image_offset - start + image_bytes]
+            text = data[caption_offset - start : caption_offset - start + caption_bytes]
+        return Sample(self._files.key(shard, rows, row), image, self._files.caption(text, rows, row))
+
+    def _pread(self, shard: int, length: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)  # an error of this concerns not only this sample
         try:
-            data = os.pread(descriptor, length, start)
+            data = os.pread(descriptor, length, offset)
         except OSError as error:
             raise SampleError(f"cannot be read from disk: {error.strerror}") from error
         if len(data) != length:
             raise DatasetError(
-                f"{self.place(shard)}: expected {length} bytes at {start}, found {len(data)}; "
+                f"{self.place(shard)}: expected {length} bytes at {offset}, found {len(data)}; "
                 "is the shard cut off?"
             )
-        image = data[image_offset - start : image_offset - start + image_bytes]
-        text = data[caption_offset - start : caption_offset - start + caption_bytes]
-        return Sample(self._files.key(shard, rows, row), image, self._files.caption(text, rows, row))
+        return data
 
     def key(self, shard: int, row: int) -> str:
         """Return the key of the sample at `row` of shard number `shard`."""
@@ -145,11 +164,20 @@ class ShardSet:
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
             descriptor = self._descriptors[shard] = self._files.open(shard)
-            if len(self._descriptors) > (_OPEN_COPIES if self.is_remote else _OPEN_FILES):
+            for _ in range(len(self._descriptors) - self._most_open()):
                 os.close(self._descriptors.popitem(last=False)[1])
         else:
             self._descriptors.move_to_end(shard)
         return descriptor
+
+    def _most_open(self) -> int:
+        _READING.add(self)
+        most = _OPEN_COPIES if self.is_remote else _OPEN_FILES
+        allow_files(_OPEN_FILES * len(_READING) + _OTHER_FILES)
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if allowed == resource.RLIM_INFINITY:
+            return most
+        return max(1, min(most, max(allowed - _OTHER_FILES, allowed // 2) // len(_READING)))
 
     def _rows_of(self, shard: int) -> Rows:
         rows = self._rows.get(shard)
@@ -161,6 +189,9 @@ class ShardSet:
         else:
             self._rows.move_to_end(shard)
         return rows
+
+
+_READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
 
 
 def _files(

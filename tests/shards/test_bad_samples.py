@@ -112,10 +112,26 @@ def test_a_shard_cut_off_or_gone_during_the_run_is_an_error_of_its_own(
 ) -> None:
     directory = shutil.copytree(small_dataset, tmp_path / "dataset")
     shard_set = ShardSet(directory)
-    with (directory / "000001.tar").open("r+b") as tar:
-        tar.truncate(40_000)
+    assert shard_set.read(0, 0).image
+    for name in ("000000.tar", "000001.tar"):
+        with (directory / name).open("r+b") as tar:
+            tar.truncate(40_000)
     (directory / "000002.tar").unlink()
-    with pytest.raises(DatasetError, match=r"000001\.tar: expected \d+ bytes at \d+, found"):
-        shard_set.read(1, 900)
+    with pytest.raises(DatasetError, match=r"000001\.tar: expected \d+ bytes as the index says, found 40000"):
+        shard_set.read(1, 0)
+    with pytest.raises(DatasetError, match=r"000000\.tar: expected \d+ bytes at \d+, found 0"):
+        shard_set.read(0, 900)
     with pytest.raises(DatasetError, match=r"000002\.tar: cannot be opened \(No such file"):
         shard_set.read(2, 0)
+
+
+def test_a_shard_that_grows_during_the_run_is_read_or_told(small_dataset: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(small_dataset, tmp_path / "dataset")
+    shard_set = ShardSet(directory)
+    expected = shard_set.read(0, 7), shard_set.read(0, 999)
+    for name in ("000000.tar", "000001.tar"):
+        with (directory / name).open("ab") as tar:
+            tar.write(b"more")
+    assert (shard_set.read(0, 7), shard_set.read(0, 999)) == expected
+    with pytest.raises(DatasetError, match=r"000001\.tar: expected \d+ bytes as the index says, found \d+"):
+        shard_set.read(1, 0)

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import webdataset as wds
 
 from clipkit.errors import DatasetError
 from clipkit.shards.loader import batches
+from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet, name_of
 from tests.conftest import picture
 from tests.datasets import everything
@@ -210,3 +213,50 @@ def test_a_changed_caption_field_is_an_error_that_names_the_sample(tmp_path: Pat
 )
 def test_a_run_is_named_after_its_data(source: str, name: str) -> None:
     assert name_of(source) == name
+
+
+def test_what_lies_between_a_picture_and_its_caption_is_not_read(tmp_path: Path) -> None:
+    between = bytes(30_000_000)
+    sample = {"__key__": "a", "jpg": picture(1), "npz": between, "txt": "behind it"}
+    shard_set = ShardSet(write_tar(tmp_path / "x.tar", [sample, sample | {"__key__": "b"}]))
+    assert shard_set.read(0, 1) == ("b", picture(1), "behind it")
+    tracemalloc.start()
+    shard_set.read(0, 0)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_a_picture_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.tar").open("wb") as file:
+        large = tarfile.TarInfo("a.jpg")
+        large.size = 1 << 30
+        file.write(large.tobuf())
+        file.seek(large.size, os.SEEK_CUR)
+        text = tarfile.TarInfo("a.txt")
+        text.size = 512
+        file.write(text.tobuf() + bytes(512 + 10_240))
+    with pytest.raises(SampleError, match="it has 1,073,742,336 bytes, over 268,435,456: leave it out"):
+        ShardSet(tmp_path / "x.tar").read(0, 0)
+
+
+MANY = """
+import resource, sys
+from clipkit.shards.shard_set import ShardSet
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+sets = [ShardSet(folder) for folder in sys.argv[1:]]
+for shard in range(60):
+    for each in sets:
+        assert each.read(shard, 0).caption
+print("read")
+"""
+
+
+def test_sets_that_are_read_together_share_the_files_that_a_process_may_open(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            write_tar(tmp_path / name / f"{number:02}.tar", [{"__key__": "a", "jpg": b"j", "txt": "text"}])
+    command = [sys.executable, "-c", MANY, *(str(tmp_path / name) for name in "abc")]
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.stdout == "read\n", made.stderr

@@ -1,5 +1,6 @@
 """Datasets whose files are not what they seem: each command says so in one line, or does without."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -106,3 +107,13 @@ def test_a_picture_without_a_place(dataset: Path) -> None:
     with_column(manifest, "image_offset", pa.nulls(pq.read_metadata(manifest).num_rows, pa.int64()))
     with pytest.raises(DatasetError, match=r"expected a picture's byte range, found \d+ bytes at None"):
         shown(dataset)
+
+
+@pytest.mark.parametrize("changed", [{"passes": 5}, {"totals": [1]}, {"sources": {}}, {"parent": []}])
+def test_a_description_of_other_kinds(dataset: Path, changed: dict[str, object]) -> None:
+    content = json.loads((dataset / "dataset.json").read_text()) | changed
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    assert verify(dataset).counts == {"dataset": 1}
+    for command in (summarize, filtered, compared):
+        with pytest.raises(DatasetError, match="was the file edited"):
+            command(dataset)

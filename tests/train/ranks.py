@@ -25,10 +25,11 @@ MODEL = "ViT-Micro/16@32px"
 CONFIG = TrainConfig(
     model=MODEL, batch_size=SAMPLES, epochs=3, lr=1e-3, log_every=3, save_every=100, workers=0, grad_clip=1.0
 )
+RESNET = CONFIG.model_copy(update={"model": "RN-Mini@64px", "epochs": 1})
 
 
 def measure(dataset: Path, out: Path) -> None:
-    """Leave OUT/rank_R.pt with loss, gradients and collectives of rank R, and OUT/run, a whole run."""
+    """Leave OUT/rank_R.pt with loss, gradients and collectives of rank R, and three whole runs."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(SAMPLES, 16, generator=generator) for _ in range(2)]
@@ -64,6 +65,9 @@ def measure(dataset: Path, out: Path) -> None:
         # Several processes compute activations again, and all numbers are those of one that keeps them.
         config = CONFIG.model_copy(update={"grad_checkpointing": world.size > 1})
         train(config, ShardSet(dataset), RunDirectory(out / "run"), device="cpu")
+        for name, recomputes in (("kept", False), ("recomputed", True)):
+            config = RESNET.model_copy(update={"grad_checkpointing": recomputes})
+            train(config, ShardSet(dataset), RunDirectory(out / name), device="cpu")
 
 
 if __name__ == "__main__":

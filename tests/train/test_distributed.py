@@ -37,6 +37,7 @@ def two(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "UserWarning" not in done.stderr  # such as that of gradients laid out otherwise than weights
     return out
 
 
@@ -86,6 +87,16 @@ def test_a_run_of_two_ranks_is_the_run_of_one(one: Path, two: Path) -> None:
     checkpoint = torch.load(double.checkpoints / "epoch_3.pt", weights_only=True)
     assert len(checkpoint["rng"]["torch"]) == 2
     assert not any(name.startswith(("module.", "model.")) for name in checkpoint["state_dict"])
+
+
+def test_a_resnets_ranks_may_recompute_their_activations(one: Path, two: Path) -> None:
+    for out in (one, two):
+        kept, recomputed = (
+            torch.load(out / name / "checkpoints" / "epoch_1.pt", weights_only=True)["state_dict"]
+            for name in ("kept", "recomputed")
+        )
+        assert int(kept["visual.bn1.num_batches_tracked"]) == 5
+        assert [name for name in kept if not torch.equal(kept[name], recomputed[name])] == []
 
 
 def test_without_a_launcher_there_is_one_process() -> None:

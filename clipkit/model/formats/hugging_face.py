@@ -31,7 +31,7 @@ WEIGHTS_FILES = (
 )
 """In the order in which `from_pretrained` looks for them."""
 
-LARGEST_TEXT = 1 << 25
+LARGEST_TEXT = 1 << 23
 """Bytes of a file of JSON or text; those of real models are under 4 MB."""
 
 _OTHERS = {
@@ -42,7 +42,7 @@ _OTHERS = {
     inputs.TOKENIZER_CONFIG_FILE,
     inputs.SPECIAL_TOKENS_FILE,
     inputs.PREPROCESSOR_FILE,
-    "processor_config.json",
+    inputs.PROCESSOR_FILE,
     "generation_config.json",
     "added_tokens.json",
 }
@@ -174,6 +174,10 @@ def _input_faults(folder: Path, config: ClipConfig) -> Iterator[tuple[str, str |
         yield path.name, inputs.tokenizer_fault(_json(path))
     if (path := folder / inputs.PREPROCESSOR_FILE).is_file():
         yield path.name, inputs.processor_fault(_json(path), config.image_size)
+    if (path := folder / inputs.PROCESSOR_FILE).is_file():
+        parts = _json(path)
+        if isinstance(parts, dict) and "image_processor" in parts:  # newer versions, and all in one file
+            yield path.name, inputs.processor_fault(parts["image_processor"], config.image_size)
 
 
 def _json(path: Path) -> Any:

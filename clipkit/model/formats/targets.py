@@ -69,11 +69,15 @@ def _reopen_safetensors(path: Path, config: ClipConfig) -> Iterator[nn.Module]:
 def _open_clip_call(path: Path, config: ClipConfig) -> str:
     name = config.open_clip_name
     if name is not None:
-        return f'open_clip.create_model("{name}", pretrained="{path}")'
+        return f'open_clip.create_model("{name}", pretrained={_quoted(path)})'
     beside = path.with_name(f"clipkit-{path.stem}.json")
     write_json(beside, open_clip.to_json(config))
-    call = f'open_clip.create_model("{beside.stem}", pretrained="{path}")'
-    return f'open_clip.add_model_config("{beside}"); {call}'
+    call = f"open_clip.create_model({_quoted(beside.stem)}, pretrained={_quoted(path)})"
+    return f"open_clip.add_model_config({_quoted(beside)}); {call}"
+
+
+def _quoted(name: str | Path) -> str:
+    return json.dumps(str(name), ensure_ascii=False)  # JSON's strings are Python's
 
 
 def _openai_note(reference: Reference) -> str:
@@ -81,11 +85,16 @@ def _openai_note(reference: Reference) -> str:
     return f"clip.load(jit=False) itself rounds weights to float16: features then differ by up to {error:.0e}"
 
 
+_HUGGING_FACE_NOTE = (
+    "CLIPProcessor opens the same folder; its tokenizer does not mend text (curly quotes, HTML entities) as "
+    "OpenAI's does"
+)
+
 TARGETS: dict[str, Target] = {
     "openai": Target(
         write=lambda clip, path, origin: openai.write(clip, path),
         reopen=lambda path, config: openai.reopen(path, config.name),
-        open_with=lambda path, config: f'clip.load("{path}")',
+        open_with=lambda path, config: f"clip.load({_quoted(path)})",
         refusal=openai.refusal,
         note=_openai_note,
     ),
@@ -97,18 +106,19 @@ TARGETS: dict[str, Target] = {
     "hf": Target(
         write=lambda clip, path, origin: hugging_face.write(clip, path),
         reopen=lambda path, config: [assemble(hugging_face.read(path), path)],
-        open_with=lambda path, config: f'transformers.CLIPModel.from_pretrained("{path}")',
+        open_with=lambda path, config: f"transformers.CLIPModel.from_pretrained({_quoted(path)})",
         refusal=hugging_face.refusal,
+        note=lambda reference: _HUGGING_FACE_NOTE,
         replaced=replaced_folder,
     ),
     "safetensors": Target(
         write=_write_safetensors,
         reopen=_reopen_safetensors,
-        open_with=lambda path, config: f'clipkit.load("{path}")',
+        open_with=lambda path, config: f"clipkit.load({_quoted(path)})",
     ),
     "clipkit": Target(
         write=_write_clipkit,
         reopen=lambda path, config: [load_model(path)],
-        open_with=lambda path, config: f'clipkit.load("{path}")',
+        open_with=lambda path, config: f"clipkit.load({_quoted(path)})",
     ),
 }

@@ -201,7 +201,7 @@ def test_configurations_that_clipkit_does_not_compute(
         ("config.json", b"[]", "config.json is of no CLIP that clipkit computes"),
         ("config.json", b'{"model_type": ' + b"1" * 5_000 + b"}", "config.json is damaged: no JSON"),
         ("config.json", b"\xff\xfe", "config.json is not text in UTF-8"),
-        ("config.json", b" " * (1 << 25) + b"{}", "config.json is larger than 32 MiB"),
+        ("config.json", b" " * (1 << 23) + b"{}", "config.json is larger than 8 MiB"),
         ("config.json", ..., "is a folder without config.json"),
         ("model.safetensors", ..., "holds no weights of a CLIPModel: expected model.safetensors or pytorch"),
         ("model.safetensors", b"\xff" * 8 + b"{", "no safetensors file that can be read"),
@@ -226,6 +226,27 @@ def test_another_vocabulary_is_told_by_its_first_token(folder: Path, tmp_path: P
     numbers["dog</w>"], numbers["cat</w>"] = numbers["cat</w>"], numbers["dog</w>"]
     model = copied(folder, tmp_path / "model", vocab_json=numbers)
     assert "vocab.json numbers 'dog</w>' otherwise" in one_line(lambda: load_model(model))
+
+
+def test_their_processors_file_is_checked(transformers: Any, folder: Path, tmp_path: Path) -> None:
+    model = copied(folder, tmp_path / "model", preprocessor_config_json=...)
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    processor.image_processor.save_pretrained(model)
+    assert load_model(model).config.differences(CONFIG) == []
+    (model / "preprocessor_config.json").unlink()
+    content = {"processor_class": "CLIPProcessor", "image_processor": processor.image_processor.to_dict()}
+    (model / "processor_config.json").write_text(json.dumps(content))  # as their version 5 has it
+    assert load_model(model).config.differences(CONFIG) == []
+    content["image_processor"]["resample"] = 2
+    (model / "processor_config.json").write_text(json.dumps(content))
+    assert "processor_config.json has resample 2, not 3" in one_line(lambda: load_model(model))
+
+
+def test_half_precision_is_read_into_float32(theirs: Any, tmp_path: Path) -> None:
+    theirs.half().save_pretrained(tmp_path / "model")
+    ours = load_model(tmp_path / "model")
+    assert {tensor.dtype for tensor in ours.parameters()} == {torch.float32}
+    assert_agree(ours, theirs.float())
 
 
 def test_older_preprocessor_files_are_understood(folder: Path, tmp_path: Path) -> None:
