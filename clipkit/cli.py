@@ -153,7 +153,7 @@ def evaluate(
         Path | None, typer.Option(help="Prompts of every set, one a line, {} for the name.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The named configuration, where the file does not say it.")
+        str | None, typer.Option(help="Where the file does not say: RN50-quickgelu, RN50-gelu and so on.")
     ] = None,
     allow_subset: Annotated[
         bool, typer.Option("--allow-subset", help="Accept fewer classes or pictures, and say so.")
@@ -182,12 +182,12 @@ def evaluate(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="A checkpoint, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …"),
+        typer.Argument(help="A model file, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …"),
     ],
     target: Annotated[Path, typer.Argument(help="The file to write, or the folder for hf.")],
     to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
     model: Annotated[
-        str | None, typer.Option(help="The named configuration, where SOURCE does not say it.")
+        str | None, typer.Option(help="Where SOURCE does not say: RN50-quickgelu, RN50-gelu and so on.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -89,6 +89,11 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def can_list(path: Path) -> bool:
+    """Tell whether a folder can be listed: web servers do not tell what they have."""
+    return not is_remote(path) or _remote(path).can_list
+
+
 def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
     """Return what is known of files behind addresses: `size` in bytes, None where a server does not tell it,
     and what else it tells; None for a file that is not there.

@@ -168,11 +168,12 @@ def _judged(error: Exception, doing: str) -> _Judgement:
 def _judged_answer(status: int, code: str, words: str, doing: str) -> _Judgement:
     found = f"HTTP {status}{f' ({words})' if words else ''}"
     if code == "NoSuchBucket":
-        return _Judgement(f"{found}: the bucket does not exist", 0, "is its name right?")
+        return _Judgement(f"{found}: the bucket does not exist", 0, "is its name right, and the endpoint?")
     if status >= 500 or status in _MAY_PASS or code in _MAY_PASS_CODES:
         return _Judgement(found, PATIENCE, "run the same command again later")
     if status in (401, 403):
         remedy = "are the right keys in the environment, and may they do it?"
+        remedy += " What is not there may be told in the same way" * ("read" in doing)
         return _Judgement(found, 0, remedy, RefusedError)
     if 300 <= status < 400:
         return _Judgement(f"{found}: a redirect that leads nowhere", 0, "are endpoint and region right?")

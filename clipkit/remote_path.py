@@ -192,7 +192,7 @@ class RemotePath:
             return tried(self, doing, action, at_most)
         except RefusedError as error:
             if getattr(file_system(self.scheme), "anon", False):
-                raise RefusedError(f"{error} No keys were found, so it was asked for without any") from error
+                raise RefusedError(f"{error}; no keys were found, so it was asked for without any") from error
             raise
 
     def _put(self, source: str, seconds: float) -> None:

@@ -212,7 +212,7 @@ def test_without_any_keys_what_is_private_is_refused(
     path = RemotePath.parse(f"s3://{BUCKET}/a/file")
     assert path.read_bytes() == b"content"
     without_keys(monkeypatch, tmp_path)
-    with pytest.raises(RefusedError, match=r"found: HTTP 403 .* No keys were found"):
+    with pytest.raises(RefusedError, match=r"found: HTTP 403 .* no keys were found"):
         path.read_bytes()
 
 

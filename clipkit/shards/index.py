@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError, NoDatasetError
-from clipkit.locations import infos, is_remote, read_bytes
+from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.parquet import parsed
 from clipkit.shards.schemas import INDEX_SCHEMA
@@ -143,7 +143,7 @@ def read_index(directory: Path) -> Index:
         content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         found = "an ingest that has not finished" if (directory / "parts").is_dir() else "none"
-        if not directory.is_dir():
+        if can_list(directory) and not directory.is_dir():
             found = "a file" if directory.exists() else "no such directory"
         raise NoDatasetError(
             f"{directory}: expected a dataset directory with {INDEX_FILE}, found {found}; "
