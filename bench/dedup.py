@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from manifests import make_manifests
+from made.manifests import make_manifests
 
 PEERS = Path(__file__).parent.parent / "build" / "bench" / "dedup" / "bin" / "python"
 PEER = """

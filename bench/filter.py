@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from manifests import make_manifests
+from made.manifests import make_manifests
 
 from clipkit.progress import Progress
 from clipkit.shards.filter import FilterConfig, _flags, filter_dataset

@@ -92,7 +92,9 @@ def _derive(original: Original, choice: Choice, out: Path, progress: Display) ->
         was_complete = dataset.complete
         if not was_complete:
             _Copy(original, choice.keep, out, progress).run()
-        shards = read_index(out).shards
+        index = read_index(out)
+        index.check_files(out)
+        shards = index.shards
         samples = sum(shard.samples for shard in shards)
         if samples + sum(choice.left_out.values()) != original.samples:
             raise DatasetError(

@@ -41,6 +41,7 @@ from clipkit.shards.whole import (
     check_openable,
     check_unlisted,
     described,
+    each_once,
     listed_files,
 )
 
@@ -69,7 +70,7 @@ def repair(
         staging.finish_earlier()
         check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
         faults = Faults()
-        dataset, files = described(directory, faults), listed_files(directory, faults)
+        dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
         check_openable(_paths(directory, files))
         if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
             raise DatasetError(

@@ -68,6 +68,16 @@ def listed_files(directory: Path, faults: Faults) -> Files:
     return Files(index, shards, [(entry.name, entry) for entry in index.failure_files])
 
 
+def each_once(files: Files) -> Files:
+    """Return the files with those that are listed twice once; if otherwise each time, as not listed."""
+    entries: dict[str, IndexEntry | None] = {}
+    for name, entry in [*files.shards, *files.failures]:
+        entries[name] = entry if entries.get(name, entry) == entry else None
+    shards = [Listed(name, entries[name]) for name in dict.fromkeys(shard.name for shard in files.shards)]
+    failures = [(name, entries[name]) for name in dict.fromkeys(name for name, _ in files.failures)]
+    return Files(files.listing, shards, failures)
+
+
 def shards_there(directory: Path) -> list[str]:
     """Return the names of the shards there, listed or not, in order; of some only the manifest is left."""
     there = (path for pattern in ("*.tar", "*.parquet") for path in directory.glob(pattern))

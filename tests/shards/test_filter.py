@@ -250,6 +250,15 @@ def test_a_target_that_is_something_else_is_refused(
     assert contents(tmp_path / "new") == before
 
 
+def test_a_finished_one_that_has_lost_a_shard_is_not_called_finished(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    filtered(small_dataset, tmp_path / "new", where="true")
+    (tmp_path / "new" / "000001.tar").unlink()
+    with pytest.raises(DatasetError, match=r"000001.tar: .* missing"):
+        filtered(small_dataset, tmp_path / "new", where="true")
+
+
 def test_an_unfinished_original_is_refused(small_dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(small_dataset, tmp_path / "old")
     description = json.loads((tmp_path / "old" / "dataset.json").read_text()) | {"totals": None}

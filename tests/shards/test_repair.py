@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
 from clipkit.shards.dataset import Pass, exclusive_use, open_for_writing, read_dataset
 from clipkit.shards.filter import FilterConfig, filter_dataset
-from clipkit.shards.index import read_index
+from clipkit.shards.index import Index, read_index
 from clipkit.shards.repair import repair
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.verify import verify
@@ -60,6 +61,16 @@ def test_what_may_not_be_opened_is_not_given_up(dataset: Path, name: str) -> Non
     (dataset.parent / name).replace(dataset / name)
     assert contents(dataset) == before
     assert repair(dataset).remade == []
+
+
+@pytest.mark.parametrize("other", [{}, {"samples": 7, "sha256": "0" * 64}])
+def test_what_the_index_lists_twice_counts_once(dataset: Path, other: dict[str, Any]) -> None:
+    before, index = contents(dataset), read_index(dataset)
+    twice = [entry._replace(**other) for entry in (index.shards[1], index.failure_files[0])]
+    Index([*twice, *index.entries], index.progress).write(dataset)
+    assert not verify(dataset).ok
+    assert repair(dataset).remade == ["index.parquet"]
+    assert contents(dataset) == before
 
 
 def swap(dataset: Path) -> None:
