@@ -22,6 +22,7 @@ SILENT_SECONDS = 7.0
 """Seconds without a byte until a request is given up: twice that is within the patience."""
 MOST_BYTES = 1 << 30
 """Of a file that is read whole into memory: an index of five million shards has less than half."""
+_COUNTED = SILENT_SECONDS + 1.0  # of an attempt's seconds: in the others bytes went, as far as is known
 _REFUSED_PATIENCE = 5.0  # nobody listens there: the address is wrong, or a server starts anew
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
 _LEAST_PACE = 1_000  # bytes a second; slower is as good as silent
@@ -87,6 +88,16 @@ class Transfer:
                 raise TimeoutError(f"{self._count - self._before:,} bytes in {seconds:.0f} s")
             self.since, self._before = time.monotonic(), self._count
 
+    def failed(self, error: Exception, start: float) -> float:
+        """Return for how many seconds nothing was right, an attempt from `start` on having failed.
+
+        Of a long one only the last count, unless they were too many: what was sent is not told to us.
+        """
+        now = time.monotonic()
+        if not isinstance(error, TimeoutError):
+            self.since += max(0.0, now - max(start, self.since) - _COUNTED)
+        return now - self.since
+
     def _check(self, count: int) -> None:
         if self._at_most is not None and count > self._at_most:
             raise TooLargeError(
@@ -114,6 +125,7 @@ def tried(
     transfer = Transfer(place, at_most)
     begun = time.monotonic()
     for attempt, pause in enumerate((*_PAUSES, None), 1):
+        start = time.monotonic()
         try:
             return action(transfer)
         except ClipkitError:
@@ -124,7 +136,7 @@ def tried(
             if _is_absent(error):
                 raise FileNotFoundError(errno.ENOENT, "no such file", str(place)) from error
             judged = _judged(error, doing)
-            waited = time.monotonic() - transfer.since
+            waited = transfer.failed(error, start)
             if pause is None or waited + pause > judged.patience:
                 remedy = judged.remedy
                 if judged.patience:

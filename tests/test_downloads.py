@@ -1,6 +1,7 @@
 import hashlib
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from clipkit.downloads import Patience, Wanted, download
 from clipkit.errors import DownloadError
+from tests.ingest.test_tls import NEW_KEY, certify, openssl
 from tests.serving import Route, Server, answer, raw
 
 BODY = random.Random(0).randbytes(3_000_000)
@@ -149,7 +151,7 @@ def test_another_part_than_asked_for_is_not_taken(server: Server, tmp_path: Path
 
     def wrong(request: BaseHTTPRequestHandler) -> None:
         if "Range" in request.headers:
-            answer(BODY[1_000:], 206, {"Content-Range": header})(request)
+            answer(BODY[7:], 206, {"Content-Range": header})(request)
         else:
             route(request)
 
@@ -250,6 +252,29 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path: Path) -> None:
         fails(lambda: download(wanted(url), tmp_path / "x.pt", QUICK), url, "Connection refused", by_hand)
     unknown = wanted("https://nowhere.invalid/x.pt")
     fails(lambda: download(unknown, tmp_path / "x.pt", QUICK), "nowhere.invalid", by_hand)
+
+
+def test_redirects_to_https_are_followed_where_the_certificate_is_known(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here, which makes the certificates")
+    authority = ["-subj", "/CN=known", "-keyout", "known.key", "-out", "known.pem"]
+    openssl(tmp_path, "req", "-x509", *NEW_KEY, *authority)
+    route = Ranged()
+    with Server(certify(tmp_path, "good", "localhost", 30, "known")).running() as secure:
+        secure.add("/x.pt", route)
+        there = f"https://localhost:{secure.port}/x.pt"
+        url = server.add("/moved", answer(b"", 302, {"Location": there}))
+        path = tmp_path / "there" / "x.pt"
+        fails(lambda: download(wanted(url), path, QUICK), "certificate verify failed")
+        assert server.hits["/moved"] == 1
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "known.pem"))
+        download(wanted(url), path, QUICK)
+        assert path.read_bytes() == BODY
+        back = Wanted(f"https://localhost:{secure.port}/round", SHA256, len(BODY))
+        secure.add("/round", answer(b"", 302, {"Location": "/round"}))
+        fails(lambda: download(back, path.with_name("y.pt"), QUICK), "redirects more than 5 times")
 
 
 def test_no_credentials_are_sent(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

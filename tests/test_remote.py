@@ -1,6 +1,7 @@
 """What is tried again behind an address and what is not, how it ends, and how much is taken: real servers."""
 
 import math
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -240,6 +241,25 @@ def test_an_upload_is_tried_again_and_whole(store: ObjectStore, tmp_path: Path) 
     store.fault = lambda method, path: faults.pop() if method == "PUT" and faults else None
     RemotePath.parse(f"s3://{BUCKET}/a/again").upload(tmp_path / "file")
     assert store.fs.cat(f"{BUCKET}/a/again") == b"content" * 1000 and not faults
+
+
+def test_a_long_upload_that_fails_at_its_end_is_tried_again(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipkit.remote._COUNTED", 0.1)
+    monkeypatch.setattr("clipkit.remote.PATIENCE", 0.5)
+    (tmp_path / "file").write_bytes(b"content")
+    faults = ["500", "503"]
+
+    def late(method: str, path: str) -> str | None:
+        if method != "PUT" or not faults:
+            return None
+        time.sleep(1)
+        return faults.pop()
+
+    store.fault = late
+    RemotePath.parse(f"s3://{BUCKET}/a/late").upload(tmp_path / "file")
+    assert store.fs.cat(f"{BUCKET}/a/late") == b"content" and not faults
 
 
 def test_a_path_is_as_those_of_this_machine_are() -> None:

@@ -1,16 +1,21 @@
 import io
 import pickle
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as vision
-from PIL import Image
+from PIL import Image, ImageCms
 
 from clipkit.model.augment import Draws, crop_box
 from clipkit.model.pictures import Pixels
-from clipkit.model.preprocess import EvalTransform, OpenAITransform, TrainTransform, normalize
+from clipkit.model.preprocess import MEAN, STD, EvalTransform, OpenAITransform, TrainTransform, normalize
 from tests.model.conftest import encoded, picture
 
 MODES = ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16"]
@@ -42,6 +47,86 @@ def test_evaluation_equals_openais_transform_bit_for_bit(openai_reference: Any, 
         assert_planes(pixels, size)
         assert torch.equal(normalize(torch.from_numpy(pixels)[None])[0], expected)
         assert torch.equal(OpenAITransform(size)(Image.open(io.BytesIO(data))), expected)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "YCbCr", "HSV", "LAB", "I", "F", "PA", "RGBa"])
+def test_pictures_of_every_mode_and_any_size_equal_openais(openai_reference: Any, mode: str) -> None:
+    draw = random.Random(mode)
+    for number in range(12):
+        wide, high = ((1, 90), (28, 36), (200, 500))[number % 3], ((1, 90), (28, 36), (100, 300))[number % 3]
+        width, height, size = draw.randint(*wide), draw.randint(*high), draw.choice((31, 32, 33, 64))
+        image = in_mode(
+            picture(width, height, "L" if mode in ("I", "F", "I;16") else "RGBA", seed=number), mode
+        )
+        assert image.mode == mode
+        assert torch.equal(OpenAITransform(size)(image), openai_reference(size)(image)), (width, height, size)
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode == "LAB":
+        profiles = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"))
+        converted = ImageCms.profileToProfile(image.convert("RGB"), *profiles, outputMode="LAB")
+        assert converted is not None
+        return converted
+    if mode == "PA":
+        return image.convert("P").convert("PA")
+    return image.convert("RGB").convert(mode) if mode in ("HSV", "YCbCr", "CMYK") else image.convert(mode)
+
+
+def real_pictures() -> Iterator[tuple[str, bytes]]:
+    """A photo and a drawing that matplotlib brings, as the web might have them."""
+    folder = Path(matplotlib.get_data_path()) / "sample_data"
+    whole = (folder / "grace_hopper.jpg").read_bytes()
+    yield "as it came", whole
+    yield "drawing", (folder / "logo2.png").read_bytes()
+    photo = Image.open(io.BytesIO(whole))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        yield f"orientation {orientation}", encoded(photo.resize((301, 222)), "JPEG", exif=exif)
+    for name, mode, kind in (
+        ("inks", "CMYK", "JPEG"),
+        ("inks in a TIFF", "CMYK", "TIFF"),
+        ("gray", "L", "JPEG"),
+        ("palette", "P", "PNG"),
+        ("palette and a clear colour", "P", "GIF"),
+        ("clear", "RGBA", "WEBP"),
+        ("bits", "1", "PNG"),
+        ("16 bits", "I;16", "PNG"),
+    ):
+        image = photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)
+        options = {"transparency": 3} if mode == "P" else {}
+        yield name, encoded(image, kind, **options)
+    yield "progressive", encoded(photo, "JPEG", progressive=True, quality=30)
+    yield (
+        "frames",
+        encoded(photo.convert("P"), "GIF", save_all=True, append_images=[photo.rotate(9).convert("P")]),
+    )
+
+
+def test_real_pictures_equal_openais(openai_reference: Any) -> None:
+    names = []
+    for name, data in real_pictures():
+        for size in (32, 224):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's, about clear colours of a palette
+                expected = openai_reference(size)(Image.open(io.BytesIO(data)))
+            assert torch.equal(normalize(torch.from_numpy(EvalTransform(size)(data))[None])[0], expected), (
+                name
+            )
+        names.append(name)
+    assert len(names) == 20
+
+
+def test_training_crops_are_chosen_as_openclips_are_by_default(open_clip: Any) -> None:
+    crop, *rest = open_clip.image_transform(64, is_train=True).transforms
+    ours = TrainTransform(64)
+    assert type(crop).__name__ == "RandomResizedCrop"
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), ours.scale, ours.ratio)
+    assert (crop.interpolation, crop.antialias) == (vision.InterpolationMode.BICUBIC, True)
+    assert [type(each).__name__ for each in rest] == ["MaybeConvertMode", "MaybeToTensor", "Normalize"]
+    assert (rest[-1].mean, rest[-1].std) == (MEAN, STD)
+    assert (ours.flip, ours.color_jitter, ours.gray_scale_probability) == (False, None, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "PPM"])
