@@ -22,6 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MOST_KEPT_BYTES = 64_000_000
 _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _ENDING_SECONDS = 5
+_LIMITED = threading.RLock()
 _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 
@@ -78,8 +79,14 @@ def at_most_more_memory(count: int) -> Iterator[None]:
     """Let this process take `count` bytes beyond what it has: more is refused to whatever asks inside.
 
     Libraries have limits of their own that do not hold for all that they allocate. Where the system does not
-    tell what the process has, nothing is limited.
+    tell what the process has, nothing is limited. One thread at a time is inside: the limit is the process's.
     """
+    with _LIMITED, _limited(count):
+        yield
+
+
+@contextmanager
+def _limited(count: int) -> Iterator[None]:
     try:
         pages = int(
             Path("/proc/self/statm").read_text().split()[5]

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
+from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import IndexEntry, read_index
+from clipkit.shards.parquet import MOST_BYTES, words_of
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
@@ -112,16 +114,14 @@ class Original:
         if hashlib.sha256(data).hexdigest() != shard.manifest_sha256:
             raise DatasetError(f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{REMEDY}")
         try:
-            with pq.ParquetFile(pa.BufferReader(data)) as file:
+            with at_most_more_memory(MOST_BYTES), pq.ParquetFile(pa.BufferReader(data)) as file:
                 if file.metadata.num_rows != shard.samples:
                     raise DatasetError(
                         f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{REMEDY}"
                     )
                 yield file
-        except pa.ArrowException as error:
-            raise DatasetError(
-                f"{path}: expected a manifest, found: {str(error).partition(chr(10))[0]}{REMEDY}"
-            ) from None
+        except (pa.ArrowException, MemoryError) as error:
+            raise DatasetError(f"{path}: expected a manifest, found: {words_of(error)}{REMEDY}") from None
 
 
 def sha256_words(column: pa.ChunkedArray, place: Path) -> Words:

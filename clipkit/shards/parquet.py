@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,10 @@ import pyarrow.parquet as pq
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
+from clipkit.processes import at_most_more_memory
+
+MOST_BYTES = 3_000_000_000
+"""Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
 
 
 def read_parquet(
@@ -27,23 +32,33 @@ def read_parquet(
                 "file; restore it, or run `clipkit shards verify --repair`"
             )
         with os.fdopen(opened(path), "rb") if content is None else pa.BufferReader(content) as file:
-            table = pq.read_table(file, columns=columns, use_threads=False)
-        table.validate(full=True)
-        return table
+            return _table(file, columns)
     except FileNotFoundError:
         found = "no such file"
-    except (pa.ArrowException, OSError) as error:
-        found = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    except (pa.ArrowException, MemoryError, OSError) as error:
+        found = words_of(error)
     raise DatasetError(f"{path}: expected {expected}; found: {found}")
 
 
 def parsed(content: bytes) -> pa.Table | str:
     """Return the table that a Parquet file's bytes are, every value valid; else in a line why not."""
     try:
-        table = pq.read_table(pa.BufferReader(content), use_threads=False)
+        return _table(pa.BufferReader(content), None)
+    except (pa.ArrowException, MemoryError, OSError) as error:
+        return words_of(error)
+
+
+def words_of(error: BaseException) -> str:
+    """Return in a line why a Parquet file cannot be read."""
+    if isinstance(error, MemoryError):
+        return f"values that take more than {MOST_BYTES:,} bytes of memory"
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def _table(file: Any, columns: list[str] | None) -> pa.Table:
+    with at_most_more_memory(MOST_BYTES):
+        table = pq.read_table(file, columns=columns, use_threads=False)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        return str(error).partition("\n")[0]
     return table
 
 

@@ -117,3 +117,25 @@ def test_a_description_of_other_kinds(dataset: Path, changed: dict[str, object])
     for command in (summarize, filtered, compared):
         with pytest.raises(DatasetError, match="was the file edited"):
             command(dataset)
+
+
+def test_a_manifest_of_a_few_kilobytes_that_is_gigabytes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, index = dataset / "000000.parquet", dataset / INDEX_FILE
+    table = pq.read_table(manifest)
+    same = pa.DictionaryArray.from_arrays(
+        pa.array([0] * len(table), pa.int32()), pa.array(["x" * 32_000_000])
+    )
+    place = table.schema.get_field_index("caption")
+    pq.write_table(table.set_column(place, "caption", same), manifest, compression="zstd", store_schema=False)
+    with_column(index, "manifest_sha256", pa.array([sha256(manifest.read_bytes()).hexdigest()]))
+    assert manifest.stat().st_size < 50_000
+    for module in ("parquet", "original"):
+        monkeypatch.setattr(f"clipkit.shards.{module}.MOST_BYTES", 60_000_000)
+    (fault,) = verify(dataset).faults
+    assert "more than 60,000,000 bytes of memory" in fault.words
+    for command in (summarize, shown, filtered):
+        with pytest.raises(DatasetError, match="more than 60,000,000 bytes of memory"):
+            command(dataset)
+    assert dedup(dataset, DedupConfig(near=2), hash_folder=hash_folder).samples == 64, "it reads no captions"
