@@ -83,18 +83,25 @@ def _bounded_session() -> type[Any]:
             is_file, request.stream_output = request.stream_output, True
             response = await super().send(request)
             if not is_file or response.status_code >= 300:
-                content = bytearray()
-                while piece := await response.raw.content.read(1 << 16):
-                    content += piece
-                    if len(content) > _MOST_TOLD:
-                        response.raw.close()
-                        raise TooLargeError(
-                            f"{request.url}: expected at most {_MOST_TOLD:,} bytes of an answer"
-                        )
-                response._content = bytes(content)
+                response._content = await _bounded(response.raw, request.url)
             return response
 
     return Bounded
+
+
+async def _bounded(response: Any, address: str) -> bytes:
+    content = bytearray()
+    try:
+        while piece := await response.content.read(1 << 16):
+            content += piece
+            if len(content) > _MOST_TOLD:
+                raise TooLargeError(
+                    f"{address}: expected at most {_MOST_TOLD:,} bytes of an answer, found more"
+                )
+    except BaseException:
+        response.close()
+        raise
+    return bytes(content)
 
 
 def _is_anonymous() -> bool:
