@@ -251,6 +251,9 @@ def main() -> None:
         _fail(f"{place}{what}: mend this and run the same command again", 1)
     finally:
         scratch.clear()
+        for number in (signal.SIGINT, signal.SIGTERM):  # libraries that end from now on cannot be interrupted
+            if signal.getsignal(number) is _ended:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(line: str, code: int) -> NoReturn:

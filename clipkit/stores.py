@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from clipkit.errors import ConfigError
-from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError
+from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError, Transfer
 
 ANONYMOUS_VARIABLE = "CLIPKIT_S3_ANONYMOUS"
 _VARIABLES = (
@@ -56,6 +56,20 @@ def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float |
         raise
 
 
+async def byte_range(system: Any, address: str, start: int, length: int, transfer: Transfer) -> bytes:
+    """Return a byte range of a file on a web server, also of one that gives only whole files."""
+    session = await system.set_session()
+    ends = {"Range": f"bytes={start}-{start + length - 1}"}
+    async with session.get(system.encode_url(address), headers=ends) as response:
+        response.raise_for_status()
+        before, content = 0 if response.status == 206 else start, bytearray()
+        while len(content) < length and (piece := await response.content.read(1 << 16)):
+            transfer.relative_update(len(piece))
+            content += piece[before:]
+            before = max(0, before - len(piece))
+        return bytes(content[:length])
+
+
 def _new(scheme: str) -> Any:
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
@@ -83,18 +97,25 @@ def _bounded_session() -> type[Any]:
             is_file, request.stream_output = request.stream_output, True
             response = await super().send(request)
             if not is_file or response.status_code >= 300:
-                content = bytearray()
-                while piece := await response.raw.content.read(1 << 16):
-                    content += piece
-                    if len(content) > _MOST_TOLD:
-                        response.raw.close()
-                        raise TooLargeError(
-                            f"{request.url}: expected at most {_MOST_TOLD:,} bytes of an answer"
-                        )
-                response._content = bytes(content)
+                response._content = await _bounded(response.raw, request.url)
             return response
 
     return Bounded
+
+
+async def _bounded(response: Any, address: str) -> bytes:
+    content = bytearray()
+    try:
+        while piece := await response.content.read(1 << 16):
+            content += piece
+            if len(content) > _MOST_TOLD:
+                raise TooLargeError(
+                    f"{address}: expected at most {_MOST_TOLD:,} bytes of an answer, found more"
+                )
+    except BaseException:
+        response.close()
+        raise
+    return bytes(content)
 
 
 def _is_anonymous() -> bool:

@@ -24,10 +24,11 @@ def living(session: int) -> list[int]:
 
 def workers_of(process: int) -> list[int]:
     """The processes that the fork server of `process` made."""
-    return [worker for server in _children(process) for worker in _children(server)]
+    return [worker for server in children_of(process) for worker in children_of(server)]
 
 
-def _children(process: int) -> list[int]:
+def children_of(process: int) -> list[int]:
+    """The processes that `process` itself started and has not waited for."""
     try:
         threads = list(Path(f"/proc/{process}/task").iterdir())
         return [int(child) for thread in threads for child in (thread / "children").read_text().split()]

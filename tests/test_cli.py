@@ -320,6 +320,20 @@ def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists() and not (trained / "runs" / "tiny" / "results.jsonl").exists()
 
 
+def test_a_checkpoint_as_a_hugging_face_folder_and_back(trained: Path, tmp_path: Path) -> None:
+    latest = trained / "runs" / "tiny" / "checkpoints" / "latest"
+    finished = clipkit("convert", latest, tmp_path / "model", "--to", "hf", "--json")
+    assert finished.returncode == 0, finished.stderr
+    call = f'transformers.CLIPModel.from_pretrained("{tmp_path / "model"}")'
+    assert json.loads(finished.stdout)["open_with"] == call
+    back = clipkit("convert", tmp_path / "model", tmp_path / "back.pt", "--to", "clipkit")
+    assert back.returncode == 0, back.stderr
+    assert_one_line(clipkit("convert", tmp_path, tmp_path / "a.pt"), "is a folder without config.json")
+    (tmp_path / "model" / "notes.txt").touch()
+    again = clipkit("convert", latest, tmp_path / "model", "--to", "hf")
+    assert_one_line(again, "a model folder to replace, found notes.txt in it", "another name")
+
+
 def test_a_damaged_newest_checkpoint_names_the_one_before(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "0.jpg").write_bytes(encoded(photo()))

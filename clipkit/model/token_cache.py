@@ -41,10 +41,9 @@ class TokenCache:
                 self._old, self.recent, self._bytes = self.recent, _Generation(self), 0
         return tokens
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._old, self.recent, self._bytes = {}, _Generation(self), 0
+    def after_fork(self) -> None:
+        """Make a new lock: a fork copies the old one held, if another thread holds it then."""
+        self._lock = Lock()
 
 
 class _Generation(dict[str, Tokens]):

@@ -6,6 +6,7 @@ except by `tokenize`, whose result is a tensor.
 
 import gzip
 import heapq
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -123,6 +124,7 @@ def _encode_chunk(chunk: str) -> tuple[int, ...]:
 
 
 _CACHE = TokenCache(_encode_chunk, CACHE_BYTES, CACHED_LENGTH)
+os.register_at_fork(after_in_child=_CACHE.after_fork)
 
 
 def _encode_word(word: str) -> tuple[int, ...]:

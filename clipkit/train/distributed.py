@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, TrainError
 
 # Process 0 evaluates alone while the others wait in a collective; torchrun itself ends them if it dies.
 _TIMEOUT = timedelta(hours=2)
@@ -64,7 +64,7 @@ def open_world(device: str | None = None) -> Iterator[World]:
 
     Within another `open_world`, or after the caller's own `init_process_group`, that group is used and stays.
     `device` is "cpu", "cuda" or None for a GPU if there is one. Raises ConfigError for a device that is not
-    there.
+    there; what is raised inside because another process is gone comes out as TrainError.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rank, size, local_rank = (
@@ -86,5 +86,12 @@ def open_world(device: str | None = None) -> Iterator[World]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield world
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's are plain ones
+            raise
+        raise TrainError(
+            f"process {rank} of {size}: the connection to the others broke, one of them has ended: "
+            "mend what its last line says, and run the same command again"
+        ) from error
     finally:
         dist.destroy_process_group()

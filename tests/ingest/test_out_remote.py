@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -88,6 +91,38 @@ def test_requests_that_fail_and_a_kill_leave_nothing_that_the_index_lists(
     running.wait()
     assert ingest(listed, out)["samples"] == PICTURES
     assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_quarter_of_all_requests_may_fail(
+    store: ObjectStore, listed: Path, tmp_path: Path, seed: int
+) -> None:
+    random, drawing, failed = Random(seed), threading.Lock(), Counter[str]()
+
+    def fault(method: str, path: str) -> str | None:
+        with drawing:
+            kinds = ["500", "503", "reset", "short" if method == "GET" else "503"]
+            if random.random() > 0.25 or failed[path] == 2:  # a request may be made of two
+                return None
+            failed[path] += 1
+            return random.choice(kinds)
+
+    store.fault = fault
+    out, chosen = f"s3://{BUCKET}/{tmp_path.name}", ("--where", "source_row % 3 > 0", "--out")
+    for source, made in ((str(tmp_path / "disk"), str(tmp_path / "chosen")), (out, f"{out}-chosen")):
+        for words in (
+            command(listed, source),
+            [sys.executable, "-m", "clipkit", "shards", "filter", source, *chosen, made],
+            [sys.executable, "-m", "clipkit", "shards", "verify", made, "--decode"],
+        ):
+            done = subprocess.run(words, capture_output=True, text=True)
+            assert done.returncode == 0 and "Unclosed" not in done.stderr, done.stderr
+    store.fault = lambda method, path: None
+    assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
+    derived = in_bucket(store, f"{out}-chosen", tmp_path / "other"), contents(tmp_path / "chosen")
+    assert [sorted(each) for each in derived[:1]] == [sorted(each) for each in derived[1:]]
+    assert everything(ShardSet(f"{out}-chosen")) == everything(ShardSet(tmp_path / "chosen"))
 
 
 def test_a_later_pass_goes_into_the_bucket_too(

@@ -10,28 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import living, until, wait_until_gone, with_shared_memory, workers_of
+from tests.processes import children_of, living, until, wait_until_gone, with_shared_memory, workers_of
 
+TWO = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 WORDS = "--model ViT-Micro/16@32px --workers 2 --log-every 1 --name run --lr 1e-3"
 
 
 @contextmanager
 def training(
-    dataset: Path, runs: Path, *words: str, before: Sequence[str] = ()
+    dataset: Path, runs: Path, *words: str, before: Sequence[str] = (), launcher: Sequence[str] = ()
 ) -> Iterator["subprocess.Popen[str]"]:
-    command = [
-        *before,
-        sys.executable,
-        "-m",
-        "clipkit",
-        "train",
-        "--shards",
-        str(dataset),
-        "--runs",
-        str(runs),
-    ]
+    command = [*before, sys.executable, *launcher, "-m", "clipkit", "train", *WORDS.split(), *words]
     with subprocess.Popen(
-        [*command, *WORDS.split(), *words],
+        [*command, "--shards", dataset, "--runs", runs],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -40,7 +31,7 @@ def training(
         try:
             yield process
         finally:
-            for pid in living(process.pid):
+            for pid in (*children_of(process.pid), *living(process.pid)):
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -97,3 +88,22 @@ def test_too_little_shared_memory_is_one_line(small_dataset: Path, tmp_path: Pat
         assert last.startswith("clipkit: /dev/shm: expected room for the workers' batches, found ")
         assert "Traceback" not in errors
         wait_until_gone(process.pid)
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_run_that_lose_another_say_so_in_one_line(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    words = "--batch-size 120 --samples-seen 9000000"
+    with training(small_dataset, tmp_path, *words.split(), launcher=TWO) as process:
+        until(lambda: steps(tmp_path), "it trains")
+        ranks = [rank for rank in children_of(process.pid) if workers_of(rank)]
+        assert len(ranks) == 2
+        os.kill(workers_of(ranks[1])[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    said = sorted(line for line in errors.splitlines() if line.startswith("clipkit: "))
+    assert len(said) == 2 and said[0].startswith("clipkit: a loader process died, ")
+    assert said[1].startswith("clipkit: process ") and ": the connection to the others broke" in said[1]
+    assert "[rank" not in errors, "a traceback of ours, as torch shows it; torchrun has one of its own"
+    until(lambda: not any(map(living, ranks)), "all end")

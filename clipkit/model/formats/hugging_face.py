@@ -34,6 +34,8 @@ WEIGHTS_FILES = (
 LARGEST_TEXT = 1 << 23
 """Bytes of a file of JSON or text; those of real models are under 4 MB."""
 
+DEEPEST_JSON = 32
+
 _OTHERS = {
     CONFIG_FILE,
     inputs.VOCABULARY_FILE,
@@ -182,10 +184,21 @@ def _input_faults(folder: Path, config: ClipConfig) -> Iterator[tuple[str, str |
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
+        content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, json.JSONDecodeError) else "no JSON"
         raise CheckpointError(f"{path} is damaged: {reason}; fetch or write it anew") from error
+    level, depth = [content], 0
+    while level := [part for value in level for part in _parts(value)]:
+        depth += 1
+        if depth > DEEPEST_JSON:
+            raise CheckpointError(f"{path} is nested more than {DEEPEST_JSON} deep, which none is: refused")
+    return content
+
+
+def _parts(value: Any) -> list[Any]:
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [part for part in within if isinstance(part, dict | list)]
 
 
 def _text(path: Path) -> str:

@@ -76,7 +76,7 @@ def tokenizer_fault(content: Any) -> str | None:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not isinstance(merges := model.get("merges"), list):
         return "describes no byte-pair tokenizer"
-    joined = [" ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges]
+    joined = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
     return vocabulary_fault(model.get("vocab")) or merges_fault(joined)
 
 

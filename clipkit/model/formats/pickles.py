@@ -5,6 +5,7 @@ not in that table ends the reading. Python's own unpickler is not used: ten byte
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,9 +60,11 @@ def unpickle(data: bytes, find: Callable[[str], Any], stored: Callable[[Any], An
     """
     machine = _Machine(find, stored)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name != "STOP":  # the last one; without it the loop ends in a ValueError
-                machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts of opcodes that are refused here
+            for opcode, argument, _ in pickletools.genops(data):
+                if opcode.name != "STOP":  # the last one; without it the loop ends in a ValueError
+                    machine.step(opcode.name, argument)
         return machine.stack.pop()
     except PickleError:
         raise

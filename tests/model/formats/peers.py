@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipkit.model.clip import Clip
-from clipkit.model.config import STRIDE, ClipConfig, ResNetConfig, named_config
+from clipkit.model.config import OPENAI_VOCABULARY, STRIDE, ClipConfig, ResNetConfig, named_config
 from tests.model.conftest import inputs
 from tests.model.conversions import OPENAI_MODELS
 
@@ -21,23 +21,23 @@ VISION_TRANSFORMERS = [name for name in OPENAI_MODELS if name.startswith("ViT")]
 PICTURES = 2
 
 
-def shallow(name: str) -> ClipConfig:
-    """The architecture one block deep: of the same widths, patches and texts; pictures of 2 x 2 places."""
+def shallow(name: str, vocab_size: int) -> ClipConfig:
+    """The architecture one block deep: of the same widths and patches; pictures of 2 x 2 places."""
     config = named_config(name)
     if isinstance(config.vision, ResNetConfig):
         changes: dict[str, Any] = {"layers": (1, 1, 1, 1), "image_size": 2 * STRIDE}
     else:
         changes = {"layers": 1, "image_size": 2 * config.vision.patch_size}
     vision = config.vision.model_copy(update=changes)
-    text = config.text.model_copy(update={"layers": 1})
+    text = config.text.model_copy(update={"layers": 1, "vocab_size": vocab_size})
     return config.model_copy(update={"name": f"shallow {name}", "vision": vision, "text": text})
 
 
-def architectures(names: list[str]) -> list[Any]:
-    """Parameters of tests: the shallow ones, and the whole ones marked slow."""
+def architectures(names: list[str], vocab_size: int = OPENAI_VOCABULARY) -> list[Any]:
+    """Parameters of tests: the shallow ones, with so many tokens, and the whole ones marked slow."""
     whole = [pytest.mark.slow, pytest.mark.timeout(1_800)]
     return [
-        *(pytest.param(shallow(name), id=f"shallow {name}") for name in names),
+        *(pytest.param(shallow(name, vocab_size), id=f"shallow {name}") for name in names),
         *(pytest.param(named_config(name), id=name, marks=whole) for name in names),
     ]
 

@@ -101,6 +101,18 @@ def test_shards_and_older_versions_are_read(theirs: Any, tmp_path: Path) -> None
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
     assert_agree(load_model(tmp_path / "shards"), theirs)
 
+    bins = tmp_path / "bins"
+    bins.mkdir()
+    (bins / "config.json").write_text((tmp_path / "shards" / "config.json").read_text())
+    halves: dict[str, dict[str, Any]] = {"pytorch_model-1.bin": {}, "pytorch_model-2.bin": {}}
+    for number, (name, tensor) in enumerate(theirs.state_dict().items()):
+        halves[f"pytorch_model-{1 + number % 2}.bin"][name] = tensor
+    for name, tensors in halves.items():
+        torch.save(tensors, bins / name)
+    places = {key: name for name, tensors in halves.items() for key in tensors}
+    (bins / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert_agree(load_model(bins), theirs)
+
     old = tmp_path / "old"
     old.mkdir()
     numbers = {
@@ -198,6 +210,7 @@ def test_configurations_that_clipkit_does_not_compute(
     [
         ("config.json", b"{", "config.json is damaged: Expecting property name"),
         ("config.json", b"[" * 100_000, "config.json is damaged: no JSON"),
+        ("config.json", b"[" * 500 + b"]" * 500, "config.json is nested more than 32 deep"),
         ("config.json", b"[]", "config.json is of no CLIP that clipkit computes"),
         ("config.json", b'{"model_type": ' + b"1" * 5_000 + b"}", "config.json is damaged: no JSON"),
         ("config.json", b"\xff\xfe", "config.json is not text in UTF-8"),
@@ -208,6 +221,11 @@ def test_configurations_that_clipkit_does_not_compute(
         ("vocab.json", {"a": 0}, "vocab.json has 1 tokens, not the 49408 of OpenAI's tokenizer"),
         ("merges.txt", "#version: 0.2\nt h\n", "merges.txt has other merges than OpenAI's tokenizer"),
         ("tokenizer.json", {"model": {"type": "Unigram"}}, "tokenizer.json describes no byte-pair tokenizer"),
+        (
+            "tokenizer.json",
+            {"model": {"merges": [7], "vocab": {}}},
+            "has 0 tokens, not the 49408 of OpenAI's",
+        ),
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "has image_mean [0.5, 0.5, 0.5], not"),
         ("preprocessor_config.json", {"size": {"shortest_edge": 36}}, "has size {'shortest_edge': 36}, not"),
         ("preprocessor_config.json", {"do_center_crop": False}, "has do_center_crop False, not True"),

@@ -19,7 +19,7 @@ from tests.model.conversions import OPENAI_MODELS
 from tests.model.formats.peers import PICTURES, Outputs, architectures, computed, enlivened, place
 
 
-@pytest.fixture(scope="module", params=architectures(OPENAI_MODELS))
+@pytest.fixture(scope="module", params=architectures(OPENAI_MODELS, vocab_size=1_000))
 def config(request: pytest.FixtureRequest) -> ClipConfig:
     return request.param  # type: ignore[no-any-return]
 

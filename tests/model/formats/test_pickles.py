@@ -85,6 +85,7 @@ def test_claims_about_a_tensor_are_held_against_its_bytes(
         (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7fabc" + END, "its pickle is damaged"),
         (b"\x80\x02\x8b\x01\x00\x00\x00\x01" + END, "holds LONG4, which no checkpoint needs"),
         (b"\x80\x02P1\n" + END, "holds PERSID, which no checkpoint needs"),
+        (b"\x80\x02S'\\K'\n" + END, "holds STRING, which no checkpoint needs"),
         (b"\x80\x02(ios\nsystem\n" + END, "holds INST, which no checkpoint needs"),
         (
             b"\x80\x02(cos\nsystem\nX\x01\x00\x00\x00xo" + END,

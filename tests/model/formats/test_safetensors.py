@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_model
+from clipkit.model.formats.archive import read_model_file
 from tests.model.conftest import one_line
 from tests.model.formats.crafted import FLOATS, safetensors
 
@@ -52,16 +56,17 @@ def test_lies_in_the_header_of_safetensors(
     assert expected in one_line(lambda: load_model(path))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.data())
-def test_damaged_safetensors_open_or_give_one_clear_line(tensors_file: Path, data: st.DataObject) -> None:
-    whole = bytearray(tensors_file.read_bytes())
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_damaged_safetensors_open_or_give_one_clear_line(data: st.DataObject) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.ones(4, dtype=torch.float16)}
+    whole = bytearray(save(tensors, {"model_config": "{}"}))
     end = int.from_bytes(whole[:8], "little") + 8
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.integers(0, 8) | st.integers(0, end))] = data.draw(st.integers(0, 255))
-    damaged = tensors_file.with_name("damaged")
-    damaged.write_bytes(whole)
-    try:
-        load_model(damaged, model="ViT-Micro-16-32")
-    except CheckpointError as error:
-        assert "\n" not in str(error)
+    with NamedTemporaryFile() as damaged:
+        Path(damaged.name).write_bytes(whole)
+        try:
+            read_model_file(Path(damaged.name))
+        except CheckpointError as error:
+            assert "\n" not in str(error)
