@@ -166,6 +166,11 @@ def read_bytes(path: Path, at_most: int = MOST_BYTES) -> bytes:
         return file.read()
 
 
+def decoded(name: str) -> str:
+    """Return a file's name as it can be written down: what is no UTF-8 in it becomes U+FFFD."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def opened(path: Path) -> int:
     """Return a descriptor of a regular file of this machine, or of one that a link leads to, to be read.
 

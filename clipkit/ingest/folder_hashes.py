@@ -15,7 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.local_files import read_file
 from clipkit.ingest.rows import Failed
-from clipkit.locations import is_remote
+from clipkit.locations import decoded, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DatasetDescription
 from clipkit.shards.resemblance import Pictures
@@ -44,7 +44,7 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
         while some := list(islice(files, _AT_ONCE)):
             for path, picture in zip(some, pool.map(lambda path: _hashed(path, config), some), strict=True):
                 if isinstance(picture, Picture):
-                    names.append(path.relative_to(folder).as_posix())
+                    names.append(decoded(path.relative_to(folder).as_posix()))
                     made.append(picture)
                 elif picture.reason != "not_an_image":
                     broken.append(f"{path.name} ({picture.reason})")
@@ -60,8 +60,8 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
     lines = "".join(f"{name}\t{each.sha256}\n" for name, each in zip(names, made, strict=True))
     words = np.frombuffer(bytes.fromhex("".join(each.sha256[:32] for each in made)), ">u8")
     return Pictures(
-        source=folder.resolve().name,
-        fingerprint=hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
+        source=decoded(folder.resolve().name),
+        fingerprint=hashlib.sha256(lines.encode()).hexdigest(),
         sha256=words.astype(np.uint64).reshape(-1, 2),
         dhash=np.array([each.dhash for each in made], dtype=np.uint64),
         pixels=np.array([each.original_width * each.original_height for each in made], dtype=np.int64),

@@ -1,7 +1,6 @@
 """The dataset directory as its writers see it: what it was made from, created or continued under a lock."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -14,7 +13,7 @@ from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
 from clipkit.errors import DatasetError, NoDatasetError
-from clipkit.locations import is_remote, read_bytes
+from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
 DATASET_FILE = "dataset.json"
@@ -154,10 +153,6 @@ def open_for_writing(directory: Path, description: DatasetDescription) -> Iterat
     Raises DatasetError if the directory holds something else, a dataset of another description (the
     difference is in the message), or is being written by another process.
     """
-    try:
-        os.fsencode(str(directory)).decode()
-    except UnicodeDecodeError:
-        raise DatasetError(f"{directory!r}: expected a name in UTF-8; choose another --out") from None
     check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
@@ -218,7 +213,9 @@ def read_dataset(directory: Path) -> Dataset:
 
 
 def check_can_hold_dataset(directory: Path) -> None:
-    """Raise DatasetError if `directory` is there, and neither empty nor a dataset."""
+    """Raise DatasetError if `directory` is there, and neither empty nor a dataset, or cannot be named."""
+    if decoded(str(directory)) != str(directory):
+        raise DatasetError(f"{str(directory)!r}: expected a name in UTF-8; choose another --out")
     if not directory.exists():
         return
     if not directory.is_dir():

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipkit.atomic import replaced
 from clipkit.errors import ConfigError
-from clipkit.locations import is_remote
+from clipkit.locations import is_remote, opened
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
@@ -228,7 +228,8 @@ def _check_list(path: Path) -> None:
         raise ConfigError(f"--list {path}: expected a folder to write into, found none such: {path.parent}")
     if path.exists():
         try:
-            found = pq.read_schema(path).names
+            with os.fdopen(opened(path), "rb") as file:
+                found = pq.read_schema(file).names
         except (pa.ArrowException, OSError):
             found = None
         if found != _LIST_SCHEMA.names:
@@ -241,7 +242,8 @@ def _write_list(
     end = 0
     with (
         replaced(path) as temporary,
-        pq.ParquetWriter(temporary, _LIST_SCHEMA, compression="zstd") as writer,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, _LIST_SCHEMA, compression="zstd") as writer,
     ):
         for shard in original.shards:
             begin, end = end, end + shard.samples

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.errors import ConfigError, DatasetError
+from clipkit.locations import decoded
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Parent, Totals, check_can_hold_dataset, open_for_writing
 from clipkit.shards.format import SHARD_SAMPLES
@@ -112,7 +113,7 @@ def _derive(original: Original, choice: Choice, out: Path, progress: Display) ->
 def _parent(original: Original, choice: Choice) -> Parent:
     chosen = hashlib.sha256(np.packbits(choice.keep).tobytes()).hexdigest()
     return Parent(
-        name=original.directory.resolve().name,
+        name=decoded(original.directory.resolve().name),
         fingerprint=original.fingerprint,
         index_sha256=original.index_sha256,
         samples=original.samples,

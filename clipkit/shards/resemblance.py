@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from clipkit.errors import DatasetError
+from clipkit.locations import decoded
 from clipkit.progress import Progress
 from clipkit.shards.format import sample_key
 from clipkit.shards.hamming import BITS, Hashes, Places, near_matches
@@ -67,7 +68,7 @@ def pictures_of(original: Original, display: Progress) -> Pictures:
             int(Path(original.shards[shard].name).stem), place - int(ends[shard] - original.sizes[shard])
         )
 
-    source = original.directory.resolve().name
+    source = decoded(original.directory.resolve().name)
     return Pictures(source, original.fingerprint, sha256, dhash, pixels, name)
 
 

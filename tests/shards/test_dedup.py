@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -233,3 +234,23 @@ def test_a_manifest_without_hashes_is_refused(tmp_path: Path) -> None:
         dataset.finish(Totals(records=1, samples=1, failures=0, shards=1))
     with pytest.raises(DatasetError, match="dhash"):
         found(directory)
+
+
+def test_names_that_are_no_utf8(twice: Path, tmp_path: Path) -> None:
+    def odd(name: str) -> Path:
+        return tmp_path / os.fsdecode(name.encode("latin-1"))
+
+    dataset = shutil.copytree(twice, odd("\xfft"))
+    folder = odd("\xe9t\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xe4.jpg")).write_bytes(encoded(photo(120, 90, 4)))
+    listed = odd("l\xff.parquet")
+    for _ in range(2):
+        result = found(dataset, others=[folder], out=tmp_path / "new", listed=listed)
+    assert result.exact >= 1 and result.examples[0].like == "\ufffd.jpg"
+    with listed.open("rb") as file:
+        assert set(pq.read_table(file)["of"].to_pylist()) == {"\ufffdt\ufffd"}
+    parent = read_dataset(tmp_path / "new").description.parent
+    assert parent is not None and parent.name == "\ufffdt"
+    with pytest.raises(DatasetError, match="expected a name in UTF-8"):
+        found(dataset, out=odd("\xff"))
