@@ -114,12 +114,8 @@ class ShardSet:
         """
         rows = self._rows_of(shard)
         image_offset, image_bytes, caption_offset, caption_bytes = rows.ranges[row].tolist()
-        for what, size, most in (
-            ("picture", image_bytes, MAX_PICTURE_BYTES),
-            ("caption", caption_bytes, MAX_CAPTION_BYTES),
-        ):
-            if size > most:
-                raise SampleError(f"its {what} has {size:,} bytes, over {most:,}: leave it out")
+        _check_size("picture", image_bytes, MAX_PICTURE_BYTES)
+        _check_size("caption", caption_bytes, MAX_CAPTION_BYTES)
         start = min(image_offset, caption_offset)
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
         if length > image_bytes + caption_bytes + _READ_OVER:
@@ -195,6 +191,11 @@ class ShardSet:
 
 
 _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise SampleError(f"its {what} has {size:,} bytes, over {most:,}: leave it out")
 
 
 def _files(
