@@ -183,7 +183,7 @@ def opened(path: Path) -> int:
 
 
 def read_range(path: Path, start: int, length: int) -> bytes:
-    """Return a byte range of a file; fewer bytes where it ends, others from a server that gives no ranges."""
+    """Return a byte range of a file; fewer bytes where it ends."""
     if is_remote(path):
         return _remote(path).read_range(start, length)
     with os.fdopen(opened(path), "rb") as file:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
 from clipkit.remote import MOST_BYTES, PATIENCE, RefusedError, Transfer, tried
-from clipkit.stores import called, file_system
+from clipkit.stores import byte_range, called, file_system
 
 _LEAST_UPLOADED = 100_000  # bytes a second
 _WEB = ("http", "https")
@@ -169,7 +169,13 @@ class RemotePath:
             return (folder / "content").read_bytes()
 
     def read_range(self, start: int, length: int) -> bytes:
-        """Return a byte range, or what the server gives instead of it."""
+        """Return a byte range; fewer bytes where the file ends."""
+        if self.scheme in _WEB:
+            system = file_system(self.scheme)
+            return self._tried(
+                "read it",
+                lambda transfer: called(system, byte_range(system, str(self), start, length, transfer), None),
+            )
         ends = {"start": start, "end": start + length}
         return self._tried("read it", lambda _: bytes(self._call("_cat_file", seconds=PATIENCE, **ends)))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from clipkit.errors import ConfigError
-from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError
+from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError, Transfer
 
 ANONYMOUS_VARIABLE = "CLIPKIT_S3_ANONYMOUS"
 _VARIABLES = (
@@ -54,6 +54,20 @@ def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float |
     except BaseException:
         future.cancel()
         raise
+
+
+async def byte_range(system: Any, address: str, start: int, length: int, transfer: Transfer) -> bytes:
+    """Return a byte range of a file on a web server, also of one that gives only whole files."""
+    session = await system.set_session()
+    ends = {"Range": f"bytes={start}-{start + length - 1}"}
+    async with session.get(system.encode_url(address), headers=ends) as response:
+        response.raise_for_status()
+        before, content = 0 if response.status == 206 else start, bytearray()
+        while len(content) < length and (piece := await response.content.read(1 << 16)):
+            transfer.relative_update(len(piece))
+            content += piece[before:]
+            before = max(0, before - len(piece))
+        return bytes(content[:length])
 
 
 def _new(scheme: str) -> Any:

@@ -131,6 +131,30 @@ def test_what_a_store_tells_is_bounded(server: Server, monkeypatch: pytest.Monke
     assert server.hits[list_of] == 1, server.hits
 
 
+def ranged(request: BaseHTTPRequestHandler) -> None:
+    first, last = (int(end) for end in request.headers["Range"].removeprefix("bytes=").split("-"))
+    answer(CONTENT[first : last + 1], 206)(request)
+
+
+CONTENT = bytes(range(256)) * 1000
+
+
+@pytest.mark.parametrize("route", [answer(CONTENT), ranged])
+@pytest.mark.parametrize(("start", "length"), [(0, 10), (65530, 20), (200_003, 1000), (255_990, 10)])
+def test_a_byte_range_is_the_same_of_a_server_that_gives_whole_files(
+    server: Server, route: Route, start: int, length: int
+) -> None:
+    path = there(server, answer(b"", 503), route)
+    assert path.read_range(start, length) == CONTENT[start : start + length]
+
+
+def test_a_byte_range_ends_with_its_file_and_without_it(server: Server) -> None:
+    assert there(server, answer(CONTENT)).read_range(255_990, 100) == CONTENT[255_990:]
+    assert there(server, endless).read_range(1_000_000, 100) == bytes(100)
+    with pytest.raises(FileNotFoundError):
+        there(server, answer(b"", 404)).read_range(0, 10)
+
+
 def test_what_says_what_a_dataset_is_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipkit.shards.dataset.MAX_JSON_BYTES", 1000)
     for name in ("index.parquet", "dataset.json"):

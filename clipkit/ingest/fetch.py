@@ -26,7 +26,7 @@ from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.urls import Target, request_target
 
-_POLL_SECONDS = 0.1  # while the caller has work: what came meanwhile is taken in one go, at half the cost
+_POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has work
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
 
@@ -83,7 +83,7 @@ class _Fetcher(Generic[Key]):
         self._undiagnosed: list[tuple[Future[str], _Job[Key], Failed]] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
-        self._poll_due = 0.0
+        self._poll_due, self._begun = 0.0, 0
         self._limited_by = limited_by
         self._limited_since: float | None = None
 
@@ -97,7 +97,8 @@ class _Fetcher(Generic[Key]):
                 del outcome
                 if body:
                     self._budget.release(body)
-                if time.monotonic() >= self._poll_due:
+                # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
+                if self._begun >= self._config.connections / 8 or time.monotonic() >= self._poll_due:
                     self._poll(0)
             elif self._rows.exhausted and not (self._jobs or self._waiting or self._undiagnosed):
                 return
@@ -162,6 +163,7 @@ class _Fetcher(Generic[Key]):
             transfer.prepare(job.target.url, job.deadline - now, again=job.attempts > 1)
             self._jobs[transfer] = job
             self._multi.add(transfer)
+            self._begun += 1
 
     def _make_ready(self, job: _Job[Key] | None) -> None:
         if job is not None:
@@ -190,7 +192,7 @@ class _Fetcher(Generic[Key]):
                 self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_diagnoses()
-        self._poll_due = time.monotonic() + _POLL_SECONDS
+        self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
 
     def _take_diagnoses(self) -> None:
         undiagnosed, self._undiagnosed = self._undiagnosed, []

@@ -29,6 +29,7 @@ from clipkit.shards.parts import PARTS
 from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
+from clipkit.shards.report import write_report
 from clipkit.shards.salvage import OldManifests, lost_failures
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
@@ -67,7 +68,7 @@ def repair(
     check_is_dataset(directory)
     with exclusive_use(directory):
         staging = Staging(directory)
-        staging.finish_earlier()
+        is_other = staging.finish_earlier()
         check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
         faults = Faults()
         dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
@@ -92,6 +93,8 @@ def repair(
         if one.changed:
             staging.commit()
         staging.discard()
+        if one.changed or is_other:
+            write_report(directory)
         return one.result()
 
 

@@ -121,7 +121,7 @@ def _count_failures(report: Report, directory: Path, index: Index) -> None:
             report.reasons[reason] += 1
             if shown[reason] < EXAMPLES_PER_REASON:
                 shown[reason] += 1
-                report.examples.append(Example(reason, url or caption, detail or ""))
+                report.examples.append(Example(reason, url or caption or "", detail or ""))
 
 
 def _pictures(shard_set: ShardSet) -> Iterable[Shown]:

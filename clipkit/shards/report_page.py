@@ -51,7 +51,7 @@ def _head(report: "Report") -> str:
     else:
         records, others = parent.samples, sum(parent.left_out.values())
         words, of_all, rest = (
-            "Every sample of the original is here or left out.",
+            f"Every sample of {text(parent.name)} is here or left out.",
             "in the original",
             "left out",
         )
@@ -95,6 +95,7 @@ def _table_of_left_out(parent: "Parent | None") -> str:
         f"<tr><td class=reason><code>{text(cause)}</code></td><td class=n>{count:,}</td>"
         f"<td class=bar><div>{_bar(count, most, 'bad')}</div></td></tr>"
         for cause, count in parent.left_out.items()
+        if count
     )
     return f"<h2>Why samples were left out</h2><table>{rows}</table>"
 

@@ -63,6 +63,13 @@ def test_what_may_not_be_opened_is_not_given_up(dataset: Path, name: str) -> Non
     assert repair(dataset).remade == []
 
 
+def test_the_report_is_of_what_is_left(dataset: Path) -> None:
+    (dataset / "report.html").write_text("2,160 samples")
+    (dataset / SHARD).unlink()
+    repair(dataset)
+    assert "<b>1,160</b>" in (dataset / "report.html").read_text()
+
+
 @pytest.mark.parametrize("other", [{}, {"samples": 7, "sha256": "0" * 64}])
 def test_what_the_index_lists_twice_counts_once(dataset: Path, other: dict[str, Any]) -> None:
     before, index = contents(dataset), read_index(dataset)

@@ -103,9 +103,7 @@ def test_the_processes_of_a_run_that_lose_another_say_so_in_one_line(
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     said = sorted(line for line in errors.splitlines() if line.startswith("clipkit: "))
-    assert [line[:32] for line in said] == [
-        "clipkit: a loader process died, ",
-        "clipkit: process 0 of 2: the con",
-    ]
+    assert len(said) == 2 and said[0].startswith("clipkit: a loader process died, ")
+    assert said[1].startswith("clipkit: process ") and ": the connection to the others broke" in said[1]
     assert "[rank" not in errors, "a traceback of ours, as torch shows it; torchrun has one of its own"
     until(lambda: not any(map(living, ranks)), "all end")

@@ -196,7 +196,7 @@ def _other_kind(start: bytes) -> str:
     if not start:
         return "an empty file"
     if start.startswith(_PICKLE):
-        return "a pickle, as PyTorch before 1.6 saved: where you trust it, open and save it with today's"
+        return "a pickle, as PyTorch before 1.6 saved: if you trust it, save its state_dict with today's"
     if start == _LFS:
         return "a pointer of Git LFS: fetch the file itself with `git lfs pull`"
     return "something else"

@@ -103,7 +103,7 @@ class PytorchFile:
         except UnknownNameError as error:
             raise CheckpointError(
                 f"{self.path} asks to run code when it is opened ({str(error)[:100]}): refused; "
-                "a state_dict alone needs none"
+                "if you trust it, torch.save its state_dict alone"
             ) from error
         except PickleError as error:
             raise CheckpointError(f"{self.path} is damaged or hostile: {error}") from error

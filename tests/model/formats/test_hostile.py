@@ -65,7 +65,7 @@ def test_a_file_cut_anywhere_gives_one_clear_line(saved: Path, part: float) -> N
     [
         (b"", "an empty file"),
         (b"not a checkpoint", "something else"),
-        (pickle.dumps({"epoch": 1}), "a pickle, as PyTorch before 1.6 saved: where you trust it"),
+        (pickle.dumps({"epoch": 1}), "a pickle, as PyTorch before 1.6 saved: if you trust it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "a pointer of Git LFS"),
     ],
 )
