@@ -18,7 +18,6 @@ from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipkit.model.formats.openai_shapes import BUFFERS
 from tests.threads import one_thread as one_thread
 
-
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any of its packages is imported, OpenCLIP's too
 
 
