@@ -17,6 +17,7 @@ from clipkit.shards.cache import BYTES_VARIABLE, Cache
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.filling import Filling
 from clipkit.shards.foreign import ForeignTars
+from clipkit.shards.headers import MAX_CAPTION_BYTES
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.parts import PARTS
 from clipkit.shards.patterns import PATTERN
@@ -31,8 +32,8 @@ _OTHER_FILES = 200
 _READ_OVER = 1 << 16  # bytes between a sample's picture and caption, rather than reading twice
 _KEPT_ROWS = 2_000_000  # of byte ranges, 32 bytes each: the stream's 64 blocks, in shards of any size
 
-MAX_SAMPLE_BYTES = 1 << 28
-"""A sample of more is not read: no picture that can be trained on is as large."""
+MAX_PICTURE_BYTES = 1 << 28
+"""One of more is not read: none that may be decoded is as large."""
 
 
 class Sample(NamedTuple):
@@ -113,10 +114,8 @@ class ShardSet:
         """
         rows = self._rows_of(shard)
         image_offset, image_bytes, caption_offset, caption_bytes = rows.ranges[row].tolist()
-        if image_bytes + caption_bytes > MAX_SAMPLE_BYTES:
-            raise SampleError(
-                f"it has {image_bytes + caption_bytes:,} bytes, over {MAX_SAMPLE_BYTES:,}: leave it out"
-            )
+        _check_size("picture", image_bytes, MAX_PICTURE_BYTES)
+        _check_size("caption", caption_bytes, MAX_CAPTION_BYTES)
         start = min(image_offset, caption_offset)
         length = max(image_offset + image_bytes, caption_offset + caption_bytes) - start
         if length > image_bytes + caption_bytes + _READ_OVER:
@@ -192,6 +191,11 @@ class ShardSet:
 
 
 _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise SampleError(f"its {what} has {size:,} bytes, over {most:,}: leave it out")
 
 
 def _files(

@@ -18,6 +18,8 @@ from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipkit.model.formats.openai_shapes import BUFFERS
 from tests.threads import one_thread as one_thread
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any of its packages is imported, OpenCLIP's too
+
 
 @pytest.fixture(scope="session")
 def openai_clip() -> Any:
@@ -39,8 +41,7 @@ def open_clip() -> Any:
 
 @pytest.fixture(scope="session")
 def transformers() -> Any:
-    """Hugging Face's package, kept from asking any address."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """Hugging Face's package."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers

@@ -18,6 +18,7 @@ from clipkit.shards.loader import Batch, batches
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.parquet import write_hashed
 from clipkit.shards.plan import ShardPlan
+from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 
@@ -117,16 +118,32 @@ def test_an_ingest_that_has_not_finished_is_no_training_set(damaged: Path) -> No
     assert summarize(damaged).as_json()["finished"] is False
 
 
-def test_byte_ranges_beyond_the_shard_are_refused(damaged: Path) -> None:
-    manifest = pq.read_table(damaged / "000002.parquet")
-    huge = pa.array([2**31 - 1] * len(manifest), pa.int32())
+def with_caption_bytes(damaged: Path, shard: int, size: int) -> ShardSet:
+    path = damaged / f"{shard:06d}.parquet"
+    manifest = pq.read_table(path)
+    sizes = pa.array([size] * len(manifest), pa.int32())
     place = manifest.column_names.index("caption_bytes")
-    changed = write_hashed(damaged / "000002.parquet", manifest.set_column(place, "caption_bytes", huge))
+    changed = write_hashed(path, manifest.set_column(place, "caption_bytes", sizes))
     index = read_index(damaged)
-    index.entries[2] = index.entries[2]._replace(manifest_sha256=changed)
+    index.entries[shard] = index.entries[shard]._replace(manifest_sha256=changed)
     index.write(damaged)
+    return ShardSet(damaged)
+
+
+def test_byte_ranges_beyond_the_shard_are_refused(damaged: Path) -> None:
     with pytest.raises(DatasetError, match="impossible ones"):
-        ShardSet(damaged).read(2, 0)
+        with_caption_bytes(damaged, 2, 2**31 - 1).read(2, 0)
+
+
+def test_a_caption_that_would_take_minutes_is_not_read(damaged: Path) -> None:
+    with (damaged / "000000.tar").open("ab") as tar:
+        tar.write(bytes(2_000_000))
+    index = read_index(damaged)
+    index.entries[0] = index.entries[0]._replace(bytes=index.entries[0].bytes + 2_000_000)
+    index.write(damaged)
+    with pytest.raises(SampleError, match="its caption has 1,500,000 bytes, over 1,048,576: leave it out"):
+        with_caption_bytes(damaged, 0, 1_500_000).read(0, 0)
+    assert ShardSet(damaged).read(1, 0).caption
 
 
 def test_an_index_that_names_other_files_is_refused(damaged: Path) -> None:
