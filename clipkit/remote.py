@@ -22,6 +22,8 @@ SILENT_SECONDS = 7.0
 """Seconds without a byte until a request is given up: twice that is within the patience."""
 MOST_BYTES = 1 << 30
 """Of a file that is read whole into memory: an index of five million shards has less than half."""
+NO_BUCKET = ("the bucket does not exist", "is its name right, and the endpoint?")
+"""What is found then, and what to do."""
 _COUNTED = SILENT_SECONDS + 1.0  # of an attempt's seconds: in the others bytes went, as far as is known
 _REFUSED_PATIENCE = 5.0  # nobody listens there: the address is wrong, or a server starts anew
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
@@ -38,6 +40,7 @@ _TRANSIENT = (
     ("botocore.parsers", "ResponseParserError"),
     ("aiohttp", "ClientConnectionError"),
     ("aiohttp", "ClientPayloadError"),
+    ("google.auth.exceptions", "TransportError"),
 )
 _CERTIFICATES = (("aiohttp", "ClientSSLError"), ("botocore.exceptions", "SSLError"))
 _ANSWERS = ((("aiohttp", "ClientResponseError"), "status"), (("gcsfs.retry", "HttpError"), "code"))
@@ -46,6 +49,7 @@ _LIBRARIES = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp", "ClientError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
 )
 
 Result = TypeVar("Result")
@@ -180,7 +184,7 @@ def _judged(error: Exception, doing: str) -> _Judgement:
 def _judged_answer(status: int, code: str, words: str, doing: str) -> _Judgement:
     found = f"HTTP {status}{f' ({words})' if words else ''}"
     if code == "NoSuchBucket":
-        return _Judgement(f"{found}: the bucket does not exist", 0, "is its name right, and the endpoint?")
+        return _Judgement(f"{found}: {NO_BUCKET[0]}", 0, NO_BUCKET[1])
     if status >= 500 or status in _MAY_PASS or code in _MAY_PASS_CODES:
         return _Judgement(found, PATIENCE, "run the same command again later")
     if status in (401, 403):

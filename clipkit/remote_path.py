@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
-from clipkit.remote import MOST_BYTES, PATIENCE, RefusedError, Transfer, tried
+from clipkit.remote import MOST_BYTES, NO_BUCKET, PATIENCE, RefusedError, RemoteError, Transfer, tried
 from clipkit.stores import byte_range, called, file_system
 
 _LEAST_UPLOADED = 100_000  # bytes a second
@@ -170,22 +170,24 @@ class RemotePath:
 
     def read_range(self, start: int, length: int) -> bytes:
         """Return a byte range; fewer bytes where the file ends."""
-        if self.scheme in _WEB:
+        if self.scheme != "s3":
             system = file_system(self.scheme)
             return self._tried(
                 "read it",
-                lambda transfer: called(system, byte_range(system, str(self), start, length, transfer), None),
+                lambda transfer: called(
+                    system, byte_range(system, self._place, start, length, transfer), None
+                ),
             )
         ends = {"start": start, "end": start + length}
         return self._tried("read it", lambda _: bytes(self._call("_cat_file", seconds=PATIENCE, **ends)))
 
     def download(self, target: Path, at_most: int | None = None) -> None:
         """Copy the file to a path of this machine. Raises TooLargeError beyond `at_most` bytes."""
-        options = {"max_concurrency": 1} if self.scheme == "s3" else {}  # else nothing is told between parts
+        # In one piece: nothing is told between the parts of several.
+        options = {"max_concurrency": 1} if self.scheme == "s3" else {}
+        name = "_get_file_request" if self.scheme == "gs" else "_get_file"
         self._tried(
-            "read it",
-            lambda transfer: self._call("_get_file", str(target), callback=transfer, **options),
-            at_most,
+            "read it", lambda transfer: self._call(name, str(target), callback=transfer, **options), at_most
         )
 
     def upload(self, source: Path) -> None:
@@ -199,6 +201,11 @@ class RemotePath:
         except RefusedError as error:
             if getattr(file_system(self.scheme), "anon", False):
                 raise RefusedError(f"{error}; no keys were found, so it was asked for without any") from error
+            raise
+        except FileNotFoundError:
+            if self.scheme == "gs" and self._call("is_without_bucket"):
+                found = "; ".join(NO_BUCKET)
+                raise RemoteError(f"{self}: expected to {doing}, found: HTTP 404: {found}") from None
             raise
 
     def _put(self, source: str, seconds: float) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import fsspec
@@ -22,6 +22,9 @@ _VARIABLES = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     ANONYMOUS_VARIABLE,
+    "CLIPKIT_GS_ANONYMOUS",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "STORAGE_EMULATOR_HOST",
 )
 
 _MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
@@ -57,10 +60,11 @@ def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float |
 
 
 async def byte_range(system: Any, address: str, start: int, length: int, transfer: Transfer) -> bytes:
-    """Return a byte range of a file on a web server, also of one that gives only whole files."""
+    """Return a byte range of a file, also of a web server that gives only whole ones."""
     session = await system.set_session()
     ends = {"Range": f"bytes={start}-{start + length - 1}"}
-    async with session.get(system.encode_url(address), headers=ends) as response:
+    headers = getattr(system, "with_keys", dict)(ends)
+    async with session.get(system.encode_url(address), headers=headers) as response:
         response.raise_for_status()
         before, content = 0 if response.status == 206 else start, bytearray()
         while len(content) < length and (piece := await response.content.read(1 << 16)):
@@ -76,12 +80,16 @@ def _new(scheme: str) -> Any:
         times = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
         retries = {"total_max_attempts": 1, "mode": "standard"}
         options["config_kwargs"] = times | {"retries": retries, "http_session_cls": _bounded_session()}
-        options["anon"] = _is_anonymous()
+        options["anon"] = is_anonymous(ANONYMOUS_VARIABLE, _has_no_s3_keys)
     elif scheme in ("http", "https"):
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
         options["client_kwargs"] = {"timeout": timeout}
+    elif scheme == "gs":
+        from clipkit.gcs import GoogleBuckets
+
+        return GoogleBuckets(**options)
     system = fsspec.filesystem(scheme, **options)
     if scheme == "s3":
         system.retries = 1  # attempts, in s3fs's words
@@ -97,13 +105,14 @@ def _bounded_session() -> type[Any]:
             is_file, request.stream_output = request.stream_output, True
             response = await super().send(request)
             if not is_file or response.status_code >= 300:
-                response._content = await _bounded(response.raw, request.url)
+                response._content = await bounded(response.raw, request.url)
             return response
 
     return Bounded
 
 
-async def _bounded(response: Any, address: str) -> bytes:
+async def bounded(response: Any, address: str) -> bytes:
+    """Return the body of an answer that is read into memory. Raises TooLargeError."""
     content = bytearray()
     try:
         while piece := await response.content.read(1 << 16):
@@ -118,12 +127,15 @@ async def _bounded(response: Any, address: str) -> bytes:
     return bytes(content)
 
 
-def _is_anonymous() -> bool:
-    given = os.environ.get(ANONYMOUS_VARIABLE, "")
+def is_anonymous(variable: str, default: Callable[[], bool]) -> bool:
+    """Tell whether a variable says that no keys are to be used. Raises ConfigError for what it cannot say."""
+    given = os.environ.get(variable, "")
     if given not in ("", "0", "1"):
-        raise ConfigError(f"{ANONYMOUS_VARIABLE}: expected 1 or 0, found {given!r}")
-    if given:
-        return given == "1"
+        raise ConfigError(f"{variable}: expected 1 or 0, found {given!r}")
+    return given == "1" if given else default()
+
+
+def _has_no_s3_keys() -> bool:
     import botocore.session
 
     return botocore.session.get_session().get_credentials() is None

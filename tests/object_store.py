@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class ObjectStore:
     which were `signed`.
     """
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, fs: Any = None):
         self.port = port
         self.requests: list[tuple[str, str]] = []
         self.signed: list[bool] = []
@@ -96,7 +96,7 @@ class ObjectStore:
         self.http = _Listener(("127.0.0.1", 0), _Door)
         self.http.store = self
         self.endpoint = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.fs: Any = s3fs.S3FileSystem(
+        self.fs: Any = fs or s3fs.S3FileSystem(
             key="test", secret="test", endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True
         )
         """What lies there, by another way than the door."""
@@ -118,14 +118,24 @@ class ObjectStore:
         }
 
 
-@contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
+def s3_server(folder: Path) -> AbstractContextManager[int]:
     """Run moto's S3 server; yield its port."""
+    return _server(folder, "moto.server")
+
+
+def google_server(folder: Path) -> AbstractContextManager[int]:
+    """Run an emulator of Google's buckets with a bucket; yield its port."""
+    words = ("start", "--in-memory", "--quiet", "--default-bucket", BUCKET)
+    return _server(folder, "gcp_storage_emulator", *words)
+
+
+@contextmanager
+def _server(folder: Path, module: str, *words: str) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (folder / "s3.log").open("wb") as log:
+    command = [sys.executable, "-m", module, *words, "-H", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": ""})
     try:
         _wait_until_it_answers(server, port)
@@ -143,4 +153,4 @@ def _wait_until_it_answers(server: "subprocess.Popen[bytes]", port: int) -> None
                 return
         except OSError:
             time.sleep(0.1)
-    raise AssertionError("moto's server did not start")
+    raise AssertionError("the store's server did not start")
