@@ -15,6 +15,7 @@ PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
     "differences",
     "downloads",
+    "gcs",
     "errors",
     "atomic",
     "progress",
