@@ -79,6 +79,8 @@ def _check_place(source: Path, target: Path, chosen: Target) -> None:
     kind = "folder" if chosen.is_folder else "file"
     if source.exists() and target.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the {kind} to convert itself: give the result a name of its own")
+    if _would_be_read(source, target):
+        raise ConfigError(f"{target} is of the folder to convert: give the result another place")
     found = _found_in_folder(source, target) if chosen.is_folder else _found_in_file(target)
     if found is not None:
         raise ConfigError(
@@ -87,6 +89,11 @@ def _check_place(source: Path, target: Path, chosen: Target) -> None:
         )
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}")
+
+
+def _would_be_read(source: Path, target: Path) -> bool:
+    of_model = target.exists() or target.name in hugging_face.WEIGHTS_FILES
+    return of_model and source.is_dir() and target.resolve().parent == source.resolve()
 
 
 def _found_in_file(target: Path) -> str | None:

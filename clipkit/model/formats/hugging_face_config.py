@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, first_fault
 from clipkit.model.config import (
     GELU_SUFFIX,
     HEAD_WIDTH,
@@ -144,12 +144,7 @@ def from_json(content: Any, path: Path) -> ClipConfig:
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        raise CheckpointError(
-            f"{path} is of no CLIP that clipkit computes: {f'{where}: ' if where else ''}{problem}"
-        ) from error
+        raise CheckpointError(f"{path} is of no CLIP that clipkit computes: {first_fault(error)}") from error
     return _called_by_its_name(config)
 
 

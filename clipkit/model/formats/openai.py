@@ -65,8 +65,9 @@ def write(clip: Clip, path: Path) -> None:
 
 def reopen(path: Path, name: str) -> Iterator[nn.Module]:
     """Open an archive that clipkit has just written: as `jit=True` does, and, unrounded, as `jit=False`."""
-    with _torchscript() as jit:
-        traced: nn.Module = jit.load(path, map_location="cpu")
+    # Given the name, torch would take no bytes that are not UTF-8; OpenAI's code opens the file as here.
+    with _torchscript() as jit, path.open("rb") as opened:
+        traced: nn.Module = jit.load(opened, map_location="cpu")
     yield traced
     state_dict = {key: value for key, value in traced.state_dict().items() if key not in BUFFERS}
     yield assemble(Weights(guessed_config(state_dict, name), state_dict), path)
