@@ -69,7 +69,7 @@ def test_their_weights_compute_the_same_here(theirs: Any, ours: Clip, config: Cl
 def test_their_package_opens_what_is_written(
     open_clip: Any, theirs: Any, ours: Clip, source: Path, config: ClipConfig
 ) -> None:
-    result = convert(source, source.with_name("result.pt"), "open-clip", config.name)
+    result = convert(source, source.with_name("result.pt"), "open-clip", config.open_clip_name or config.name)
     opened = eval(result.open_with.replace("; ", " or "), {"open_clip": open_clip}).eval()
     computed_by(theirs, config).assert_same(computed_by(opened, config))
     assert all(torch.equal(opened.state_dict()[key], value) for key, value in theirs.state_dict().items())
