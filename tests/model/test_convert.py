@@ -124,6 +124,11 @@ def test_calls_that_cannot_work(tmp_path: Path, to: str, name: str, expected: st
         convert(source, tmp_path / name, to)
 
 
+def test_nothing_is_fetched_for_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        convert(Path("RN50x64"), tmp_path / "none" / "b.pt", "clipkit")
+
+
 def test_what_is_no_source_is_told_with_the_names_that_are(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match="there is no file RN5: give the path of a checkpoint, or one of RN50"
