@@ -15,7 +15,7 @@ from clipkit.model.config import (
     GELU_SUFFIX,
     QUICK_GELU_SUFFIX,
     ClipConfig,
-    available_models,
+    config_names,
     named_config,
 )
 from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memory, read_model_file
@@ -201,14 +201,14 @@ def _fitting(tensors: Mapping[str, Any]) -> str:
         key: value.shape for key, value in tensors.items() if isinstance(value, Tensor) and key not in BUFFERS
     }
     fitting = []
-    for name in available_models():
+    for name in config_names():
         with torch.device("meta"):
             expected = Clip(named_config(name)).state_dict()
         if found == {key: value.shape for key, value in expected.items()}:
             fitting.append(_both_names(name))
     if fitting:
         return f"name it with --model, in Python with model=: {' or '.join(fitting)}"
-    return f"its tensors are those of none of {', '.join(available_models())}"
+    return f"its tensors are those of none of {', '.join(config_names())}"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from clipkit.model.config import (
     OPENAI_VOCABULARY,
     ClipConfig,
     ViTConfig,
-    available_models,
+    config_names,
     named_config,
 )
 
@@ -195,7 +195,7 @@ def _text(tower: _Text) -> dict[str, Any]:
 
 
 def _called_by_its_name(config: ClipConfig) -> ClipConfig:
-    for name in available_models():
+    for name in config_names():
         known = named_config(name)
         if config.same_shapes(known):
             suffix = "" if config.activation == known.activation else GELU_SUFFIX

@@ -15,7 +15,7 @@ from clipkit.model.config import (
     ResNetConfig,
     TextConfig,
     ViTConfig,
-    available_models,
+    config_names,
     named_config,
 )
 
@@ -38,7 +38,7 @@ def archives_config(tensors: Mapping[str, Any], path: Path) -> ClipConfig | None
         raise CheckpointError(f"{path} holds no CLIP of OpenAI's: it lacks {error.args[0]}") from error
     except (IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} holds no CLIP of OpenAI's, going by its shapes") from error
-    known = (named_config(name) for name in available_models())
+    known = (named_config(name) for name in config_names())
     return next(filter(config.same_shapes, known), config)
 
 
