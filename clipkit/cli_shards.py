@@ -96,7 +96,12 @@ def shards_show(
         int | None, typer.Option(min=0, help="Of --random. Default: another one each time, which is printed.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write: the picture of KEY as it is, or the page, .html.")
+        Path | None,
+        typer.Option(
+            parser=writable_location,
+            metavar="FILE",
+            help="The file to write: the picture of KEY as it is, or the page, .html.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +144,13 @@ def shards_dedup(
         ),
     ] = None,
     list_file: Annotated[
-        Path | None, typer.Option("--list", help="Write what is left out, and what for, as Parquet.")
+        Path | None,
+        typer.Option(
+            "--list",
+            parser=writable_location,
+            metavar="FILE",
+            help="Write what is left out, and what for, as Parquet.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

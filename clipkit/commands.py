@@ -1,10 +1,11 @@
 """What the commands of the command line have in common: configs made of options, results printed."""
 
 import json
-import os
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
+
+from clipkit.progress import speaks
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -40,5 +41,5 @@ def config_of(kind: "type[Config]", options: dict[str, Any]) -> "Config":
 
 def show(result: Result, as_json: bool) -> None:
     """Print a command's result on standard output."""
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts a command once a process: one of them answers
+    if speaks():
         print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())

@@ -1,6 +1,5 @@
 """Files of the web whose sha256 is known: fetched once, resumed, checked, there whole or not at all."""
 
-import hashlib
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import urllib3
 
 from clipkit import _version
 from clipkit.atomic import flush, make_folder, named
+from clipkit.digests import file_sha256
 from clipkit.errors import DownloadError
 from clipkit.locks import Held, exclusive
 from clipkit.progress import Progress
@@ -74,7 +74,7 @@ def download(wanted: Wanted, path: Path, patience: Patience = PATIENCE) -> Path:
 def _is_right(path: Path, wanted: Wanted) -> bool:
     if path.exists() and not path.is_file():
         raise DownloadError(f"{path} is to be a file, and something else is there: move it away")
-    return path.is_file() and _sha256(path) == wanted.sha256
+    return path.is_file() and file_sha256(path) == wanted.sha256
 
 
 @contextmanager
@@ -96,15 +96,15 @@ def _fetch(wanted: Wanted, path: Path, patience: Patience) -> None:
         session.auth = lambda request: request  # none: not what a .netrc says either
         if path.exists():
             progress.say(f"{path} has other bytes than it should: it is fetched anew")
-        found = resumed = _sha256(partial) if partial.exists() else ""
+        found = resumed = file_sha256(partial) if partial.exists() else ""
         if found != wanted.sha256:
             _Transfer(session, wanted, path, partial, patience, progress).run()
-            found = _sha256(partial)
+            found = file_sha256(partial)
         if resumed and found != wanted.sha256:
             progress.say(f"{path.name}: what an earlier try has left is not of this file: it is fetched anew")
             partial.unlink()
             _Transfer(session, wanted, path, partial, patience, progress).run()
-            found = _sha256(partial)
+            found = file_sha256(partial)
     if found != wanted.sha256:
         partial.unlink()
         raise _failure(
@@ -275,8 +275,3 @@ def _is_number(text: str) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,7 +1,12 @@
 """The exceptions for what a user can mend. The command line prints each as one line and exits with 1."""
 
 import re
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_LONGEST_FAULT = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what strangers wrote must not steer the terminal
 
 
@@ -58,3 +63,12 @@ class EvaluationError(ClipkitError):
 def one_line(text: str) -> str:
     """Return a text as one line that steers no terminal."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.splitlines()))
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Return the first thing wrong with what was read, and where; cut short, since it may quote all of it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    fault = f"{where}: {what}" if where else what
+    return fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…"

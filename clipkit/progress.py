@@ -1,6 +1,7 @@
 """The progress display, on standard error: a live bar on a terminal, else a plain line now and then."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,12 +16,18 @@ PLAIN_SECONDS = 5.0
 _WIDEST_BAR = 40
 
 
+def speaks() -> bool:
+    """Tell whether this process speaks to the user: torchrun starts a command several times, and one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Progress:
     """Shows how far a piece of work is: `with Progress("ingest", total=1000, unit="URLs") as progress: …`.
 
     `total` may be None while it is not known. On a terminal it is a live bar with the note below; elsewhere a
     line at most every five seconds, and one at the end: of JSON if there are figures, else of plain text. The
     time to go is that at the pace since the first update: what was done before that tells nothing of it.
+    In a process that does not speak to the user nothing is shown.
     """
 
     def __init__(self, title: str, total: int | None, unit: str):
@@ -37,7 +44,7 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if speaks() and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
@@ -69,6 +76,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the bar."""
+        if not speaks():
+            return
         if self._live is not None:
             self._live.console.print(line, markup=False, highlight=False)
         else:

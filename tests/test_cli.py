@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit._version import VERSION
-from clipkit.model.config import available_models
+from clipkit.model.config import config_names
 from clipkit.shards.shard_set import ShardSet
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_img2dataset
@@ -402,4 +402,4 @@ def test_plot_curves_of_a_run_and_of_none(trained: Path, tmp_path: Path) -> None
 def test_models_are_listed() -> None:
     listed = {row["name"]: row for row in json.loads(clipkit("models", "--json").stdout)["models"]}
     assert round(listed["RN50"]["parameters"] / 1e6, 2) == 102.01
-    assert set(listed) == set(available_models())
+    assert set(listed) == set(config_names())

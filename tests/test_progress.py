@@ -94,3 +94,14 @@ def test_bar_and_figures_stay_readable_beside_a_long_note(columns: int) -> None:
     notes = [line.rstrip() for line in lines if line.startswith("1,234 URLs/s, 45.6 MB/s, ok 90%; http_4xx")]
     assert notes and all(line.endswith("not_an_image 1,234" if columns > 90 else "…") for line in notes[:-1])
     assert "beside it" in lines
+
+
+@pytest.mark.parametrize(("rank", "shown"), [("0", 2), ("1", 0)])
+def test_of_the_processes_that_torchrun_starts_one_speaks(
+    rank: str, shown: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with Progress("index", 3, "tars") as display:
+        display.update(3)
+        display.say("index: 1 sample has no caption")
+    assert len(capsys.readouterr().err.splitlines()) == shown

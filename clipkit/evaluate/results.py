@@ -1,6 +1,5 @@
 """`results.jsonl`: one line an evaluation, with what is needed to repeat it."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,9 +59,3 @@ def zero_shot_record(
 def metric_name(set_name: str, figure: str) -> str:
     """What a figure of a set is called in a run's metrics, as in OpenCLIP: `imagenet-zeroshot-val-top1`."""
     return f"{set_name}-zeroshot-val-{figure}"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from clipkit.digests import file_sha256
 from clipkit.errors import CheckpointError, EvaluationError
 from clipkit.evaluate.classes import (
     DEFAULT_TEMPLATES,
@@ -22,11 +23,7 @@ from clipkit.evaluate.classes import (
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
-from clipkit.evaluate.results import (
-    file_sha256,
-    results_path,
-    zero_shot_record,
-)
+from clipkit.evaluate.results import results_path, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.zero_shot import Report, ZeroShotResult
 from clipkit.lines import JsonLines

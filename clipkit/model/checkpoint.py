@@ -13,7 +13,7 @@ from clipkit.errors import CheckpointError
 from clipkit.model.clip import Clip
 from clipkit.model.formats.archive import check_readable, read_pytorch
 from clipkit.model.memory_layout import fast_layout, plain_layout
-from clipkit.model.weights import assemble, clean_names, read_weights, stored_config
+from clipkit.model.weights import assemble, check_size, clean_names, read_weights, stored_config
 
 OPEN_CLIP_KEY = "open_clip_model"
 _REQUIRED: dict[str, type] = {"epoch": int, "name": str, "state_dict": dict, "step": int, "position": int}
@@ -99,6 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} is no clipkit checkpoint: its {key} is a {type(raw[key]).__name__}, not dict"
             )
+    check_size(raw["train_config"], "train_config", path)
     stored_config(raw["model_config"], path)
     known: dict[str, Any] = {key: raw.get(key) for key in (*_REQUIRED, *_OPTIONAL)}
     return Checkpoint(**known, extra={key: value for key, value in raw.items() if key not in known})

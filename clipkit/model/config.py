@@ -141,18 +141,18 @@ def named_config(name: str) -> ClipConfig:
 
     `-quickgelu` may follow, as it says what all of these compute; `-gelu` gives the same model with GELU,
     which is what OpenCLIP means by the plain name. Raises ConfigError for a name that is not among
-    `available_models()`.
+    `config_names()`.
     """
     plain = name.strip().removesuffix(QUICK_GELU_SUFFIX)
     config = _BY_DASHED_NAME.get(_dashed(plain.removesuffix(GELU_SUFFIX)).lower())
     if config is None:
-        raise ConfigError(f"no model is called {name!r}; there are {', '.join(available_models())}")
+        raise ConfigError(f"no model is called {name!r}; there are {', '.join(config_names())}")
     if plain.endswith(GELU_SUFFIX):
         return config.model_copy(update={"name": config.name + GELU_SUFFIX, "activation": "gelu"})
     return config
 
 
-def available_models() -> list[str]:
+def config_names() -> list[str]:
     """Names of the built-in configurations, OpenAI's first."""
     return list(_MODELS)
 

@@ -45,16 +45,17 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
     """Write the model in `source` to `target` in the format `to`, one of `FORMAT_NAMES`.
 
     `source` may be the name of one of OpenAI's released models. `model` names that of a file that does not
-    say its own. Raises CheckpointError for a source that
-    cannot be read, for what the target cannot express, and when the reopened result's features differ by more
-    than 1e-5 (logits: 1e-4); then no file or folder is left, and one that was there stays. Raises ConfigError
-    for a target that does not fit the format, or that is the source itself or anything else than a model.
+    say its own. Raises CheckpointError for a source that cannot be read, for what the target cannot express,
+    and when the reopened result's features differ by more than 1e-5 (logits: 1e-4); then no file or folder is
+    left, and one that was there stays. Raises ConfigError for a target that does not fit the format, or that
+    is the source itself, or of its folder, or anything else than a model.
     """
     chosen = TARGETS.get(to)
     if chosen is None:
         raise ConfigError(f"there is no format {to!r} to convert to; there are {', '.join(FORMAT_NAMES)}")
     if (target.suffix == SAFETENSORS_SUFFIX) != (to == "safetensors"):
         raise ConfigError(f"{target}: safetensors files, and only those, are called NAME{SAFETENSORS_SUFFIX}")
+    _check_place(source, target, chosen)  # before a gigabyte is fetched
     source = model_file(source)
     _check_place(source, target, chosen)
     clip, origin = _read(source, model)
@@ -79,6 +80,8 @@ def _check_place(source: Path, target: Path, chosen: Target) -> None:
     kind = "folder" if chosen.is_folder else "file"
     if source.exists() and target.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the {kind} to convert itself: give the result a name of its own")
+    if _would_be_read(source, target):
+        raise ConfigError(f"{target} is of the folder to convert: give the result another place")
     found = _found_in_folder(source, target) if chosen.is_folder else _found_in_file(target)
     if found is not None:
         raise ConfigError(
@@ -87,6 +90,11 @@ def _check_place(source: Path, target: Path, chosen: Target) -> None:
         )
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}")
+
+
+def _would_be_read(source: Path, target: Path) -> bool:
+    of_model = target.exists() or target.name in hugging_face.WEIGHTS_FILES
+    return of_model and source.is_dir() and target.resolve().parent == source.resolve()
 
 
 def _found_in_file(target: Path) -> str | None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from clipkit.errors import CheckpointError
 from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
 from clipkit.model.preprocess import OpenAITransform
-from clipkit.model.released import RELEASED, available_models, released_file, released_name
+from clipkit.model.released import RELEASED, no_such_model, released_file, released_name
 
 
 def load(
@@ -37,10 +36,7 @@ def load(
     if released is None:
         path = Path(name)
         if not path.exists():
-            names = ", ".join(available_models())
-            raise CheckpointError(
-                f"there is no file {name}: give the path of a checkpoint, or one of {names}"
-            )
+            raise no_such_model(name)
     else:
         folder = None if download_root is None else Path(download_root)
         path = released_file(released, folder, addresses=addresses)

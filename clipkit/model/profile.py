@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipkit.model.clip import Clip
-from clipkit.model.config import ClipConfig, ResNetConfig, available_models, named_config
+from clipkit.model.config import ClipConfig, ResNetConfig, config_names, named_config
 from clipkit.tables import table
 
 
@@ -49,7 +49,7 @@ class ModelTable:
 
 def model_table() -> ModelTable:
     """Figures of every built-in configuration."""
-    return ModelTable(tuple(figures(named_config(name)) for name in available_models()))
+    return ModelTable(tuple(figures(named_config(name)) for name in config_names()))
 
 
 def figures(config: ClipConfig) -> ModelFigures:

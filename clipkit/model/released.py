@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipkit.downloads import PATIENCE, Patience, Wanted, download
-from clipkit.errors import ConfigError
+from clipkit.errors import CheckpointError, ConfigError
 from clipkit.model.config import named_config
 
 _PUBLISHED = "https://openaipublic.azureedge.net/clip/models"
@@ -71,7 +71,20 @@ def released_file(
 
 
 def model_file(source: str | Path) -> Path:
-    """Return the path itself where something is there, or else the released model's file of that name."""
+    """Return the path itself where something is there, or else the released model's file of that name.
+
+    Raises CheckpointError for what is neither.
+    """
     path = Path(source)
-    name = None if path.exists() else released_name(str(source))
-    return released_file(name) if name else path
+    if path.exists() or path.is_symlink():  # one that leads nowhere becomes no name
+        return path
+    name = released_name(str(source))
+    if name is None:
+        raise no_such_model(source)
+    return released_file(name)
+
+
+def no_such_model(source: str | Path) -> CheckpointError:
+    """The error for what is neither a file nor one of `available_models()`."""
+    names = ", ".join(available_models())
+    return CheckpointError(f"there is no file {source}: give the path of a checkpoint, or one of {names}")

@@ -9,19 +9,22 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, first_fault
 from clipkit.model.clip import Clip
 from clipkit.model.config import (
     GELU_SUFFIX,
     QUICK_GELU_SUFFIX,
     ClipConfig,
-    available_models,
+    config_names,
     named_config,
 )
 from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memory, read_model_file
 from clipkit.model.formats.openai_shapes import BUFFERS, archives_config, without_buffers
 
 StateDict = dict[str, Tensor]
+LARGEST_SETTINGS = 1 << 20
+"""Values and characters of the settings in a file; a model's are under a hundred."""
+
 _FITTING = {
     torch.float32: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
     torch.int64: {torch.int32, torch.int64},
@@ -118,12 +121,29 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path
 
 def stored_config(value: Any, path: Path) -> ClipConfig:
     """The configuration that stands in a file. Raises CheckpointError for one that is none."""
+    check_size(value, CONFIG_KEY, path)
     try:
         return ClipConfig.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or CONFIG_KEY
-        raise CheckpointError(f"{path} has a model_config that is none: {where}: {first['msg']}") from error
+        raise CheckpointError(f"{path} has a {CONFIG_KEY} that is none: {first_fault(error)}") from error
+
+
+def check_size(value: Any, name: str, path: Path) -> None:
+    """Raise CheckpointError for settings from a file that, written out, are larger than any.
+
+    A pickle may hold one list a thousand times, in a list that it holds a thousand times, or in itself: a few
+    bytes, and whoever wants to show them never ends.
+    """
+    waiting, written = [value], 0
+    while waiting and written <= LARGEST_SETTINGS:
+        part = waiting.pop()
+        written += 1 + (len(part) if isinstance(part, str | bytes) else 0)
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple):
+            waiting += part
+    if waiting or written > LARGEST_SETTINGS:
+        raise CheckpointError(f"{path} has a {name} that is none: it is larger than any, or holds itself")
 
 
 def clean_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,14 +201,14 @@ def _fitting(tensors: Mapping[str, Any]) -> str:
         key: value.shape for key, value in tensors.items() if isinstance(value, Tensor) and key not in BUFFERS
     }
     fitting = []
-    for name in available_models():
+    for name in config_names():
         with torch.device("meta"):
             expected = Clip(named_config(name)).state_dict()
         if found == {key: value.shape for key, value in expected.items()}:
             fitting.append(_both_names(name))
     if fitting:
         return f"name it with --model, in Python with model=: {' or '.join(fitting)}"
-    return f"its tensors are those of none of {', '.join(available_models())}"
+    return f"its tensors are those of none of {', '.join(config_names())}"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.atomic import make_folder, temporary_path
+from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
 from clipkit.locks import Held, exclusive
@@ -222,8 +223,7 @@ def _unfitting(path: Path, wanted: Wanted) -> str:
         return f"{found:,}"
     if wanted.sha256 is None:
         return ""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     return "" if digest == wanted.sha256 else f"as many of SHA-256 {digest[:12]}…"
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
-from clipkit.errors import DatasetError, NoDatasetError
+from clipkit.errors import DatasetError, NoDatasetError, first_fault
 from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
@@ -207,9 +207,7 @@ def read_dataset(directory: Path) -> Dataset:
         totals = Totals.model_validate(content["totals"]) if content.get("totals") else None
         return Dataset(directory, DatasetDescription.model_validate(described), passes, totals)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DatasetError(f"{path}: {place}: {first['msg']}; was the file edited?") from None
+        raise DatasetError(f"{path}: {first_fault(error)}; was the file edited?") from None
 
 
 def check_can_hold_dataset(directory: Path) -> None:

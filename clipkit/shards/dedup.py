@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipkit.atomic import replaced
 from clipkit.errors import ConfigError
-from clipkit.locations import is_remote, opened
+from clipkit.locations import downloaded, is_remote, opened
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
@@ -224,11 +224,11 @@ def _examples(pictures: Pictures, sets: Sequence[Pictures], found: _Found) -> It
 
 
 def _check_list(path: Path) -> None:
-    if not os.access(path.parent, os.W_OK):
+    if not is_remote(path) and not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--list {path}: expected a folder to write into, found none such: {path.parent}")
     if path.exists():
         try:
-            with os.fdopen(opened(path), "rb") as file:
+            with downloaded(path) as copy, os.fdopen(opened(copy), "rb") as file:
                 found = pq.read_schema(file).names
         except (pa.ArrowException, OSError):
             found = None

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from clipkit.processes import deaf_to_interrupts, end_with_parent
@@ -39,7 +40,7 @@ def mapped(
         while pool.given:
             yield pool.take()
     except BaseException:
-        for worker in multiprocessing.active_children():
+        for worker in pool.processes.intersection(multiprocessing.active_children()):
             worker.terminate()
         raise
     finally:
@@ -53,15 +54,15 @@ class _Pool(Generic[Thing, Result]):
         self._method = method
         self.executor = _executor(function, workers, method)
         self.given: deque[tuple[Thing, Future[Result]]] = deque()
+        self.processes: set[BaseProcess] = set()
 
     def give(self, thing: Thing) -> None:
-        with deaf_to_interrupts():  # it may start a process
-            try:
-                future = self.executor.submit(self._function, thing)
-            except BrokenProcessPool:
-                self.executor.shutdown()
-                self.executor = _executor(self._function, self._workers, self._method)
-                future = self.executor.submit(self._function, thing)
+        try:
+            future = self._submitted(self.executor, thing)
+        except BrokenProcessPool:
+            self.executor.shutdown()
+            self.executor = _executor(self._function, self._workers, self._method)
+            future = self._submitted(self.executor, thing)
         self.given.append((thing, future))
 
     def take(self) -> tuple[Thing, Result | Died]:
@@ -74,12 +75,19 @@ class _Pool(Generic[Thing, Result]):
     def _alone(self, thing: Thing) -> Result | Died:
         # Who died of what cannot be told where several were at work: each is tried once more by itself.
         with _executor(self._function, 1, self._method) as executor:
-            with deaf_to_interrupts():
-                future = executor.submit(self._function, thing)
+            future = self._submitted(executor, thing)
             try:
                 return future.result()
             except BrokenProcessPool:
                 return Died()
+
+    def _submitted(self, executor: ProcessPoolExecutor, thing: Thing) -> Future[Result]:
+        with deaf_to_interrupts():  # it may start a process
+            others = set(multiprocessing.active_children())
+            try:
+                return executor.submit(self._function, thing)
+            finally:
+                self.processes |= set(multiprocessing.active_children()) - others
 
 
 def _executor(function: Callable[[Thing], Result], workers: int, method: str) -> ProcessPoolExecutor:

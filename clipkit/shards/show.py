@@ -179,10 +179,8 @@ def _figure(one: _Row) -> str:
 def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> None:
     if not out.exists():
         return
-    if out.is_file():
-        with out.open("rb") as file:
-            if file.read(16).startswith(beginnings):
-                return
+    if out.is_file() and read_range(out, 0, 16).startswith(beginnings):
+        return
     raise DatasetError(
         f"{out}: expected a new name, or {kind} to replace, found something else there; choose another --out"
     )

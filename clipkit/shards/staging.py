@@ -1,12 +1,12 @@
 """Several files of a dataset replaced as if at once: made beside it, then moved, which a kill only delays."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from clipkit.atomic import flush, make_folder, write_json
+from clipkit.digests import file_sha256
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.whole import REPAIR
@@ -68,4 +68,4 @@ class Staging:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    return file_sha256(path) if path.exists() else ""

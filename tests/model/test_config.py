@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipkit.errors import ConfigError
-from clipkit.model.config import ClipConfig, TextConfig, ViTConfig, available_models, named_config
+from clipkit.model.config import ClipConfig, TextConfig, ViTConfig, config_names, named_config
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         named_config("RN49")
 
 
-@pytest.mark.parametrize("name", available_models())
+@pytest.mark.parametrize("name", config_names())
 def test_a_configuration_survives_json(name: str) -> None:
     config = named_config(name)
     assert ClipConfig.model_validate_json(config.model_dump_json()) == config

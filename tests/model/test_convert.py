@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -118,8 +119,49 @@ def test_safetensors_say_their_model(tmp_path: Path) -> None:
     ],
 )
 def test_calls_that_cannot_work(tmp_path: Path, to: str, name: str, expected: str) -> None:
+    source = written(trained_looking(MICRO), tmp_path / "a.pt")
     with pytest.raises(ConfigError, match=expected):
-        convert(tmp_path / "a.pt", tmp_path / name, to)
+        convert(source, tmp_path / name, to)
+
+
+def test_nothing_is_fetched_for_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        convert(Path("RN50x64"), tmp_path / "none" / "b.pt", "clipkit")
+
+
+def test_what_is_no_source_is_told_with_the_names_that_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="there is no file RN5: give the path of a checkpoint, or one of RN50"
+    ):
+        convert(Path("RN5"), tmp_path / "b.pt", "clipkit")
+
+
+@pytest.mark.parametrize(
+    ("name", "to"), [("model.safetensors", "safetensors"), ("pytorch_model.bin", "openai")]
+)
+def test_no_file_of_a_folder_that_is_converted_is_replaced(tmp_path: Path, name: str, to: str) -> None:
+    source = written(trained_looking(MICRO), tmp_path / "a.pt")
+    folder = tmp_path / "folder"
+    convert(source, folder, "hf")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match="is of the folder to convert: give the result another place"):
+        convert(folder, folder / name, to)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_names_that_are_no_utf_8(tmp_path: Path, to: str) -> None:
+    folder = tmp_path / os.fsdecode(b"\xfe")
+    folder.mkdir()
+    source = written(trained_looking(MICRO), folder / "a.pt")
+    target = target_of(source, to)
+    if to in ("hf", "safetensors"):
+        with pytest.raises(CheckpointError, match="safetensors opens only names that are UTF-8: give it"):
+            convert(source, target, to)
+        assert not target.exists()
+    else:
+        convert(source, target, to)
+        assert load_model(target, model="ViT-Micro-16-32-quickgelu").config == MICRO
 
 
 @pytest.mark.parametrize("through", ["itself", "link", "hard link"])

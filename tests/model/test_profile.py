@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from clipkit.model.config import available_models, named_config
+from clipkit.model.config import config_names, named_config
 from clipkit.model.profile import figures, model_table
 
 # Millions of parameters and GFLOPs, from docs/model_profile.csv of OpenCLIP.
@@ -34,7 +34,7 @@ def test_figures_are_those_of_open_clips_profile(name: str) -> None:
 
 def test_the_table_has_every_model_once() -> None:
     table = model_table()
-    assert [row.name for row in table.rows] == available_models()
+    assert [row.name for row in table.rows] == config_names()
     assert json.loads(json.dumps(table.as_json()))["models"][0]["name"] == "RN50"
     row = ["RN50", "224", "1,024", "102.01", "18.18", "RN50-quickgelu"]
     assert row in [line.split() for line in table.lines().splitlines()]

@@ -137,6 +137,5 @@ def test_a_path_goes_before_a_name_for_commands(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "RN50").write_bytes(b"mine")
     assert released.model_file("RN50") == Path("RN50")
-    assert released.model_file(Path("a/b.pt")) == Path("a/b.pt")
     with pytest.raises(CheckpointError, match="RN50"):
         convert(Path("RN50"), Path("out.pt"), "clipkit")

@@ -1,9 +1,17 @@
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
-from clipkit.model.checkpoint import load_model
+from clipkit.model.checkpoint import load_checkpoint, load_model
 from tests.model.conftest import MICRO, changed, one_line, trained_looking
+
+UNFOLDING: tuple[Any, ...] = ()
+for _ in range(60):  # a pair of the pair before: to write it out takes longer than anyone lives
+    UNFOLDING = (UNFOLDING, UNFOLDING)
+RING: list[Any] = []
+RING.append(RING)
 
 
 def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
@@ -28,6 +36,32 @@ def test_a_configuration_that_asks_for_the_whole_memory_is_refused(saved: Path) 
     assert "embed_dim: Input should be less than" in one_line(
         lambda: load_model(changed(saved, model_config=config))
     )
+
+
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ({"kind": "k" * 100_000}, "vision: Input tag 'kkk"),
+        ({"k" * 100_000: 1}, "vision.vit.kkk"),
+        ({"k" * 2_000_000: 1}, "model_config that is none: it is larger than any, or holds itself"),
+        ({"kind": UNFOLDING}, "model_config that is none: it is larger than any, or holds itself"),
+        ({"layers": RING}, "model_config that is none: it is larger than any, or holds itself"),
+    ],
+)
+def test_a_configuration_that_is_no_such_thing_gets_a_line_that_can_be_read(
+    saved: Path, vision: dict[str, Any], expected: str
+) -> None:
+    config = MICRO.model_dump(mode="json")
+    path = changed(saved, model_config=config | {"vision": config["vision"] | vision})
+    for open_it in (load_model, load_checkpoint):
+        line = one_line(lambda: open_it(path))  # noqa: B023
+        assert expected in line and len(line) < 1_000
+
+
+@pytest.mark.parametrize("settings", [UNFOLDING, RING])
+def test_settings_of_a_run_that_unfold_are_refused(saved: Path, settings: Any) -> None:
+    line = one_line(lambda: load_checkpoint(changed(saved, train_config={"seed": settings})))
+    assert "train_config that is none: it is larger than any, or holds itself" in line
 
 
 def test_a_plain_state_dict_needs_its_models_name(tmp_path: Path) -> None:

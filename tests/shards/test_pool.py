@@ -1,7 +1,9 @@
 """Functions over many things in real processes, some of which die."""
 
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -38,3 +40,19 @@ def test_who_dies_of_a_thing_takes_no_other_along() -> None:
 def test_what_is_raised_comes_out(workers: int) -> None:
     with pytest.raises(LookupError, match="not 0"):
         list(mapped(refusing, range(3), workers))
+
+
+def test_what_is_left_early_ends_its_own_processes_and_no_others() -> None:
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(120,))
+    other.start()
+    try:
+        made = mapped(doubled, range(20), 2)
+        next(made)
+        own = set(multiprocessing.active_children()) - {other}
+        made.close()  # type: ignore[attr-defined]
+        other.join(0.5)
+        assert own and not any(each.is_alive() for each in own)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()

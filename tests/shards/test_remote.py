@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import ConfigError, DatasetError, StorageError
-from clipkit.locations import location
+from clipkit.locations import downloaded, location
 from clipkit.remote import RefusedError, RemoteError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
@@ -24,6 +25,7 @@ from tests.serving import Server, answer
 from tests.tars import write_tar
 
 ROOT = Path(__file__).parent.parent.parent
+SHARDS = [sys.executable, "-m", "clipkit", "shards"]
 
 
 @pytest.fixture
@@ -322,8 +324,7 @@ def serve(server: Server, path: str, body: bytes) -> None:
 
 
 def told(*words: str, code: int = 0) -> dict[str, Any]:
-    command = [sys.executable, "-m", "clipkit", "shards", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([*SHARDS, *words, "--json"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     return cast("dict[str, Any]", json.loads(done.stdout))
 
@@ -343,10 +344,25 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
     assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
 
 
+def test_single_files_go_to_buckets_too(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
+    page, picture, pairs = (f"{uploaded}-{name}" for name in ("page.html", "7.jpg", "pairs.parquet"))
+    for _ in range(2):  # what is there of the same kind is replaced
+        assert told("show", uploaded, "--random", "3", "--out", page)["out"] == page
+        told("show", uploaded, "7", "--out", picture)
+        told("dedup", uploaded, "--against", str(small_dataset), "--list", pairs)
+    assert location(picture).read_bytes() == ShardSet(small_dataset).read(0, 7).image
+    assert location(page).read_bytes().startswith(b"<!doctype html>")
+    with downloaded(location(pairs)) as copy:
+        assert len(pq.read_table(copy)) > 0
+    for words in (("show", uploaded, "7", "--out", page), ("dedup", uploaded, "--list", page)):
+        done = subprocess.run([*SHARDS, *words], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1 and f"{page}: expected a new" in done.stderr, done.stderr
+
+
 def test_what_cannot_be_had_now_is_no_broken_shard(
     store: ObjectStore, uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = [sys.executable, "-m", "clipkit", "shards", "filter", uploaded, "--skip-broken", "--out"]
+    broken = [*SHARDS, "filter", uploaded, "--skip-broken", "--out"]
     store.fault = lambda method, path: "500" if "000001.tar" in path and method == "GET" else None
     done = subprocess.run([*broken, str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "000001.tar" in done.stderr.splitlines()[-1], done.stderr

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
+from clipkit.locations import decoded
 from clipkit.model.formats.pickles import Record
 from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
 
@@ -91,6 +92,10 @@ def check_readable(path: Path) -> None:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
+    if decoded(str(path)) != str(path):
+        raise CheckpointError(
+            f"{path}: safetensors opens only names that are UTF-8: give it, or its folder, one"
+        )
     try:
         _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as opened:

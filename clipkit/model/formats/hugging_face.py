@@ -36,6 +36,8 @@ LARGEST_TEXT = 1 << 23
 
 DEEPEST_JSON = 32
 
+_LONGEST_NAME = 200
+
 _OTHERS = {
     CONFIG_FILE,
     inputs.VOCABULARY_FILE,
@@ -139,7 +141,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
     suffix = Path(index.name.removesuffix(INDEX_SUFFIX)).suffix
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(map(str, places.values())):
-        if Path(name).name != name or Path(name).suffix != suffix:
+        if Path(name).name != name or Path(name).suffix != suffix or len(name) > _LONGEST_NAME:
             raise CheckpointError(f"{index} names {name[:80]!r}, which is no {suffix} file beside it")
         found = _one_file(index.with_name(name))
         for key in found:

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, first_fault
 from clipkit.model.config import (
     GELU_SUFFIX,
     HEAD_WIDTH,
@@ -13,7 +13,7 @@ from clipkit.model.config import (
     OPENAI_VOCABULARY,
     ClipConfig,
     ViTConfig,
-    available_models,
+    config_names,
     named_config,
 )
 
@@ -144,12 +144,7 @@ def from_json(content: Any, path: Path) -> ClipConfig:
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        raise CheckpointError(
-            f"{path} is of no CLIP that clipkit computes: {f'{where}: ' if where else ''}{problem}"
-        ) from error
+        raise CheckpointError(f"{path} is of no CLIP that clipkit computes: {first_fault(error)}") from error
     return _called_by_its_name(config)
 
 
@@ -200,7 +195,7 @@ def _text(tower: _Text) -> dict[str, Any]:
 
 
 def _called_by_its_name(config: ClipConfig) -> ClipConfig:
-    for name in available_models():
+    for name in config_names():
         known = named_config(name)
         if config.same_shapes(known):
             suffix = "" if config.activation == known.activation else GELU_SUFFIX

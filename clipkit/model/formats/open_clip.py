@@ -1,5 +1,6 @@
 """OpenCLIP's formats: its checkpoint, and the JSON configuration that `open_clip.add_model_config` takes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
     }
     activation = {"quick_gelu": True} if config.activation == "quick_gelu" else {}
     return {"embed_dim": config.embed_dim, **activation, **towers}
+
+
+def is_json_file(path: Path) -> bool:
+    """Whether a file holds such a configuration, by its keys."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 16 else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= content.keys()
 
 
 def from_json(content: dict[str, Any], name: str) -> ClipConfig:

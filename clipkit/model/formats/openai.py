@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipkit.locations import decoded
 from clipkit.model.clip import Clip
 from clipkit.model.config import HEAD_WIDTH, OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY
 from clipkit.model.formats.openai_shapes import BUFFERS, guessed_config
@@ -65,8 +66,11 @@ def write(clip: Clip, path: Path) -> None:
 
 def reopen(path: Path, name: str) -> Iterator[nn.Module]:
     """Open an archive that clipkit has just written: as `jit=True` does, and, unrounded, as `jit=False`."""
-    with _torchscript() as jit:
-        traced: nn.Module = jit.load(path, map_location="cpu")
+    # OpenAI's code gives torch the open file, which it then holds twice over; a name takes less memory, but
+    # torch knows only those that are UTF-8.
+    with _torchscript() as jit, path.open("rb") as opened:
+        named = path if decoded(str(path)) == str(path) else opened
+        traced: nn.Module = jit.load(named, map_location="cpu")
     yield traced
     state_dict = {key: value for key, value in traced.state_dict().items() if key not in BUFFERS}
     yield assemble(Weights(guessed_config(state_dict, name), state_dict), path)

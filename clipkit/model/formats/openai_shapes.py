@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, first_fault
 from clipkit.model.config import (
     HEAD_WIDTH,
     STRIDE,
@@ -15,7 +15,7 @@ from clipkit.model.config import (
     ResNetConfig,
     TextConfig,
     ViTConfig,
-    available_models,
+    config_names,
     named_config,
 )
 
@@ -33,14 +33,12 @@ def archives_config(tensors: Mapping[str, Any], path: Path) -> ClipConfig | None
     try:
         config = guessed_config(tensors, path.stem[:100])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path} holds no model that clipkit has: {where}: {first['msg']}") from error
+        raise CheckpointError(f"{path} holds no model that clipkit has: {first_fault(error)}") from error
     except KeyError as error:
         raise CheckpointError(f"{path} holds no CLIP of OpenAI's: it lacks {error.args[0]}") from error
     except (IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} holds no CLIP of OpenAI's, going by its shapes") from error
-    known = (named_config(name) for name in available_models())
+    known = (named_config(name) for name in config_names())
     return next(filter(config.same_shapes, known), config)
 
 

@@ -148,6 +148,8 @@ def _stored_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: A
         size = storage.dtype.itemsize
         stored = f"of which it stores {storage.count * size:,}"
         raise PickleError(f"it holds a tensor of {_digits(values * size)} bytes, {stored}")
+    if not values and math.prod(filter(None, shape)) >= 1 << 63:  # torch multiplies from the first side on
+        raise PickleError("it describes a tensor in a way that PyTorch does not")
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if values and last >= storage.count:
         raise PickleError("it holds a tensor that reaches beyond its bytes")

@@ -10,6 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from clipkit.atomic import replaced, replaced_folder, write_json
+from clipkit.errors import ConfigError
 from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.comparison import Reference
@@ -71,6 +72,11 @@ def _open_clip_call(path: Path, config: ClipConfig) -> str:
     if name is not None:
         return f'open_clip.create_model("{name}", pretrained={_quoted(path)})'
     beside = path.with_name(f"clipkit-{path.stem}.json")
+    if beside.exists() and not open_clip.is_json_file(beside):
+        raise ConfigError(
+            f"{beside}: expected no such file, or the configuration of an OpenCLIP model to replace, found "
+            "something else there; give the result another name"
+        )
     write_json(beside, open_clip.to_json(config))
     call = f"open_clip.create_model({_quoted(beside.stem)}, pretrained={_quoted(path)})"
     return f"open_clip.add_model_config({_quoted(beside)}); {call}"

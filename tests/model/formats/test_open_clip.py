@@ -4,12 +4,13 @@ from typing import Any
 import pytest
 import torch
 
+from clipkit.errors import ConfigError
 from clipkit.model.checkpoint import load_model
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats.open_clip import from_json, to_json
 from clipkit.model.formats.targets import TARGETS
-from tests.model.conftest import inputs
+from tests.model.conftest import MICRO, inputs, trained_looking, written
 from tests.model.conversions import OPENAI_MODELS, target_of
 
 
@@ -29,6 +30,22 @@ def test_open_clip_opens_its_format_with_a_configuration_beside(
         assert_close = zip(load_model(source).features(images, tokens), theirs(images, tokens), strict=True)
         assert all((x - y).abs().max() < 1e-5 for x, y in assert_close)
     assert torch.load(result.path, weights_only=True).keys() == {"epoch", "name", "state_dict"}
+
+
+@pytest.mark.parametrize("content", ["three years of work", '{"embed_dim": 64}', "[" * 10_000])
+def test_only_a_configuration_is_replaced_beside(tmp_path: Path, content: str) -> None:
+    source = written(trained_looking(MICRO), tmp_path / "a.pt")
+    beside = tmp_path / "clipkit-result.json"
+    beside.write_text(content)
+    with pytest.raises(
+        ConfigError, match=r"clipkit-result\.json: expected no such file, or the configuration"
+    ):
+        convert(source, tmp_path / "result.pt", "open-clip")
+    assert beside.read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "clipkit-result.json"]
+    beside.unlink()
+    for _ in range(2):  # its own is replaced
+        convert(source, tmp_path / "result.pt", "open-clip")
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])

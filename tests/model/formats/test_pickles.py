@@ -40,6 +40,7 @@ def test_plain_data_of_every_protocol_is_read(tmp_path: Path) -> None:
         (Rebuilt(shape=(5,)), "holds a tensor of 20 bytes, of which it stores 16"),
         (Rebuilt(shape=(10**9,), strides=(0,)), "of 4,000,000,000 bytes, of which it stores 16"),
         (Rebuilt(shape=(2**62, 2**62), strides=(0, 0)), "of more than 2⁶³ bytes, of which it stores 16"),
+        (Rebuilt(shape=(2**62, 2**62, 0), strides=(1, 1, 1)), "in a way that PyTorch does not"),
         (Rebuilt(Bytes(count=5)), "claims 20 bytes for data/0, which holds 16"),
         (Rebuilt(Bytes(count=3), shape=(3,)), "claims 12 bytes for data/0, which holds 16"),
         (Rebuilt(Bytes(count=-1)), "names bytes in a way that PyTorch does not"),
