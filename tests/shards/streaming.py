@@ -1,9 +1,10 @@
 """A program that reads a stream as a trainer would: for tests that kill it, or count what it holds.
 
-python streaming.py lines DATASET SETTINGS    one line a batch: the position behind it, and its content
-python streaming.py stops DATASET             streams begun and left; what the process holds before and after
-python streaming.py grows DATASET EPOCHS      the private bytes of a worker, at its start and after each epoch
-torchrun streaming.py ranks DATASET SETTINGS OUT    what each of the processes gathered from all
+python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The words:
+    lines DATASET SETTINGS        one line a batch: the position behind it, and its content
+    stops DATASET                 streams begun and left; what the process holds before and after
+    grows DATASET EPOCHS          the private bytes of a worker, at its start and after each epoch
+    ranks DATASET SETTINGS OUT    what each of the processes gathered from all
 """
 
 import gc

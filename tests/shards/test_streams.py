@@ -21,12 +21,12 @@ from tests.conftest import WriteDataset
 from tests.processes import living, until, wait_until_gone
 from tests.shards.streaming import content, stream
 
-SCRIPT = Path(__file__).with_name("streaming.py")
+SCRIPT = "tests.shards.streaming"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def program(*words: Any, **options: Any) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    command = [sys.executable, "-m", SCRIPT, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, **options)
 
 
@@ -59,7 +59,9 @@ def rows_of(made: list[Batch]) -> list[tuple[int, ...]]:
     return [tuple(map(int, row)) for row in torch.cat([joined[1], positions[:, None], joined[0]], 1)]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(each, marks=pytest.mark.slow) for each in range(2, 8))]
+)
 def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
     small_dataset: Path, seed: int
 ) -> None:
@@ -118,7 +120,7 @@ def test_two_ranks_over_gloo_gather_the_batches_of_one_process(small_dataset: Pa
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     given = json.dumps(settings | {"workers": 2})
     done = subprocess.run(
-        [*launcher, SCRIPT, "ranks", small_dataset, given, tmp_path],
+        [*launcher, "-m", SCRIPT, "ranks", small_dataset, given, tmp_path],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
