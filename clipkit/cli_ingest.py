@@ -197,7 +197,8 @@ def ingest_tars(
     src: Annotated[
         list[str],
         typer.Argument(
-            help="Tars, folders of them, globs, or patterns as webdataset takes them: '{00000..00331}.tar'."
+            help="Tars, folders of them, globs, or patterns as webdataset takes them: '{00000..00331}.tar'; "
+            "here, or at s3://, gs:// or https://."
         ),
     ],
     caption_col: Annotated[
@@ -214,8 +215,9 @@ def ingest_tars(
     """Adopt the samples of webdataset's or img2dataset's tars; run it again to continue.
 
     A record is a sample of a tar, or a failure in img2dataset's Parquet file beside it. Pictures go through
-    the same step as those of the network: --keep-original adopts them byte for byte. Nothing is requested
-    but, with --retry-failed, what img2dataset did not get for a reason that may pass.
+    the same step as those of the network: --keep-original adopts them byte for byte. Tars behind addresses
+    are copied to the cache of each machine that works. Nothing else is requested but, with --retry-failed,
+    what img2dataset did not get for a reason that may pass.
     """
     from clipkit.ingest.tars import tars
 

@@ -50,6 +50,11 @@ class RemotePath:
         return self.inside.rpartition("/")[2]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The scheme, the bucket or server, and the names below it."""
+        return (self.scheme, *self.inside.split("/"))
+
+    @property
     def stem(self) -> str:
         """The name without its suffix."""
         return PurePosixPath(self.name).stem

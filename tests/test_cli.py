@@ -230,7 +230,7 @@ def test_tars_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
     for source, *expected in (
         ("images/{00000..00002}.tar", "images/00001.tar, images/00002.tar", "found 2 of them missing"),
         ("pipe:cat images/00000.tar", "found a command"),
-        ("https://h/00000.tar", "an address", "download them first"),
+        ("https://h/*/00000.tar", "only behind the last slash of an address"),
         ("missing", "missing"),
     ):
         assert_one_line(clipkit("ingest", "tars", source, "--out", "dataset", cwd=tmp_path), *expected)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from clipkit.shards.cache import Wanted
 from clipkit.shards.schemas import REASONS
 
 
@@ -13,7 +14,7 @@ class UrlRow(NamedTuple):
     `problem` says why the record is no URL and caption, `reason` which of REASONS that is; `caption` then
     holds the record's text. `kept` are the further columns that go into the manifest. `file` is the path of a
     picture on this machine, which is read instead of requesting `url`; with `span` (offset, bytes) the
-    picture is that part of the file, a tar.
+    picture is that part of the file, a tar, which may lie behind an address.
     """
 
     source: str
@@ -22,7 +23,7 @@ class UrlRow(NamedTuple):
     caption: str
     problem: str | None = None
     kept: Mapping[str, Any] | None = None
-    file: str | None = None
+    file: str | Wanted | None = None
     reason: str = "bad_row"
     span: tuple[int, int] | None = None
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -67,13 +68,18 @@ def identify(path: Path, name: str) -> SourceFile:
     try:
         with path.open("rb") as stream:
             check_regular(stream, path)
-            digest = hashlib.file_digest(stream, "sha256")
-            return SourceFile(name=name, bytes=stream.tell(), sha256=digest.hexdigest())
+            return identified(stream, name)
     except OSError as error:
         raise SourceError(
             f"{path}: expected a list of URLs, found that it cannot be read ({error.strerror}); "
             "check its name"
         ) from None
+
+
+def identified(stream: BinaryIO, name: str) -> SourceFile:
+    """Return what identifies an opened file."""
+    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+    return SourceFile(name=name, bytes=stream.tell(), sha256=digest.hexdigest())
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

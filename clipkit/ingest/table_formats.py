@@ -6,8 +6,9 @@ no proper record is Malformed; it is counted, and reading goes on behind it.
 
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -127,10 +128,11 @@ class JsonLines(_Text):
 
 
 class Parquet:
-    """A Parquet file; read in batches of records."""
+    """A Parquet file; read in batches of records. `opening` gives a descriptor of what is not at `path`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, opening: Callable[[], int] | None = None):
         self._path = path
+        self._opening = opening
         with self._file() as file:
             self._schema = file.schema_arrow
             self._rows: int = file.metadata.num_rows
@@ -167,12 +169,20 @@ class Parquet:
             raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
 
     def _file(self) -> pq.ParquetFile:
-        with opened(self._path):
-            pass
         try:
-            return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
+            return pq.ParquetFile(self._stored(), buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(str(error).partition("\n")[0]) from None
+
+    def _stored(self) -> Path | pa.OSFile:
+        if self._opening is None:
+            with opened(self._path):
+                return self._path
+        descriptor = self._opening()
+        try:
+            return pa.OSFile(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
 
     def _damaged(self, found: str) -> SourceError:
         return SourceError(f"{self._path}: expected a Parquet file, found {found}")

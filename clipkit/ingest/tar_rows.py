@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipkit.errors import SourceError
@@ -10,6 +9,8 @@ from clipkit.ingest.local_files import read_file
 from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
+from clipkit.shards.cache import Cache
+from clipkit.shards.cache import Wanted as Cached
 from clipkit.shards.headers import CAPTIONS, PICTURES
 from clipkit.shards.tar_reader import Member, Sample, TarReader
 
@@ -37,7 +38,7 @@ def describe(reader: TarReader, sample: Sample, manifest_row: Fields | None = No
     return Described(sample, manifest_row or _fields(reader, sample), text)
 
 
-def row_of(tar: Path, source: str, number: int, described: Described, wanted: Wanted) -> UrlRow:
+def row_of(tar: str | Cached, source: str, number: int, described: Described, wanted: Wanted) -> UrlRow:
     """Make sample `number` of the tar `source` a row, with a problem if its picture or caption is lacking."""
     fields = {} if isinstance(described.fields, Malformed) else described.fields
     members = described.sample.members
@@ -51,7 +52,7 @@ def row_of(tar: Path, source: str, number: int, described: Described, wanted: Wa
     assert isinstance(caption, str) and picture is not None
     kept = {name: as_text(fields.get(name)) for name in wanted.keep} if wanted.keep else None
     span = (picture.offset, picture.size)
-    return UrlRow(source, number, url, caption, kept=kept, file=str(tar), span=span)
+    return UrlRow(source, number, url, caption, kept=kept, file=tar, span=span)
 
 
 def read_row(row: UrlRow, max_bytes: int) -> Fetched | Failed:
@@ -59,32 +60,39 @@ def read_row(row: UrlRow, max_bytes: int) -> Fetched | Failed:
     assert row.file is not None
     if row.span is not None:
         return read_member(row.file, *row.span, max_bytes)
+    assert isinstance(row.file, str)
     return read_file(row.url, row.file, max_bytes)
 
 
-def read_member(path: str, offset: int, size: int, max_bytes: int) -> Fetched | Failed:
+def read_member(tar: str | Cached, offset: int, size: int, max_bytes: int) -> Fetched | Failed:
     """Return the picture of `size` bytes at `offset` of a tar; more than `max_bytes` is `too_large`.
 
-    Raises SourceError if the tar is no longer what it was.
+    A tar behind an address is read through this machine's cache. Raises SourceError if the tar is no longer
+    what it was, and as Cache.open.
     """
     if size > max_bytes:
         return Failed("too_large", f"more than {max_bytes:,} bytes")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = (
+            Cache().open(tar)
+            if isinstance(tar, Cached)
+            else os.open(tar, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        )
         try:
             data = os.pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _changed(path, f"that it cannot be read ({error.strerror})") from None
+        raise _changed(tar, f"that it cannot be read ({error.strerror})") from None
     if len(data) != size:
-        raise _changed(path, f"{len(data):,} of {size:,} bytes at {offset:,}")
+        raise _changed(tar, f"{len(data):,} of {size:,} bytes at {offset:,}")
     return Fetched(data, None, 1)
 
 
-def _changed(path: str, found: str) -> SourceError:
+def _changed(tar: str | Cached, found: str) -> SourceError:
+    place = tar.source if isinstance(tar, Cached) else tar
     return SourceError(
-        f"{path}: expected the tar as it was when it was checked, found {found}; "
+        f"{place}: expected the tar as it was when it was checked, found {found}; "
         "bring it back and run the same command again"
     )
 

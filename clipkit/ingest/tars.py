@@ -12,14 +12,16 @@ from clipkit.errors import SourceError
 from clipkit.ingest.img2dataset_output import COLUMNS, count_failures, failed_rows
 from clipkit.ingest.records import Malformed, shortened
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_files import refuse_clashes
-from clipkit.ingest.table_formats import Parquet, as_text
+from clipkit.ingest.table_formats import as_text
+from clipkit.ingest.tar_files import StoredFile, each_of, stored_files, tables_beside
 from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
+from clipkit.shards.dataset import SourceFile
 from clipkit.shards.headers import MEMBERS
 from clipkit.shards.patterns import tar_paths
-from clipkit.shards.tar_reader import TarReader
 
 _MANIFEST = frozenset({"key", "url", "image_offset"})
 _SAMPLES_LOOKED_AT = 100
@@ -28,11 +30,17 @@ _SAMPLES_LOOKED_AT = 100
 class _Tar(NamedTuple):
     """A tar, and the table beside it: clipkit's manifest, or img2dataset's, which lists failures too."""
 
-    path: Path
+    file: StoredFile
     name: str
-    table: Path | None
+    table: StoredFile | None
     table_name: str
     is_manifest: bool
+
+
+class _Checked(NamedTuple):
+    tar: _Tar
+    files: tuple[SourceFile, ...]
+    records: int
 
 
 def tars(
@@ -47,73 +55,90 @@ def tars(
     A sample's caption is its txt member, else a field of its json: one of CAPTIONS. With `caption_column` it
     is that field and nothing else. The fields of `keep` go into the manifest as text; those of a tar of
     clipkit's are its manifest's columns. The rows are the samples of a tar, then the failures in
-    img2dataset's table beside it, then the next tar's. Raises SourceError and DatasetError for what is
-    missing, damaged, or of mixed splits.
+    img2dataset's table beside it, then the next tar's. Behind addresses all is read through the cache. Raises
+    SourceError and DatasetError for what is missing, damaged, or of mixed splits, StorageError for what
+    cannot be had.
     """
     refuse_clashes(keep)
     paths = tar_paths(sources)
     refuse_mixed_splits(paths, "tars")
-    opened = _with_tables(paths)
+    remote = any(map(is_remote, paths))
+    remarks: list[str] = []
+    opened = _with_tables(paths, remarks.append)
     _check_kept(opened, keep)
+    checked: list[_Checked] = []
+    with progress("check", len(paths), "tars") as display:
+        for remark in remarks:
+            display.say(remark)
+        for one in each_of(_checked, opened, remote=remote):
+            checked.append(one)
+            display.update(len(checked))
     wanted = Wanted(caption_column, tuple(keep))
 
     def read() -> Iterator[UrlRow]:
-        for tar in opened:
+        for tar, _, _ in checked:
             for number, described in enumerate(_samples(tar)):
-                yield row_of(tar.path, tar.name, number, described, wanted)
+                yield row_of(tar.file.place, tar.name, number, described, wanted)
             if tar.table and not tar.is_manifest:
-                yield from failed_rows(tar.table_name, Parquet(tar.table), keep)
+                yield from failed_rows(tar.table_name, tar.table.table(), keep)
 
-    files, records = [], 0
-    with progress("check", len(opened), "tars") as display:
-        for number, tar in enumerate(opened, 1):
-            files += [identify(path, name) for path, name in _files(tar)]
-            records += _count(tar)
-            display.update(number)
+    files = tuple(itertools.chain.from_iterable(one.files for one in checked))
+    records = sum(one.records for one in checked)
     reading = {"kind": "tars", "caption_col": caption_column or "", "keep_col": json.dumps(list(keep))}
     kept = tuple(pa.field(name, pa.string()) for name in keep)
-    return Source(tuple(files), records, read, reading, kept)
+    return Source(files, records, read, reading, kept)
 
 
-def _with_tables(paths: Sequence[Path]) -> list[_Tar]:
-    """Look for the tables, and at the tars' ends: what was cut off is better known before the long work."""
-    tables = [_table_beside(path) for path in paths]
-    names = iter(unique_names([*paths, *(table for table, _ in tables if table)]))
+def _with_tables(paths: Sequence[Path], say: Callable[[str], None]) -> list[_Tar]:
+    """Look for the tables, and at the ends of tars of this machine: what was cut off is better known before
+    the long work.
+    """
+    unique_names(paths)  # none given twice: before anything is asked for
+    files = stored_files(paths)
+    remote = any(map(is_remote, paths))
+    tables = list(each_of(_known_table, zip(files, tables_beside(files, say), strict=True), remote=remote))
+    names = iter(unique_names([*paths, *(table.path for table, _ in tables if table)]))
     of_tars = list(itertools.islice(names, len(paths)))
     opened = []
-    for path, name, (table, is_manifest) in zip(paths, of_tars, tables, strict=True):
-        opened.append(_Tar(path, name, table, next(names) if table else "", is_manifest))
-        with TarReader(path) as reader:
-            reader.check_end()
+    for file, name, (table, is_manifest) in zip(files, of_tars, tables, strict=True):
+        opened.append(_Tar(file, name, table, next(names) if table else "", is_manifest))
+        if file.wanted is None:
+            with file.tar() as reader:
+                reader.check_end()
     return opened
 
 
-def _table_beside(tar: Path) -> tuple[Path | None, bool]:
-    path = tar.with_suffix(".parquet")
-    if path == tar or not path.is_file():
+def _known_table(pair: tuple[StoredFile, StoredFile | None]) -> tuple[StoredFile | None, bool]:
+    tar, table = pair
+    if table is None:
         return None, False
     try:
-        names = set(Parquet(path).names)
+        names = set(table.table().names)
     except SourceError as error:
         raise SourceError(
-            f"{error}; it belongs to {tar.name}: if img2dataset was stopped, let it finish, or leave both out"
+            f"{error}; it belongs to {tar.path.name}: if img2dataset was stopped, let it finish, "
+            "or leave both out"
         ) from None
     is_manifest = names >= _MANIFEST
-    return (path, is_manifest) if is_manifest or names >= COLUMNS else (None, False)
+    return (table, is_manifest) if is_manifest or names >= COLUMNS else (None, False)
 
 
-def _files(tar: _Tar) -> Iterator[tuple[Path, str]]:
-    yield tar.path, tar.name
-    if tar.table:
-        yield tar.table, tar.table_name
+def _checked(tar: _Tar) -> _Checked:
+    file, of_tar = tar.file.identify(tar.name)
+    files, table = [of_tar], tar.table
+    if table:
+        table, of_table = table.identify(tar.table_name)
+        files.append(of_table)
+    tar = tar._replace(file=file, table=table)
+    return _Checked(tar, tuple(files), _count(tar))
 
 
 def _count(tar: _Tar) -> int:
-    with TarReader(tar.path) as reader:
+    with tar.file.tar() as reader:
         samples = sum(1 for _ in reader.samples(MEMBERS))
     if tar.table is None:
         return samples
-    table = Parquet(tar.table)
+    table = tar.table.table()
     if not tar.is_manifest:
         return samples + count_failures(table)
     if table.count() != samples:
@@ -122,7 +147,7 @@ def _count(tar: _Tar) -> int:
 
 
 def _samples(tar: _Tar) -> Iterator[Described]:
-    with TarReader(tar.path) as reader:
+    with tar.file.tar() as reader:
         rows = _manifest(tar.table) if tar.table and tar.is_manifest else itertools.repeat(None)
         for sample, row in zip(reader.samples(MEMBERS), rows, strict=False):
             if row and row["key"] != sample.key:
@@ -130,14 +155,15 @@ def _samples(tar: _Tar) -> Iterator[Described]:
             yield describe(reader, sample, row)
 
 
-def _manifest(path: Path) -> Iterator[Fields]:
-    table = Parquet(path)
+def _manifest(file: StoredFile) -> Iterator[Fields]:
+    table = file.table()
     return (dict(zip(table.names, values, strict=True)) for values in table.read(table.names))
 
 
 def _unfitting(tar: _Tar, found: str) -> SourceError:
+    assert tar.table
     return SourceError(
-        f"{tar.table}: expected a row for each sample of {tar.path.name}, found {found}; "
+        f"{tar.table.path}: expected a row for each sample of {tar.file.path.name}, found {found}; "
         "bring back the pair, or remove the manifest to adopt the tar without it"
     )
 

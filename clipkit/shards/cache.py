@@ -42,7 +42,7 @@ def user_cache() -> Path:
 class Wanted(NamedTuple):
     """A file behind an address: its size in bytes, and what else tells it from another one of that name.
 
-    `sha256` (hex) is checked; `version`, an ETag say, only makes the name.
+    `sha256` (hex) is checked of what is downloaded; `version`, an ETag say, only makes the name.
     """
 
     source: Path
@@ -101,7 +101,9 @@ class Cache:
             )
 
     def _path(self, wanted: Wanted) -> Path:
-        parts = (str(wanted.source), str(wanted.bytes), wanted.sha256 or "", wanted.version)
+        # The hash of a version may become known only when it is here.
+        known = "" if wanted.version else wanted.sha256 or ""
+        parts = (str(wanted.source), str(wanted.bytes), known, wanted.version)
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
         return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
 

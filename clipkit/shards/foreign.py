@@ -27,7 +27,7 @@ class ForeignTars:
     """
 
     def __init__(self, sources: Sequence[str], progress: Callable[[str, int | None, str], Progress]):
-        self._tars = _described(tar_paths(sources, remote=True))
+        self._tars = _described(tar_paths(sources))
         self._cache = Cache()
         self.remote = any(is_remote(tar.path) for tar in self._tars)
         self.names = [tar.path.name for tar in self._tars]
@@ -96,7 +96,7 @@ class ForeignTars:
 
 def _described(paths: Sequence[Path]) -> list[Tar]:
     known = iter(infos([path for path in paths if is_remote(path)]))
-    return [_of_address(path, next(known)) if is_remote(path) else _of_disk(path) for path in paths]
+    return [of_address(path, next(known)) if is_remote(path) else _of_disk(path) for path in paths]
 
 
 def _of_disk(path: Path) -> Tar:
@@ -107,7 +107,8 @@ def _of_disk(path: Path) -> Tar:
     return Tar(path, found.st_size, str(found.st_mtime_ns))
 
 
-def _of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:
+def of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:
+    """Return a tar behind an address of which `infos` told this. Raises DatasetError if it is not there."""
     if info is None:
         raise DatasetError(f"{path}: expected a tar, found no such file")
     if info["size"] is None:

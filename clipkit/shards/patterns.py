@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, location, scheme_of
+from clipkit.locations import can_list, is_remote, location, scheme_of
 from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.index import read_index
 from clipkit.shards.parts import PARTS
 
 MAX_TARS = 1_000_000
@@ -22,19 +23,15 @@ _NUMBERS = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.-?([0-9]{1,18})
 _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 
-def tar_paths(sources: Sequence[str], *, remote: bool = False) -> list[Path]:
+def tar_paths(sources: Sequence[str]) -> list[Path]:
     """Return the tars that `sources` name, in that order; a directory stands for its *.tar by name.
 
     A source that is no file or directory is split at `::`, its braces are expanded, and what then has *, ? or
-    [ is a glob. Raises DatasetError, with the first few names, if some of these tars are missing, for
-    commands, and for addresses unless `remote`; whether a tar is there behind an address is not looked at.
+    [ is a glob. Raises DatasetError, with the first few names, if some of these tars are missing, and for
+    commands; whether a tar is there behind an address is not looked at.
     """
     paths = []
     for pattern in itertools.chain.from_iterable(map(_patterns, sources)):
-        if scheme_of(pattern) is not None and not remote:
-            raise DatasetError(
-                f"{pattern}: expected tars on this machine, found an address; download them first"
-            )
         paths += _found(pattern)
         if len(paths) > MAX_TARS:
             raise DatasetError(
@@ -70,8 +67,12 @@ def _exists(path: str | Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
+    if not is_remote(path):
+        return path.is_dir()
     # A tar behind an address is named as one; asking for each of thousands would take its time.
-    return path.suffix != ".tar" and path.is_dir() if is_remote(path) else path.is_dir()
+    if path.suffix == ".tar":
+        return False
+    return path.is_dir() if can_list(path) else (path / DATASET_FILE).exists()
 
 
 def _patterns(source: str) -> Iterator[str]:
@@ -115,6 +116,8 @@ def _inside(directory: Path) -> list[Path]:
             f"{directory}: expected a finished ingest, found one that was interrupted; "
             "run the same `clipkit ingest` again, it goes on where it stopped"
         )
+    if not can_list(directory):
+        return [directory / shard.name for shard in read_index(directory).shards]
     tars = sorted((path for path in directory.glob("*.tar") if not path.name.startswith(".")), key=str)
     if not tars:
         raise DatasetError(f"{directory}: expected files ending in .tar, found none in it")
