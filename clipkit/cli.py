@@ -19,7 +19,7 @@ from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
 from clipkit.commands import Json, config_of, show
-from clipkit.errors import ClipkitError, one_line
+from clipkit.errors import ClipkitError, one_line, tell
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -257,5 +257,5 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    print(one_line(f"clipkit: {line}"), file=sys.stderr)
+    tell(one_line(f"clipkit: {line}"))
     sys.exit(code)

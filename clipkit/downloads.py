@@ -1,6 +1,5 @@
 """Files of the web whose sha256 is known: fetched once, resumed, checked, there whole or not at all."""
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import urllib3
 from clipkit import _version
 from clipkit.atomic import flush, make_folder, named
 from clipkit.digests import file_sha256
-from clipkit.errors import DownloadError
+from clipkit.errors import DownloadError, tell
 from clipkit.locks import Held, exclusive
 from clipkit.progress import Progress
 
@@ -85,7 +84,7 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             held.enter_context(exclusive(lock))
         except Held:
-            print(f"{path}: waiting for another process that fetches it", file=sys.stderr, flush=True)
+            tell(f"{path}: waiting for another process that fetches it")
             held.enter_context(exclusive(lock, wait=True))
         yield
 

@@ -1,6 +1,7 @@
 """The exceptions for what a user can mend. The command line prints each as one line and exits with 1."""
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,3 +73,8 @@ def first_fault(error: "ValidationError") -> str:
     what = first["msg"].removeprefix("Value error, ")
     fault = f"{where}: {what}" if where else what
     return fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…"
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error in one write: lines of several processes do not mix, buffered or not."""
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from clipkit.errors import ClipkitError, StorageError, one_line
+from clipkit.errors import ClipkitError, StorageError, one_line, tell
 
 PATIENCE = 15.0
 """Seconds without a right answer, or without bytes, until an action is given up."""
@@ -158,7 +158,7 @@ def _say(line: str) -> None:
     global _said
     if time.monotonic() - _said >= _SAID_EVERY:
         _said = time.monotonic()
-        print(one_line(f"clipkit: {line}"), file=sys.stderr, flush=True)
+        tell(one_line(f"clipkit: {line}"))
 
 
 def _judged(error: Exception, doing: str) -> _Judgement:
