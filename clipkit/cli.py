@@ -109,7 +109,9 @@ def train(
     gray_scale_probability: Annotated[float, typer.Option(help="Share of pictures made grey.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of weights, order and crops.")] = 0,
     workers: Annotated[int, typer.Option(help="Loader processes of each training process.")] = 4,
-    max_bad: Annotated[float, typer.Option(help="Share of samples that may be unreadable.")] = 0.001,
+    max_bad: Annotated[
+        float, typer.Option(help="Share of samples that may be unreadable; ten may in any case.")
+    ] = 0.001,
     save_every: Annotated[int, typer.Option(help="Samples between checkpoints.")] = 500_000,
     log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
     keep: Annotated[

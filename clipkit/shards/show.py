@@ -11,6 +11,7 @@ from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
 from clipkit.locations import read_range
 from clipkit.page import document, figure, text
+from clipkit.remote import RemoteError
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import read_parquet
@@ -168,9 +169,9 @@ def _figure(one: _Row) -> str:
         lines.append(f"<span class=url><bdi>{text(row['url'], 160)}</bdi></span>")
     try:
         jpeg = thumbnail(one.picture(), _SIDE)
-    except (
-        Exception
-    ) as error:  # pictures from anywhere make decoders raise anything; the page shows the others
+    except RemoteError:  # of the store, not of the picture: the others would show the same
+        raise
+    except Exception as error:  # pictures from anywhere make decoders raise anything; the page shows others
         lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
         jpeg = None
     return figure(jpeg, row["caption"] or "", "".join(lines), 600)

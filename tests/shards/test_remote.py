@@ -372,6 +372,16 @@ def test_what_cannot_be_had_now_is_no_broken_shard(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_page_is_no_list_of_what_the_store_refuses(
+    store: ObjectStore, uploaded: str, tmp_path: Path
+) -> None:
+    store.fault = lambda method, path: "403" if ".tar" in path and method == "GET" else None
+    command = [*SHARDS, "show", uploaded, "--random", "3", "--out", str(tmp_path / "page.html")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and ".tar" in done.stderr.splitlines()[-1], done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_verify_finds_what_is_wrong_in_a_bucket(
     store: ObjectStore, uploaded: str, small_dataset: Path
 ) -> None:
