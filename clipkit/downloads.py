@@ -139,14 +139,17 @@ class _Transfer:
         self._version: str | None = None  # the server's mark of the bytes that we have a part of
 
     def run(self) -> None:
-        tries = 0
+        tries, furthest = 0, _size(self._partial)
         while True:
-            before = _size(self._partial)
             try:
                 self._try()
                 return
             except _Again as problem:
-                tries = 1 if _size(self._partial) > before + _MEGABYTE else tries + 1
+                tries += 1
+                if (
+                    _size(self._partial) > furthest + _MEGABYTE
+                ):  # further than ever, not than before a relapse
+                    tries, furthest = 1, _size(self._partial)
                 if tries >= self._patience.tries:
                     raise _failure(self._wanted, self._path, str(problem)) from problem
                 self._progress.update(_size(self._partial) // _MEGABYTE, f"{problem}: trying again")

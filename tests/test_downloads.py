@@ -129,6 +129,23 @@ def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path)
     assert (tmp_path / "x.pt").read_bytes() == BODY
 
 
+def test_a_server_that_gives_much_and_takes_it_back_is_given_up(server: Server, tmp_path: Path) -> None:
+    files = Ranged()
+
+    def in_turn(request: BaseHTTPRequestHandler) -> None:
+        files.cuts[:] = [2_000_000]
+        if "Range" in request.headers:
+            files.seen.append(dict(request.headers))
+            answer(b"", status=416)(request)
+        elif len(files.seen) > 40:  # for the test to end, should it be tried for ever
+            answer(b"", status=404)(request)
+        else:
+            files(request)
+
+    fails(lambda: download(wanted(server.add("/x.pt", in_turn)), tmp_path / "x.pt", QUICK), "it ended after")
+    assert len(files.seen) <= 2 * QUICK.tries
+
+
 def test_a_file_that_changes_in_between_is_begun_anew(server: Server, tmp_path: Path) -> None:
     route = Ranged(bytes(len(BODY)), mark='"old"')
     route.cuts = [1_000]
