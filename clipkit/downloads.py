@@ -145,11 +145,9 @@ class _Transfer:
                 self._try()
                 return
             except _Again as problem:
-                tries += 1
-                if (
-                    _size(self._partial) > furthest + _MEGABYTE
-                ):  # further than ever, not than before a relapse
-                    tries, furthest = 1, _size(self._partial)
+                now, tries = _size(self._partial), tries + 1
+                if now > furthest + _MEGABYTE:  # than ever, not than after a relapse
+                    tries, furthest = 1, now
                 if tries >= self._patience.tries:
                     raise _failure(self._wanted, self._path, str(problem)) from problem
                 self._progress.update(_size(self._partial) // _MEGABYTE, f"{problem}: trying again")
