@@ -1,8 +1,11 @@
 """Real processes: what lives of a session, and who sent a request."""
 
+import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -34,6 +37,26 @@ def children_of(process: int) -> list[int]:
         return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+@contextmanager
+def in_a_session(
+    command: Sequence[str | Path], folder: Path | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command in a session of its own; at the end all that lives of it is killed, its children too."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in {*children_of(process.pid), *living(process.pid)}:
+                os.kill(pid, signal.SIGKILL)
 
 
 def with_shared_memory(size: str) -> list[str]:

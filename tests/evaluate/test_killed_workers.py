@@ -13,7 +13,7 @@ import pytest
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import build
 from clipkit.model.config import named_config
-from tests.processes import living, until, wait_until_gone, with_shared_memory
+from tests.processes import in_a_session, living, until, wait_until_gone, with_shared_memory
 from tests.serving import encoded, photo
 
 MICRO = named_config("ViT-Micro/16@32px")
@@ -38,19 +38,8 @@ def command(tmp_path: Path) -> list[str]:
 def evaluation(tmp_path: Path, command: list[str]) -> Iterator["subprocess.Popen[str]"]:
     """An evaluation of which one worker waits for the content of a picture: that is a pipe."""
     os.mkfifo(tmp_path / "pets" / "cat" / "20.png")
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            for pid in living(process.pid):
-                os.kill(pid, signal.SIGKILL)
+    with in_a_session(command, tmp_path) as process:
+        yield process
 
 
 @contextmanager

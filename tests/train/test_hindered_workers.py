@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import children_of, living, until, wait_until_gone, with_shared_memory, workers_of
+from tests.processes import (
+    children_of,
+    in_a_session,
+    living,
+    until,
+    wait_until_gone,
+    with_shared_memory,
+    workers_of,
+)
 
 TWO = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 WORDS = "--model ViT-Micro/16@32px --workers 2 --log-every 1 --name run --lr 1e-3"
@@ -21,18 +29,8 @@ def training(
     dataset: Path, runs: Path, *words: str, before: Sequence[str] = (), launcher: Sequence[str] = ()
 ) -> Iterator["subprocess.Popen[str]"]:
     command = [*before, sys.executable, *launcher, "-m", "clipkit", "train", *WORDS.split(), *words]
-    with subprocess.Popen(
-        [*command, "--shards", dataset, "--runs", runs],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            for pid in (*children_of(process.pid), *living(process.pid)):
-                os.kill(pid, signal.SIGKILL)
+    with in_a_session([*command, "--shards", dataset, "--runs", runs]) as process:
+        yield process
 
 
 def steps(runs: Path) -> int:
