@@ -80,6 +80,8 @@ class TrainConfig(BaseModel):
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
     )
+    wandb: bool = Field(False, description="Log to Weights & Biases too.")
+    wandb_project: str = Field("clipkit", min_length=1, description="The project there.")
 
     @field_validator("model")
     @classmethod

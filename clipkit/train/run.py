@@ -122,7 +122,7 @@ def train(
         if shown and finished:
             shown.update(state.step * length.batch_size, note=f"finished before: {latest}")
         if not finished:
-            log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
+            log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
