@@ -23,6 +23,7 @@ from clipkit.shards.bad_samples import MAX_BAD
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16"]
 
 PAPER_EPOCHS = 32
@@ -72,7 +73,13 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = 0.0
     workers: NonNegativeInt = Field(4, description="loader processes beside each training process")
     max_bad: Fraction = Field(MAX_BAD, description="share of samples that may be unreadable")
+    resume: Resume = Field(
+        "auto",
+        description="auto goes on from the newest checkpoint or begins the run; must fails if there is none, "
+        "never if there is a run of that name",
+    )
     save_every: PositiveInt | None = Field(500_000, description="samples between checkpoints within an epoch")
+    save_minutes: PositiveFloat = Field(30, description="minutes after which there is another checkpoint")
     log_every: PositiveInt = Field(10, description="steps between lines in metrics.jsonl")
     keep: PositiveInt | None = Field(
         None,
