@@ -18,6 +18,7 @@ from clipkit import scratch
 from clipkit._version import VERSION
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
+from clipkit.cli_train import train
 from clipkit.commands import Json, config_of, show
 from clipkit.errors import ClipkitError, one_line, tell
 
@@ -36,6 +37,7 @@ plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(shards_app, name="shards")
 app.add_typer(plot_app, name="plot")
+app.command()(train)
 
 
 def _version(wanted: bool) -> None:
@@ -51,91 +53,6 @@ def clipkit(
     ] = False,
 ) -> None:
     """From a list of image URLs to a trained, evaluated CLIP model."""
-
-
-@app.command()
-def train(
-    shards: Annotated[
-        list[str],
-        typer.Option(
-            metavar="DIR",
-            help="The dataset directory to train on, its s3://, gs:// or https:// address, or tars of other "
-            "tools: a folder or a pattern such as 'laion/{00000..00099}.tar'. Several are mixed.",
-        ),
-    ],
-    weight: Annotated[
-        list[float] | None,
-        typer.Option(help="Of several --shards, one for each. Default: each sample once an epoch."),
-    ] = None,
-    repeat: Annotated[
-        bool,
-        typer.Option("--repeat", help="An epoch ends with the last of several --shards, not with the first."),
-    ] = False,
-    model: Annotated[str, typer.Option(help="A named configuration: see `clipkit models`.")] = "RN50",
-    name: Annotated[
-        str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
-    imagenet_val: Annotated[
-        Path | None, typer.Option(help="ImageNet validation (wnid folders): zero-shot after each epoch.")
-    ] = None,
-    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2 (folders 0…999), likewise.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples in a batch over all processes together.")] = 128,
-    epochs: Annotated[int | None, typer.Option(help="Default: 32, as in the CLIP paper.")] = None,
-    samples_seen: Annotated[int | None, typer.Option(help="Instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 5e-4.")] = None,
-    beta1: Annotated[float | None, typer.Option(help="Adam's β₁. Default: 0.9.")] = None,
-    beta2: Annotated[float | None, typer.Option(help="Adam's β₂. Default: 0.999, ViTs 0.98.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Adam's ε. Default: 1e-8, ViTs 1e-6.")] = None,
-    weight_decay: Annotated[float, typer.Option(help="Not on gains, biases and logit scale.")] = 0.2,
-    warmup: Annotated[
-        float | None, typer.Option(help="Steps, or a fraction below 1. Default: 2,000, at most a tenth.")
-    ] = None,
-    schedule: Annotated[str, typer.Option(help="cosine or constant, after the warm-up.")] = "cosine",
-    grad_clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: bf16 on CUDA.")] = None,
-    grad_checkpointing: Annotated[
-        bool, typer.Option("--grad-checkpointing", help="Less memory, a third more time; same results.")
-    ] = False,
-    crop_scale: Annotated[
-        tuple[float, float], typer.Option(help="Least and largest share of the picture in a crop.")
-    ] = (0.9, 1.0),
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")] = False,
-    color_jitter: Annotated[
-        tuple[float, float, float, float] | None,
-        typer.Option(help="Strengths for brightness, contrast, saturation and hue."),
-    ] = None,
-    color_jitter_probability: Annotated[float, typer.Option(help="Share of pictures jittered.")] = 0.8,
-    gray_scale_probability: Annotated[float, typer.Option(help="Share of pictures made grey.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of weights, order and crops.")] = 0,
-    workers: Annotated[int, typer.Option(help="Loader processes of each training process.")] = 4,
-    max_bad: Annotated[
-        float, typer.Option(help="Share of samples that may be unreadable; ten may in any case.")
-    ] = 0.001,
-    save_every: Annotated[int, typer.Option(help="Samples between checkpoints.")] = 500_000,
-    log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
-    keep: Annotated[
-        int | None, typer.Option(help="Newest checkpoints that stay. Default: all epochs', two others.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a CLIP model on shards; the same command continues an interrupted run."""
-    from clipkit.evaluate.config import EvaluateConfig
-    from clipkit.evaluate.run import evaluators
-    from clipkit.shards.mixture import Mixture
-    from clipkit.shards.shard_set import ShardSet, name_of
-    from clipkit.train.config import TrainConfig
-    from clipkit.train.run import train
-    from clipkit.train.run_directory import RunDirectory
-
-    config = config_of(TrainConfig, locals())
-    watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
-    if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
-        raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
-    run = RunDirectory(runs / (name or f"{'+'.join(map(name_of, shards))}-{model.replace('/', '-')}"))
-    sets = [ShardSet(each) for each in shards]
-    data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
-    show(train(config, data, run, watched), as_json)
 
 
 @app.command()

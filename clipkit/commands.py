@@ -1,7 +1,10 @@
 """What the commands of the command line have in common: configs made of options, results printed."""
 
+import inspect
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 import typer
 
@@ -37,6 +40,51 @@ def config_of(kind: "type[Config]", options: dict[str, Any]) -> "Config":
         first = error.errors()[0]
         option = "".join(f"--{str(name).replace('_', '-')}: " for name in first["loc"][:1])
         raise typer.BadParameter(option + first["msg"].removeprefix("Value error, ")) from None
+
+
+def with_options_of(kind: "type[BaseModel]") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of `kind`, whose description is the option's help.
+
+    The command gets their values in its `**settings`; values that need more than a Python type are checked
+    by `config_of`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())
+        parameters = [each for each in own if each.kind is not each.VAR_KEYWORD]
+        parameters[-1:-1] = _options(kind)  # before --json, which stands last
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _options(kind: "type[BaseModel]") -> Iterator[inspect.Parameter]:
+    for name, field in kind.model_fields.items():
+        assert field.description, f"{kind.__name__}.{name}: its description is the option's help"
+        spelled = [f"--{name.replace('_', '-')}"] if field.default is False else []
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=field.default,
+            annotation=Annotated[_plain(field.annotation), typer.Option(*spelled, help=field.description)],
+        )
+
+
+def _plain(annotation: Any) -> Any:
+    """The type that an option is parsed as: without pydantic's conditions, and text for one of several."""
+    match get_origin(annotation), get_args(annotation):
+        case (None, _):
+            return annotation
+        case (origin, members) if origin in (Union, UnionType):
+            return Union[tuple(each if each is NoneType else _plain(each) for each in members)]  # noqa: UP007
+        case (origin, (first, *_)) if origin is Annotated:
+            return _plain(first)
+        case (origin, _) if origin is Literal:
+            return str
+        case (origin, members):
+            return origin[tuple(map(_plain, members))]
 
 
 def show(result: Result, as_json: bool) -> None:

@@ -44,46 +44,50 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: str = "RN50"
-    batch_size: PositiveInt = Field(128, description="samples in a batch over all processes together")
-    epochs: PositiveInt | None = None
-    samples_seen: PositiveInt | None = Field(None, description="instead of epochs")
-    lr: Rate | None = None
-    beta1: Decay | None = None
-    beta2: Decay | None = None
-    eps: PositiveFloat | None = None
-    weight_decay: NonNegativeFloat = 0.2
+    model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
+    batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
+    epochs: PositiveInt | None = Field(None, description="Default: 32, as in the CLIP paper.")
+    samples_seen: PositiveInt | None = Field(None, description="Instead of epochs.")
+    lr: Rate | None = Field(None, description="Peak learning rate. Default: 5e-4.")
+    beta1: Decay | None = Field(None, description="Adam's β₁. Default: 0.9.")
+    beta2: Decay | None = Field(None, description="Adam's β₂. Default: 0.999, ViTs 0.98.")
+    eps: PositiveFloat | None = Field(None, description="Adam's ε. Default: 1e-8, ViTs 1e-6.")
+    weight_decay: NonNegativeFloat = Field(0.2, description="Not on gains, biases and logit scale.")
     warmup: NonNegativeFloat | None = Field(
-        None,
-        description="steps, or a fraction of the run if < 1; None is 2,000 steps, at most a tenth of the run",
+        None, description="Steps, or a fraction below 1. Default: 2,000, at most a tenth."
     )
-    schedule: Literal["cosine", "constant"] = "cosine"
-    grad_clip: PositiveFloat | None = Field(None, description="largest L2 norm of the whole gradient")
-    seed: NonNegativeInt = Field(0, lt=2**63)
-    precision: Precision | None = Field(None, description="None is bf16 on CUDA, else fp32")
-    grad_checkpointing: bool = Field(
-        False, description="activations are computed again, not kept: less memory"
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="cosine or constant, after the warm-up."
     )
-    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
-    flip: bool = False
+    grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
+    precision: Precision | None = Field(None, description="fp32 or bf16. Default: bf16 on CUDA.")
+    grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.9, 1.0), description="Least and largest share of the picture in a crop."
+    )
+    flip: bool = Field(False, description="Mirror half of the pictures.")
     color_jitter: tuple[Fraction, Fraction, Fraction, Fraction] | None = Field(
-        None, description="strengths for brightness, contrast, saturation and hue"
+        None, description="Strengths for brightness, contrast, saturation and hue."
     )
-    color_jitter_probability: Fraction = 0.8
-    gray_scale_probability: Fraction = 0.0
-    workers: NonNegativeInt = Field(4, description="loader processes beside each training process")
-    max_bad: Fraction = Field(MAX_BAD, description="share of samples that may be unreadable")
+    color_jitter_probability: Fraction = Field(0.8, description="Share of pictures jittered.")
+    gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
+    seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
+    workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    max_bad: Fraction = Field(
+        MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
+    )
     resume: Resume = Field(
         "auto",
-        description="auto goes on from the newest checkpoint or begins the run; must fails if there is none, "
-        "never if there is a run of that name",
+        description="auto goes on from the run's newest checkpoint, or begins it; must fails where there is "
+        "none, never where there is a run of that name.",
     )
-    save_every: PositiveInt | None = Field(500_000, description="samples between checkpoints within an epoch")
-    save_minutes: PositiveFloat = Field(30, description="minutes after which there is another checkpoint")
-    log_every: PositiveInt = Field(10, description="steps between lines in metrics.jsonl")
+    save_every: PositiveInt | None = Field(500_000, description="Samples between checkpoints.")
+    save_minutes: PositiveFloat = Field(
+        30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
+    )
+    log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
-        None,
-        description="newest checkpoints that stay; None is every epoch_N.pt and the newest two step_N.pt",
+        None, description="Newest checkpoints that stay. Default: all epochs', two others."
     )
 
     @field_validator("model")
