@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, config_of, show, with_options_of
+from clipkit.commands import Json, config_of, given, show, with_options_of
 from clipkit.train.config import TrainConfig
 
 
 @with_options_of(TrainConfig)
 def train(
+    context: typer.Context,
     shards: Annotated[
         list[str],
         typer.Option(
@@ -46,7 +47,7 @@ def train(
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
 
-    config = config_of(TrainConfig, settings)
+    config = config_of(TrainConfig, given(context, settings))
     watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")

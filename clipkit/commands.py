@@ -42,6 +42,16 @@ def config_of(kind: "type[Config]", options: dict[str, Any]) -> "Config":
         raise typer.BadParameter(option + first["msg"].removeprefix("Value error, ")) from None
 
 
+def given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a command's options that the user gave, not what they are without that."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    return {
+        name: options[name]
+        for name, source in sources.items()
+        if source and not source.name.startswith("DEFAULT")
+    }
+
+
 def with_options_of(kind: "type[BaseModel]") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of `kind`, whose description is the option's help.
 

@@ -47,7 +47,15 @@ def count_longer(source: str, aspect: float) -> Aspects | None:
     return Aspects(looked_at, longer)
 
 
-def condition(aspect: float) -> str:
-    """Return the condition of `clipkit shards filter --where` that leaves the longer ones out."""
+def warning_of_longer(source: str, aspect: float, why: str) -> str | None:
+    """Return a line that says how to leave such pictures out, None if none were found. Raises as above."""
+    found = count_longer(source, aspect)
+    if found is None or not found.longer:
+        return None
     wide, high = "original_width", "original_height"
-    return f"greatest({wide}, {high}) <= {aspect:g} * least({wide}, {high})"
+    condition = f"greatest({wide}, {high}) <= {aspect:g} * least({wide}, {high})"
+    return (
+        f"warning: {source}: of {found.looked_at:,} pictures looked at, {found.longer:,} are over {aspect:g} "
+        f"times as long as wide; {why}: `clipkit ingest … --max-aspect {aspect:g}`, or "
+        f"`clipkit shards filter {source} --where '{condition}' --out NEW`"
+    )

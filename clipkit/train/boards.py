@@ -12,14 +12,16 @@ from clipkit import atomic
 from clipkit.errors import ConfigError, TrainError
 from clipkit.train.run_directory import RunDirectory
 
+Figures = Mapping[str, float]
+
 _ID_FILE = "wandb-id"
 
 
 class Board(Protocol):
-    """A place for figures by step."""
+    """Somewhere to look at figures. `place` says where in the run they stand: step, samples, epoch."""
 
-    def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Show figures after `step` steps."""
+    def add(self, place: Figures, figures: Figures) -> None:
+        """Show figures."""
 
     def flush(self) -> None:
         """Force what was added out of this process, as far as the place allows."""
@@ -29,16 +31,21 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder; what an earlier sitting wrote there beyond `step` is marked as replaced."""
+    """Event files; what an earlier sitting wrote there from `step` on is marked as replaced.
 
-    def __init__(self, folder: Path, step: int):
-        _wait_for_a_new_second(folder)
-        self._writer = SummaryWriter(folder, purge_step=step + 1)
+    It may lack what came after the checkpoint at that step, and is told all of that step again.
+    """
 
-    def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Show figures after `step` steps."""
+    def __init__(self, run: RunDirectory, step: int):
+        _wait_for_a_new_second(run.tensorboard)
+        self._writer = SummaryWriter(run.tensorboard, purge_step=step)
+        for figures in run.figures_of(step):
+            self.add({"step": step}, figures)
+
+    def add(self, place: Figures, figures: Figures) -> None:
+        """Show figures against steps."""
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, int(place["step"]))
 
     def flush(self) -> None:
         """Write out what was added."""
@@ -79,7 +86,7 @@ class WeightsAndBiases:
             ) from error
         for line in run.metrics.read():
             if line.get("step", -1) >= self._run.starting_step:
-                self.add(line["step"], {name: value for name, value in line.items() if value is not None})
+                self.add(line, {})
 
     @property
     def place(self) -> str:
@@ -87,9 +94,10 @@ class WeightsAndBiases:
         folder = Path(self._run.dir).parent
         return str(self._run.url or f"{folder}; upload it with `wandb sync {folder}`")
 
-    def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Send figures after `step` steps; those of one step are one row."""
-        self._run.log(dict(figures), step=step)
+    def add(self, place: Figures, figures: Figures) -> None:
+        """Send figures; those of one step are one row."""
+        row = {**place, **figures}
+        self._run.log({name: value for name, value in row.items() if value is not None}, step=row["step"])
 
     def flush(self) -> None:
         """Do nothing: W&B's own process sends, and what it loses the next sitting sends again."""

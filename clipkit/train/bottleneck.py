@@ -14,7 +14,7 @@ class DeviceQueue:
     """What the device has been given to do. The CPU does all of it at once."""
 
     def __init__(self, device: torch.device):
-        self._last = torch.cuda.Event() if device.type == "cuda" else None
+        self._last = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def mark(self) -> None:
         """Note that a step was given to the device."""
@@ -24,7 +24,7 @@ class DeviceQueue:
     @property
     def is_empty(self) -> bool:
         """Whether the device has done all that was given before `mark`: it has nothing left to do."""
-        return self._last is None or self._last.query()
+        return self._last is None or bool(self._last.query())  # type: ignore[no-untyped-call]
 
 
 class Bottleneck:

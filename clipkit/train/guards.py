@@ -1,7 +1,7 @@
 """Warnings about what makes a run worthless without stopping it, each said once in a sitting.
 
-They look at one batch a line of metrics, so that they cost nothing that is noticed. B samples, C colours, H and W
-pixels, L tokens.
+They look at one batch for each line of metrics: they cost next to nothing. B samples, N of them, C colours,
+H and W pixels, L tokens.
 """
 
 import math
@@ -87,9 +87,9 @@ class EqualCaptions:
         if self._rows >= _ROWS and share > _EQUAL_CAPTIONS:
             self._told = True
             self._say(
-                f"warning: {share:.0%} of the captions repeat another one of their batch: each is taught as a "
-                "wrong answer for the other's picture (a false negative), which holds loss and accuracy back. "
-                "Give captions that tell more than a class, or train with a smaller --batch-size"
+                f"warning: {share:.0%} of the captions repeat another one of their batch: each is taught as "
+                "a wrong answer for the other's picture (a false negative), which holds loss and accuracy "
+                "back. Give captions that tell more than a class, or train with a smaller --batch-size"
             )
 
 
@@ -126,8 +126,8 @@ class StrangePictures:
     def _look_for_same(self, images_NCHW: Tensor) -> None:
         if self._told_same or len(images_NCHW) < _FEWEST:
             return
-        means_NC44 = adaptive_avg_pool2d(images_NCHW.float(), 4)
-        spread = (means_NC44.amax(0) - means_NC44.amin(0)).median().item()
+        means_NCHW = adaptive_avg_pool2d(images_NCHW.float(), 4)
+        spread = (means_NCHW.amax(0) - means_NCHW.amin(0)).median().item()
         same, before = spread < _SAME_LEVELS, self._same_before
         self._same_before = same
         if same and before:

@@ -15,7 +15,7 @@ class RunLog:
     """Writes a run's figures everywhere that they go. Only the first process has one.
 
     It begins where `state` stands: later lines of a killed sitting are removed from the files, marked as
-    replaced in TensorBoard, and never repeated in W&B. `settings` are the run's, as `run_settings` has them.
+    replaced in TensorBoard, and not repeated in W&B. `settings` are the run's, as `run_settings` has them.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunLog:
             self.say(f"{run.name} goes on after step {state.step:,} of {length.steps:,}")
         else:
             run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
-        self._boards: list[Board] = [TensorBoard(run.tensorboard, state.step)]
+        self._boards: list[Board] = [TensorBoard(run, state.step)]
         if settings["wandb"]:
             board = WeightsAndBiases(run, settings["wandb_project"], settings)
             self._boards.append(board)
@@ -94,4 +94,4 @@ class RunLog:
 
     def _to_boards(self, step: int, figures: Mapping[str, float]) -> None:
         for board in self._boards:
-            board.add(step, figures)
+            board.add(self._place(step), figures)

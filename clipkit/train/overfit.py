@@ -1,18 +1,37 @@
-"""`--overfit N`: a run over N fixed samples, to learn by heart. It proves that the set-up can learn at all."""
+"""`--overfit N`: a run over N fixed samples, to be learned by heart: proof that the set-up can learn."""
 
 import math
+from collections import Counter
 from collections.abc import Generator
 
-from clipkit.shards.loader import Batch
+from clipkit.shards.loader import Batch, Tokenize, Transform, batches
+from clipkit.shards.mixture import Mixture
+from clipkit.shards.shard_set import ShardSet
+from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
-PASSES = 300
-"""Over the samples, if nothing says how many."""
 _ABOUT_ZERO = 0.1
 
 
+def fixed_samples(
+    shards: ShardSet | Mixture, config: TrainConfig, count: int, transform: Transform, tokenize: Tokenize
+) -> Batch:
+    """Return the first `count` samples of the run's order, each with the crop that it has there."""
+    made = batches(
+        shards,
+        batch_size=count,
+        workers=min(config.workers, 1),
+        seed=config.seed,
+        stop=count,
+        transform=transform,
+        tokenize=tokenize,
+    )
+    (samples,) = ([each.clone() for each in batch] for batch in made)
+    return Batch(*samples)
+
+
 def repeated(samples: Batch, batch_size: int, first_step: int, steps: int, world: World) -> Generator[Batch]:
-    """Yield this process's share of batches `first_step` … `steps` − 1: the samples in a circle, all crops fixed.
+    """Yield this process's share of batches `first_step` … `steps` − 1: the samples in a circle, as they are.
 
     Batch k is the samples kB … kB+B−1, modulo their number.
     """
@@ -23,26 +42,29 @@ def repeated(samples: Batch, batch_size: int, first_step: int, steps: int, world
         yield Batch(samples.images_BCHW[rows], samples.tokens_BL[rows], samples.positions_B[rows])
 
 
-def lowest_loss(samples: Batch) -> float:
-    """Return the lowest loss of one batch of all samples: more than 0 where captions are the same.
+def described(samples: Batch) -> str:
+    """Return in a line what is to be learned, and how low the loss can go.
 
-    A caption that stands there m times leaves each of its pictures a choice among m: ln m.
+    A caption that stands there m times leaves each of its pictures a choice among m: ln m at best, where they
+    come in one batch.
     """
-    counts: dict[bytes, int] = {}
-    for row in samples.tokens_BL.numpy():
-        counts[row.tobytes()] = counts.get(row.tobytes(), 0) + 1
-    return sum(m * math.log(m) for m in counts.values()) / len(samples.tokens_BL)
+    counts = Counter(row.tobytes() for row in samples.tokens_BL.numpy())
+    lowest = sum(m * math.log(m) for m in counts.values()) / len(samples.tokens_BL)
+    line = f"overfit: {len(samples.tokens_BL):,} fixed samples, nothing is evaluated"
+    if lowest == 0:
+        return line
+    return f"{line}; they have {len(counts):,} different captions, so the loss stays above about {lowest:.2g}"
 
 
 def verdict(count: int, loss: float) -> str:
     """Return in a line whether the run learned its `count` samples by heart, and what that means."""
     if loss < _ABOUT_ZERO:
         return (
-            f"overfit: the loss went to {loss:.3g}, about zero: the {count:,} samples are learned by heart. Data, "
-            "model, loss and optimizer work together; that it learns what it has not seen is not shown by this"
+            f"the loss went to {loss:.3g}, about zero: the {count:,} samples are learned by heart. Data, "
+            "model, loss and optimizer work together; whether it learns more than these is another question"
         )
     return (
-        f"overfit: the loss is {loss:.3g}, not about zero: the {count:,} samples are not learned by heart. Try more "
-        "--epochs, or another --lr; if it stays, something is wrong: captions that are the same, pictures "
-        "without content, or the settings"
+        f"the loss is {loss:.3g}, not about zero: the {count:,} samples are not learned by heart. Try more "
+        "--epochs or another --lr; if it stays so, something is wrong: captions that are the same, pictures "
+        "without content, or a setting"
     )

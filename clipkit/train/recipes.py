@@ -1,7 +1,7 @@
 """Published settings of training runs, by name, and what those runs reached.
 
-Global batch 1,024 of 8 GPUs with 128 each, as OpenCLIP's README gives it; for YFCC as in its docs/PRETRAINED.md
-with another rate and length. Adam's constants are OpenCLIP's defaults for ResNets.
+As OpenCLIP's README gives them, with 128 samples on each of 8 GPUs; for YFCC with the rate and the length
+of its docs/PRETRAINED.md. Adam's constants and the crops are OpenCLIP's defaults for ResNets.
 """
 
 from dataclasses import dataclass
@@ -42,14 +42,18 @@ RECIPES = {
 
 
 def with_recipe(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings `given`, and those of the recipe that they name for what is not given."""
+    """Return the settings `given`, and those of the recipe that they name for what is not given.
+
+    Not the recipe's epochs where samples are given, nor its sizes where a few are to be learned by heart.
+    """
     recipe = RECIPES.get(given.get("recipe") or "")
     if recipe is None:
         return given
-    settings = dict(recipe.settings)
-    if given.get("samples_seen") is not None:  # says how long to train, as epochs do
-        del settings["epochs"]
-    return settings | given
+    if given.get("overfit") is not None:
+        replaced = {"epochs", "batch_size", "warmup"}
+    else:
+        replaced = {"epochs"} if given.get("samples_seen") is not None else set()
+    return {name: value for name, value in recipe.settings.items() if name not in replaced} | given
 
 
 def description(name: str, config: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
+from clipkit.shards.aspects import warning_of_longer
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
@@ -28,6 +29,8 @@ from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
@@ -43,7 +46,8 @@ class TrainResult:
 
     `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
     data; `not_trained` counts the samples at the very end that filled no batch, `unreadable` those of all
-    processes in whose place others were trained on; `finished_before` tells that nothing was left to do.
+    processes in whose place others were trained on; `finished_before` tells that nothing was left to do, and
+    `overfit`, of a run that was to learn some samples by heart, whether it did.
     """
 
     run: Path
@@ -57,6 +61,7 @@ class TrainResult:
     data_wait: float
     final_loss: float
     finished_before: bool
+    overfit: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
@@ -73,6 +78,7 @@ class TrainResult:
             ("time", f"{self.seconds:,.1f} s, {self.data_wait:.0%} of it waiting for data"),
             ("samples/s", f"{self.samples_per_second:,.1f}"),
             ("final loss", f"{self.final_loss:.4f}"),
+            *([("overfit", self.overfit)] if self.overfit else []),
         ]
         return table(rows)
 
@@ -103,6 +109,7 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
+        evaluators = () if resolved.overfit else evaluators
         if length.batch_size % world.size:
             raise ConfigError(
                 f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
@@ -111,8 +118,10 @@ def train(
         settings = run_settings(resolved, shards)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
         if world.is_first:
+            run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
             _claim(run, settings)
+        stack.enter_context(checkpoints)
         world.barrier()
 
         latest = run.latest()
@@ -125,11 +134,13 @@ def train(
             log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
-            stream = _stream(resolved, model_config, shards, length, state, world, bad)
+            if log and not state.step:
+                _say_recipe(resolved, shards, log)
+            stream = _stream(resolved, model_config, shards, length, state, world, bad, log)
             stack.enter_context(closing(stream))
             Loop(resolved, length, state, bad, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
-        return _result(run, length, state, finished)
+        return _result(run, length, state, finished, resolved.overfit)
 
 
 def _training_step(
@@ -161,6 +172,7 @@ def _stream(
     state: TrainState,
     world: World,
     bad: RunBadCount,
+    log: RunLog | None,
 ) -> Generator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
@@ -170,6 +182,12 @@ def _stream(
         color_jitter_probability=config.color_jitter_probability,
         gray_scale_probability=config.gray_scale_probability,
     )
+    tokenize = Tokenizer(model_config.text.context_length)
+    if config.overfit is not None:
+        samples = fixed_samples(shards, config, config.overfit, transform, tokenize)
+        if log:
+            log.say(described(samples))
+        return repeated(samples, length.batch_size, state.step, length.steps, world)
     return batches(
         shards,
         batch_size=length.batch_size,
@@ -180,13 +198,26 @@ def _stream(
         position=state.step * length.batch_size,
         stop=length.samples,
         transform=transform,
-        tokenize=Tokenizer(model_config.text.context_length),
+        tokenize=tokenize,
         told=bad.add,
     )
 
 
-def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
+def _say_recipe(config: ResolvedConfig, shards: ShardSet | Mixture, log: RunLog) -> None:
+    if config.recipe is None:
+        return
+    log.say(description(config.recipe, config.model_dump()))
+    for each in shards.sets if isinstance(shards, Mixture) else (shards,):
+        warning = warning_of_longer(each.source, LARGEST_ASPECT, "the published runs left them out")
+        if warning is not None:
+            log.say(warning)
+
+
+def _result(
+    run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool, overfit: int | None
+) -> TrainResult:
     samples = state.step * length.batch_size
+    loss = next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line)
     checkpoint = run.latest()
     assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
     return TrainResult(
@@ -199,6 +230,7 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,
-        final_loss=next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line),
+        final_loss=loss,
         finished_before=finished_before,
+        overfit=verdict(overfit, loss) if overfit else None,
     )

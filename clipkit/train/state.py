@@ -10,16 +10,19 @@ from clipkit.shards.bad_samples import Bad
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import BLOCK, ShardPlan
 from clipkit.shards.shard_set import ShardSet
-from clipkit.train.config import TrainConfig
+from clipkit.train.config import TrainConfig, run_length
 from clipkit.train.distributed import World
 
 FREE_SETTINGS = frozenset(
     {
         "workers",
         "max_bad",
+        "resume",
         "save_every",
+        "save_minutes",
         "log_every",
         "keep",
+        "recipe",  # its settings stand for it
         "wandb",
         "wandb_project",
         "data.directory",
@@ -75,7 +78,7 @@ def run_settings(config: TrainConfig, shards: ShardSet | Mixture) -> dict[str, A
     data = {
         "directory": " ".join(each.source for each in sets),
         "fingerprint": shards.fingerprint,
-        "samples": len(shards),
+        "samples": run_length(config, len(shards)).epoch_samples,
         "streams": max(ShardPlan(each.sizes, config.seed).streams for each in sets),
         "block": BLOCK,
     }
