@@ -27,7 +27,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16"]
 
-OVERFIT_PASSES = 300
+OVERFIT_PASSES = 100
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
 PAPER_LEARNING_RATE = 5e-4
@@ -96,7 +96,7 @@ class TrainConfig(BaseModel):
     )
     overfit: PositiveInt | None = Field(
         None,
-        description="Learn the first so many samples by heart, to see that it can be done: 300 epochs.",
+        description="Learn the first so many samples by heart, to see that it can be done: 100 epochs.",
     )
     wandb: bool = Field(False, description="Log to Weights & Biases too.")
     wandb_project: str = Field("clipkit", min_length=1, description="The project there.")
