@@ -52,10 +52,10 @@ class Loop:
         self._stop_if_asked()
         while (batch := self._next(stream)) is not None:
             line_due = self._line_due(self.state.step + 1)
-            loss, norm = self.step(batch, self.state.step, with_norm=line_due)
-            self.state.add_loss(loss)
-            if line_due and norm is not None:
-                self._write_line(norm)
+            figures = self.step(batch, self.state.step, with_norm=line_due)
+            self.state.add_loss(figures.loss)
+            if line_due and figures.norm is not None:
+                self._write_line(figures.norm)
             self._save_if_due()
             self._evaluate_if_due()
             self._stop_if_asked()
