@@ -47,7 +47,7 @@ def backward_in_parts(
     )
     loss = backward(ClipOutput(images_BD, texts_BD, scale))
     assert images_BD.grad is not None and texts_BD.grad is not None
-    rows = zip(images_BD.grad.split(sizes), texts_BD.grad.split(sizes), strict=True)
+    rows = zip(torch.split(images_BD.grad, sizes), torch.split(texts_BD.grad, sizes), strict=True)
     for number, (part, gradients) in enumerate(zip(parts, rows, strict=True), 1):
         is_last = number == len(parts)
         with nullcontext() if is_last else _no_average(features):

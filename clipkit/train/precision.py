@@ -1,12 +1,17 @@
 """Number formats of a step: autocast, the scale of a loss whose gradients are half precision, and TF32."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipkit.train.config import Precision
+
+MOST_SKIPPED = 20
+"""Steps in a row that fp16 may skip: after so many halvings the scale is not what is wrong."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,6 +28,17 @@ def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.Gra
     It halves, and the step is skipped, where a gradient is not finite; it doubles after 2,000 good steps.
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def load_scaler(scaler: torch.amp.GradScaler, stored: Mapping[str, Any] | None) -> None:
+    """Take up what `scaler.state_dict()` was. Raises ValueError or KeyError for anything else."""
+    if not scaler.is_enabled():
+        return
+    state = {name: (stored or {})[name] for name in scaler.state_dict()}
+    for name, value in state.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} of its scaler is {value!r:.100}")
+    scaler.load_state_dict(state)
 
 
 def not_half(values: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -113,10 +114,12 @@ def train(
         check_shares(resolved, world.size)
         step = _training_step(resolved, model_config, length, world)
         settings = run_settings(resolved, shards)
-        checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
+        checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
+            run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
             _claim(run, settings)
+        stack.enter_context(checkpoints)
         world.barrier()
 
         latest = run.latest()
@@ -193,6 +196,11 @@ def _stream(
     )
 
 
+def _last_loss(run: RunDirectory) -> float:
+    losses = (line.get("loss") for line in reversed(run.metrics.read()))
+    return next((each for each in losses if each is not None), math.nan)
+
+
 def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
     samples = state.step * length.batch_size
     checkpoint = run.latest()
@@ -207,6 +215,6 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,
-        final_loss=next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line),
+        final_loss=_last_loss(run),
         finished_before=finished_before,
     )

@@ -25,7 +25,7 @@ def synchronize_batch_norm(model: Clip, world: World) -> Clip:
     if world.size == 1:
         return model
     if world.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]
     for parent in [*model.modules()]:
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
@@ -44,7 +44,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         self.__dict__.update({name: getattr(norm, name) for name in ("_parameters", "_buffers", "training")})
         self._world = world
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """(B, C, H, W) → (B, C, H, W)."""
         if not self.training:
