@@ -18,6 +18,7 @@ from clipkit.train.background import Background
 from clipkit.train.config import RunLength, TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.optimizer import load_optimizer
+from clipkit.train.precision import load_scaler
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.snapshot import Snapshot
 from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
@@ -35,6 +36,7 @@ class CheckpointWriter:
         run: RunDirectory,
         model: Clip,
         optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
         length: RunLength,
         settings: dict[str, Any],
         world: World,
@@ -42,6 +44,7 @@ class CheckpointWriter:
         self.run = run
         self.model = model
         self.optimizer = optimizer
+        self.scaler = scaler
         self.settings = settings
         self.world = world
         self.newest: Path | None = None
@@ -92,6 +95,7 @@ class CheckpointWriter:
                 optimizer=self.optimizer.state_dict(),
                 step=state.step,
                 position=state.step * self._length.batch_size,
+                scaler=self.scaler.state_dict() or None,
                 rng=random,
                 model_config=self.model_config,
                 train_config=self.settings,
@@ -150,6 +154,7 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.model.load_state_dict(checkpoint.state_dict)
         load_optimizer(writer.optimizer, checkpoint.optimizer or {})
+        load_scaler(writer.scaler, checkpoint.scaler)
         set_random_states(checkpoint.rng or {}, writer.world)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         found = str(error).partition("\n")[0]
