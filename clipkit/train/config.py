@@ -23,7 +23,8 @@ from clipkit.shards.bad_samples import MAX_BAD
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["fp32", "bf16"]
+Resume = Literal["auto", "must", "never"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
@@ -45,6 +46,9 @@ class TrainConfig(BaseModel):
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
+    accumulate: PositiveInt = Field(
+        1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
+    )
     epochs: PositiveInt | None = Field(None, description="Default: 32, as in the CLIP paper.")
     samples_seen: PositiveInt | None = Field(None, description="Instead of epochs.")
     lr: Rate | None = Field(None, description="Peak learning rate. Default: 5e-4.")
@@ -59,8 +63,13 @@ class TrainConfig(BaseModel):
         "cosine", description="cosine or constant, after the warm-up."
     )
     grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
-    precision: Precision | None = Field(None, description="fp32 or bf16. Default: bf16 on CUDA.")
+    precision: Precision | None = Field(
+        None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
+    )
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    sync_batch_norm: bool = Field(
+        False, description="ResNets: normalise over the samples of all processes together."
+    )
     crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.9, 1.0), description="Least and largest share of the picture in a crop."
     )
@@ -75,7 +84,15 @@ class TrainConfig(BaseModel):
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
+    resume: Resume = Field(
+        "auto",
+        description="auto goes on from the run's newest checkpoint, or begins it; must fails where there is "
+        "none, never where there is a run of that name.",
+    )
     save_every: PositiveInt | None = Field(500_000, description="Samples between checkpoints.")
+    save_minutes: PositiveFloat = Field(
+        30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
+    )
     log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
@@ -96,6 +113,8 @@ class TrainConfig(BaseModel):
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
+            raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
@@ -154,6 +173,18 @@ class RunLength:
     def closes_epoch(self, step: int) -> bool:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
+    share, left = divmod(config.batch_size, processes)
+    if left:
+        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+    if share % config.accumulate:
+        whose = (
+            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
+        )
+        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
