@@ -104,7 +104,7 @@ def train(
     Called once in each process of the run (torchrun's environment tells which); the first one writes the
     files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
-    diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
+    diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
     with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
@@ -122,12 +122,13 @@ def train(
         if world.is_first:
             run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
-            _claim(run, settings)
-        stack.enter_context(checkpoints)
+            _check(run, settings)
         world.barrier()
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        if world.is_first:
+            run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
         finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
         if shown and finished:
@@ -135,6 +136,7 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
+            stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
             stack.enter_context(closing(stream))
@@ -163,11 +165,10 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
     )
 
 
-def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
+def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
     stored = run.read_config()
     if stored is not None:
         check_same_run(run.path, stored, settings)
-    run.write_config(settings)
 
 
 def _stream(
