@@ -109,9 +109,7 @@ def test_a_run_that_has_begun_goes_on_from_its_own_checkpoint(
     other = saved(build(named_config(MODEL), seed=98), tmp_path / "other.pt")
     with pytest.raises(TrainError, match="cannot be continued, since pretrained_sha256 was"):
         run_it(tiny_dataset, run.path, with_start(other, save_every=32))
-    with pytest.raises(
-        CheckpointError, match=r"gone.pt: .*; this run has begun, and goes on"
-    ):
+    with pytest.raises(CheckpointError, match=r"gone.pt: .*; this run has begun, and goes on"):
         run_it(tiny_dataset, run.path, with_start(tmp_path / "gone.pt", save_every=32))
     for again in (with_start(moved, save_every=32), config.model_copy(update={"pretrained": None})):
         assert run_it(tiny_dataset, run.path, again).steps == 2
