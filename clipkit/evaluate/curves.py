@@ -20,6 +20,8 @@ TRAINING_FIGURES = frozenset(
         "data_wait",
         "peak_memory_mb",
         "peak_gpu_memory_mb",
+        "loss_scale",
+        "skipped_steps",
     }
 )
 _PLACES = frozenset({"step", "samples", "epoch"})

@@ -25,7 +25,7 @@ Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 OVERFIT_PASSES = 100
 PAPER_EPOCHS = 32
@@ -50,7 +50,15 @@ class TrainConfig(BaseModel):
         None, description=f"Published settings for what is not given: {', '.join(RECIPES)}."
     )
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
+    pretrained: str | None = Field(
+        None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
+    )
+    lock_image: bool = Field(False, description="Leave the image tower of --pretrained as it is.")
+    lock_text: bool = Field(False, description="Leave the text tower of --pretrained as it is.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
+    accumulate: PositiveInt = Field(
+        1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
+    )
     epochs: PositiveInt | None = Field(None, description="Default: 32, as in the CLIP paper.")
     samples_seen: PositiveInt | None = Field(None, description="Instead of epochs.")
     lr: Rate | None = Field(None, description="Peak learning rate. Default: 5e-4.")
@@ -65,8 +73,13 @@ class TrainConfig(BaseModel):
         "cosine", description="cosine or constant, after the warm-up."
     )
     grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
-    precision: Precision | None = Field(None, description="fp32 or bf16. Default: bf16 on CUDA.")
+    precision: Precision | None = Field(
+        None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
+    )
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    sync_batch_norm: bool = Field(
+        False, description="ResNets: normalise over the samples of all processes together."
+    )
     crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.9, 1.0), description="Least and largest share of the picture in a crop."
     )
@@ -132,6 +145,10 @@ class TrainConfig(BaseModel):
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.lock_image and self.lock_text:
+            raise ValueError("lock_image and lock_text together leave nothing to train: give one of them")
+        if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
+            raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
@@ -191,6 +208,18 @@ class RunLength:
     def closes_epoch(self, step: int) -> bool:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
+    share, left = divmod(config.batch_size, processes)
+    if left:
+        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+    if share % config.accumulate:
+        whose = (
+            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
+        )
+        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:

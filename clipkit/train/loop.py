@@ -19,6 +19,7 @@ from clipkit.train.config import RunLength, TrainConfig
 from clipkit.train.guards import Guards
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
+from clipkit.train.precision import MOST_SKIPPED
 from clipkit.train.state import TrainState
 from clipkit.train.step import TrainStep
 
@@ -60,12 +61,12 @@ class Loop:
             line_due = self._line_due(self.state.step + 1)
             if line_due and self.log is not None:
                 self._guards.look(batch)
-            loss, norm = self.step(batch, self.state.step, with_norm=line_due)
+            figures = self.step(batch, self.state.step, with_norm=line_due)
             self._queue.mark()
-            self.state.add_loss(loss)
+            self.state.add_step(figures.loss, figures.skipped)
             self.bad.trained()
-            if line_due and norm is not None:
-                self._write_line(norm)
+            if line_due and figures.norm is not None:
+                self._write_line(figures.norm)
             elif self.log is not None:
                 self.log.progress(self.state.step)
             self._save_if_due()
@@ -120,9 +121,14 @@ class Loop:
     def _write_line(self, norm: Tensor) -> None:
         state, world = self.state, self.step.world
         loss_sum = torch.as_tensor(state.loss_sum, dtype=torch.float32, device=world.device)
-        loss = world.mean(loss_sum).item() / state.loss_steps  # here alone the host waits for the device
-        if not math.isfinite(loss):
+        loss = world.mean(loss_sum).item()  # here alone the host waits for the device
+        steps, skipped_in_row = int(state.loss_steps), int(state.skipped_in_row)
+        loss = loss / steps if steps else math.nan  # fp16 may have skipped all of them
+        if not math.isfinite(loss) and not skipped_in_row:
             raise TrainError(self.checkpoints.not_finite(f"the loss is {loss} at step {state.step}"))
+        if skipped_in_row >= MOST_SKIPPED:
+            found = f"the gradients of the last {skipped_in_row} steps, to step {state.step}, are not finite"
+            raise TrainError(self.checkpoints.not_finite(found))
         self._lap()
         if self.log is not None:
             self._log_line(self.log, loss, norm.item())
@@ -141,6 +147,8 @@ class Loop:
             "data_wait": waited / seconds,
             "peak_memory_mb": peak_memory() / 1e6,
         }
+        if self.step.scaler.is_enabled():
+            figures |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": int(state.skipped)}
         if self.step.world.device.type == "cuda":
             figures["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
         log.train(state.step, figures)

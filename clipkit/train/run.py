@@ -1,5 +1,6 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -8,8 +9,7 @@ from typing import Any
 
 import torch
 
-from clipkit.errors import ConfigError
-from clipkit.model.clip import build
+from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
@@ -23,18 +23,27 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
-from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
+from clipkit.train.config import (
+    ResolvedConfig,
+    RunLength,
+    TrainConfig,
+    check_shares,
+    run_length,
+    warmup_steps,
+)
 from clipkit.train.distributed import World, open_world
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
+from clipkit.train.sync_batch_norm import synchronize_batch_norm
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
@@ -101,7 +110,7 @@ def train(
     Called once in each process of the run (torchrun's environment tells which); the first one writes the
     files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
-    diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
+    diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
     with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
@@ -110,22 +119,23 @@ def train(
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
         evaluators = () if resolved.overfit else evaluators
-        if length.batch_size % world.size:
-            raise ConfigError(
-                f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
-            )
-        step = _training_step(resolved, model_config, length, world)
-        settings = run_settings(resolved, shards)
-        checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
+        check_shares(resolved, world.size)
+        begun = run.read_config() if run.latest() else None
+        start = find_start(config, begun)
+        model = initial_model(config, model_config, Start() if begun else start)
+        step = _training_step(resolved, model, length, world)
+        settings = run_settings(resolved, shards) | start.as_settings()
+        checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
-            _claim(run, settings)
-        stack.enter_context(checkpoints)
+            _check(run, settings)
         world.barrier()
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        if world.is_first:
+            run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
         finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
         if shown and finished:
@@ -133,6 +143,7 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
+            stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             if log and not state.step:
                 _say_recipe(resolved, shards, log)
@@ -143,25 +154,30 @@ def train(
         return _result(run, length, state, finished, resolved.overfit)
 
 
-def _training_step(
-    config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
-) -> TrainStep:
+def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world: World) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
-    model = fast_layout(build(model_config, seed=config.seed).to(world.device))
+    model = fast_layout(model.to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
+    if config.lock_image:
+        model.lock_image()
+    if config.lock_text:
+        model.lock_text()
+    if config.sync_batch_norm:
+        model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
     features = wrapped_features(model, world)
-    return TrainStep(model, features, optimizer, schedule, world, config.precision, config.grad_clip)
+    return TrainStep(
+        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+    )
 
 
-def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
+def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
     stored = run.read_config()
     if stored is not None:
         check_same_run(run.path, stored, settings)
-    run.write_config(settings)
 
 
 def _stream(
@@ -203,6 +219,11 @@ def _stream(
     )
 
 
+def _last_loss(run: RunDirectory) -> float:
+    losses = (line.get("loss") for line in reversed(run.metrics.read()))
+    return next((each for each in losses if each is not None), math.nan)
+
+
 def _say_recipe(config: ResolvedConfig, shards: ShardSet | Mixture, log: RunLog) -> None:
     if config.recipe is None:
         return
@@ -217,7 +238,7 @@ def _result(
     run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool, overfit: int | None
 ) -> TrainResult:
     samples = state.step * length.batch_size
-    loss = next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line)
+    loss = _last_loss(run)
     checkpoint = run.latest()
     assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
     return TrainResult(
