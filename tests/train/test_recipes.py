@@ -87,7 +87,7 @@ def test_the_command_says_and_stores_what_the_recipe_comes_to(
     assert "clipkit has not measured it" in said
     assert "warning" not in finished.stderr
     # the same settings without the recipe's name are the same run
-    spelled = TrainConfig(**{name: config[name] for name in config if name not in {"data", "recipe"}})
+    spelled = TrainConfig(**{name: config[name] for name in TrainConfig.model_fields if name != "recipe"})
     run = RunDirectory(tmp_path / "runs" / "run")
     assert train(spelled, ShardSet(tmp_path / "data"), run).finished_before
 
