@@ -31,6 +31,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+TIMEOUT = 7200.0  # the first process evaluates alone while the others wait
 
 
 class TrainConfig(BaseModel):
@@ -72,6 +73,10 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    processes: PositiveInt | None = Field(
+        None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(TIMEOUT, description="Seconds that processes wait for one another.")
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )

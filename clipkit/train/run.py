@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from clipkit.errors import ConfigError
 from clipkit.model.clip import build
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
@@ -23,7 +22,7 @@ from clipkit.tables import table
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
-from clipkit.train.distributed import World, open_world
+from clipkit.train.distributed import World, check_share, open_world
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
@@ -32,6 +31,8 @@ from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
+
+_ON_THE_CPU = "training on the CPU, which takes many times as long as on a GPU"
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
@@ -97,16 +98,13 @@ def train(
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
     diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
     """
-    with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
+    with open_world(device, config.timeout) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
             prepare_workers(TrainTransform, Tokenizer)
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
-        if length.batch_size % world.size:
-            raise ConfigError(
-                f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
-            )
+        check_share(length.batch_size, world.size)
         step = _training_step(resolved, model_config, length, world)
         settings = run_settings(resolved, shards)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
@@ -124,6 +122,8 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
+            if say and world.device.type == "cpu":
+                say(_ON_THE_CPU)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
             stack.enter_context(closing(stream))

@@ -14,7 +14,17 @@ from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
 FREE_SETTINGS = frozenset(
-    {"workers", "max_bad", "save_every", "log_every", "keep", "data.directory", "grad_checkpointing"}
+    {
+        "workers",
+        "processes",
+        "timeout",
+        "max_bad",
+        "save_every",
+        "log_every",
+        "keep",
+        "data.directory",
+        "grad_checkpointing",
+    }
 )
 """May differ between the sittings of one run: what it computes stays the same."""
 
