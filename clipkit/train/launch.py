@@ -26,13 +26,12 @@ from clipkit.launched import LAUNCHER, is_launched
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import check_share
 from clipkit.train.endings import raise_ending
+from clipkit.train.interrupt import ONE_REQUEST_SECONDS, SIGNALS
 
 _HOST = "127.0.0.1"
 _LOOPBACK = "lo"
 _NO_COUNT = "ignore::UserWarning:multiprocessing.resource_tracker"
 _LOOK_SECONDS = 0.1
-_ONE_REQUEST_SECONDS = 1.0
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def processes_to_start(config: TrainConfig) -> int:
@@ -158,7 +157,7 @@ class _Asked:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in _PASSED_ON}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -185,7 +184,7 @@ class _Asked:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.number:
             self.number, self._noted = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() > self._noted + _ONE_REQUEST_SECONDS:
+        elif number == signal.SIGINT and time.monotonic() > self._noted + ONE_REQUEST_SECONDS:
             self.at_once = True
 
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,34 +44,55 @@ class Loop:
     def train(self, stream: Iterator[Batch]) -> None:
         """Train on `stream`, the batches from the state's position to the end of the run.
 
-        Raises TrainInterrupted after a signal, with a checkpoint of the last step on disk; TrainError if the
-        loss is not finite; and what the stream and the count of what cannot be read raise.
+        Raises TrainInterrupted after a signal to any process, with a checkpoint of the last step on disk;
+        TrainError if the loss is not finite or a checkpoint cannot be written; and what the stream and the
+        count of what cannot be read raise.
         """
         self._evaluate_if_due()
-        self._stop_if_asked()
         while (batch := self._next(stream)) is not None:
             line_due = self._line_due(self.state.step + 1)
             loss, norm = self.step(batch, self.state.step, with_norm=line_due)
             self.state.add_loss(loss)
+            self.bad.trained()
             if line_due and norm is not None:
                 self._write_line(norm)
             self._save_if_due()
             self._evaluate_if_due()
-            self._stop_if_asked()
+        self.checkpoints.wait()
 
     def _next(self, stream: Iterator[Batch]) -> Batch | None:
         self._lap()
-        alone = self.step.world.size == 1  # others are at some place where they wait for this process
+        batch = None
         try:
-            with self.interruption.ending_waits() if alone else nullcontext():
+            with self.interruption.ending_waits():
                 batch = next(stream, None)
         except (ClipkitError, KeyboardInterrupt):
-            # Ctrl-C reaches the loader's processes too and may end them before the batch is made.
-            if alone:
-                self._stop_if_asked()
-            raise
+            # What asks for an end may reach the loader's processes too, and end them first.
+            if not self.interruption.number:
+                raise
         self.state.waited += self._lap()
+        self._meet()
         return batch
+
+    def _meet(self) -> None:
+        """Agree with the other processes on what none may do alone, before a step that all take part in."""
+        self.checkpoints.look()
+        late = int(self.checkpoints.minutes >= self.config.save_minutes)
+        number, waiting, late = self.step.world.largest(self.interruption.number, self.bad.waiting, late)
+        self.bad.share(waiting)
+        if (number or late) and self.checkpoints.saved_step != self.state.step:
+            self._save()
+        if number:
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        self.checkpoints.wait()
+        self.step.world.barrier()
+        newest = self.checkpoints.newest
+        kept = f"{newest} is written" if newest else "nothing was trained yet"
+        raise TrainInterrupted(
+            f"stopped after step {self.state.step}; {kept}: run the same command to go on", number
+        )
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -115,11 +135,9 @@ class Loop:
         return self.length.closes_epoch(step) or step == self.length.steps
 
     def _save(self) -> None:
-        if self.log is not None:
-            self.log.flush()
         self.bad.share(*self.step.world.largest(self.bad.waiting))
         self._lap()
-        self.checkpoints.write(self.state)
+        self.checkpoints.save(self.state, before=self.log.flush if self.log else lambda: None)
 
     def _evaluate_if_due(self) -> None:
         if not self.evaluators or not (self.state.step == 0 or self._ends_part(self.state.step)):
@@ -144,19 +162,7 @@ class Loop:
                     return  # half of an evaluation is none: continuing the run begins with it
                 raise
         model.train()
-        newest = self.checkpoints.newest
-        log.evaluation(self.state.step, figures, newest.name if newest else None)
-
-    def _stop_if_asked(self) -> None:
-        number, waiting = self.step.world.largest(self.interruption.number, self.bad.waiting)
-        self.bad.share(waiting)
-        if not number:
-            return
-        if self.state.step and self.checkpoints.written_step != self.state.step:
-            self._save()
-        kept = (
-            f"{self.checkpoints.newest} is written" if self.checkpoints.newest else "nothing was trained yet"
-        )
-        raise TrainInterrupted(
-            f"stopped after step {self.state.step}; {kept}: run the same command to go on", number
-        )
+        self.checkpoints.wait()
+        newest, step = self.checkpoints.newest, self.state.step
+        of_it = newest is not None and self.checkpoints.saved_step == step
+        log.evaluation(step, figures, newest.name if newest and of_it else None)
