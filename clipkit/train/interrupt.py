@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from clipkit.errors import TrainError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-ONE_REQUEST_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_ONE_REQUEST_SECONDS = 1.0
 
 
 class TrainInterrupted(TrainError):  # noqa: N818
@@ -42,7 +42,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         try:
-            for each in SIGNALS:
+            for each in _SIGNALS:
                 self._before[each] = signal.signal(each, self._note)
         except ValueError:  # not the main thread
             self._before.clear()
@@ -66,7 +66,7 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            if number == signal.SIGINT and time.monotonic() > self._noted + ONE_REQUEST_SECONDS:
+            if number == signal.SIGINT and time.monotonic() > self._noted + _ONE_REQUEST_SECONDS:
                 self._restore()
                 signal.raise_signal(number)
             return

@@ -6,12 +6,9 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -26,7 +23,7 @@ from clipkit.launched import LAUNCHER, is_launched
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import check_share
 from clipkit.train.endings import raise_ending
-from clipkit.train.interrupt import ONE_REQUEST_SECONDS, SIGNALS
+from clipkit.train.interrupt import Interruption
 
 _HOST = "127.0.0.1"
 _LOOPBACK = "lo"
@@ -60,22 +57,23 @@ def processes_to_start(config: TrainConfig) -> int:
 def launch(processes: int) -> None:
     """Run this process's own command line in `processes` processes; return when all have ended well.
 
-    The first SIGINT, SIGTERM or SIGUSR1 is passed on to them; schedulers send more, which change nothing but
-    for a second SIGINT a second later: that ends them at once. They end with this process, however it goes.
+    The first signal that `Interruption` notes is passed on to them, a second Ctrl-C ends them at once. They
+    end with this process, however it goes.
     Raises ProcessesFailedError with the line of the one that failed first, and its exit code.
     """
-    with scratch.folder() as folder, _environment(processes), _quiet():
-        agent = _agent(processes, folder)
-        running = _Running(agent)
-        with _Asked() as asked:
-            running.start()
-            while running.is_alive():
-                running.join(_LOOK_SECONDS)
-                asked.pass_on([worker.id for worker in agent.get_worker_group().workers])
+    with scratch.folder() as folder, _environment(processes), _quiet(), Interruption() as interruption:
+        running = _Running(_agent(processes, folder))
+        running.start()
+        at_once = False
+        try:
+            running.pass_on_when_asked(interruption)
+        except KeyboardInterrupt:  # the second one
+            at_once = True
+            running.kill()
         if running.error is not None:
             raise running.error
         assert running.result is not None
-        raise_ending(running.result.failures, processes, asked.number, at_once=asked.at_once)
+        raise_ending(running.result.failures, processes, interruption.number, at_once)
 
 
 class _Running(threading.Thread):
@@ -93,6 +91,29 @@ class _Running(threading.Thread):
             self.result = self._agent.run()
         except BaseException as error:
             self.error = error
+
+    def pass_on_when_asked(self, interruption: Interruption) -> None:
+        """Wait for the end; a signal is passed on once, when all processes have begun."""
+        asked = 0
+        while self.is_alive():
+            self.join(_LOOK_SECONDS)
+            if interruption.number and not asked and (begun := self._begun()):
+                asked = interruption.number
+                for each in begun:
+                    with suppress(ProcessLookupError):
+                        os.kill(each, asked)
+
+    def kill(self) -> None:
+        """End all processes at once, and what they have started: each leads a session."""
+        while self.is_alive():
+            for each in self._begun():
+                with suppress(ProcessLookupError):
+                    os.killpg(each, signal.SIGKILL)
+            self.join(_LOOK_SECONDS)
+
+    def _begun(self) -> list[int]:
+        numbers = [worker.id for worker in self._agent.get_worker_group().workers]
+        return numbers if None not in numbers else []
 
 
 def _agent(processes: int, folder: Path) -> LocalElasticAgent:
@@ -144,48 +165,6 @@ class _OnThisMachine(RendezvousHandler):
 
     def shutdown(self) -> bool:
         return True
-
-
-class _Asked:
-    """Context in which signals are noted, to be passed on when all processes have begun."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.at_once = False
-        self._noted = 0.0
-        self._passed_on = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def pass_on(self, processes: Sequence[int | None]) -> None:
-        """Tell the processes, each the leader of a session, what was asked for since the last time."""
-        begun = [each for each in processes if each is not None]
-        if len(begun) < len(processes):
-            return
-        if self.at_once:
-            for each in begun:
-                with suppress(ProcessLookupError):
-                    os.killpg(each, signal.SIGKILL)
-        elif self.number and not self._passed_on:
-            self._passed_on = True
-            for each in begun:
-                with suppress(ProcessLookupError):
-                    os.kill(each, self.number)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.number:
-            self.number, self._noted = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() > self._noted + ONE_REQUEST_SECONDS:
-            self.at_once = True
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
+from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
@@ -105,8 +106,9 @@ def train(
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
         check_share(length.batch_size, world.size)
-        step = _training_step(resolved, model_config, length, world)
         settings = run_settings(resolved, shards)
+        check_same_settings(world, settings)
+        step = _training_step(resolved, model_config, length, world)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
@@ -117,6 +119,7 @@ def train(
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        check_same_place(world, run, state.step)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
         finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
         if shown and finished:
