@@ -31,7 +31,7 @@ def check_same_place(world: World, run: RunDirectory, step: int) -> None:
 
     The first process has made its folder by then.
     """
-    found = step if run.read_config() is not None else -1
+    found = step if run.checkpoints.is_dir() else -1
     if not _same(world, found):
         seen = f"after step {step:,}" if found >= 0 else "nowhere"
         raise ConfigError(

@@ -24,7 +24,7 @@ Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
@@ -47,6 +47,9 @@ class TrainConfig(BaseModel):
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
+    accumulate: PositiveInt = Field(
+        1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
+    )
     epochs: PositiveInt | None = Field(None, description="Default: 32, as in the CLIP paper.")
     samples_seen: PositiveInt | None = Field(None, description="Instead of epochs.")
     lr: Rate | None = Field(None, description="Peak learning rate. Default: 5e-4.")
@@ -61,8 +64,13 @@ class TrainConfig(BaseModel):
         "cosine", description="cosine or constant, after the warm-up."
     )
     grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
-    precision: Precision | None = Field(None, description="fp32 or bf16. Default: bf16 on CUDA.")
+    precision: Precision | None = Field(
+        None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
+    )
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    sync_batch_norm: bool = Field(
+        False, description="ResNets: normalise over the samples of all processes together."
+    )
     crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.9, 1.0), description="Least and largest share of the picture in a crop."
     )
@@ -77,7 +85,9 @@ class TrainConfig(BaseModel):
     processes: PositiveInt | None = Field(
         None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
     )
-    timeout: PositiveFloat = Field(TIMEOUT, description="Seconds that processes wait for one another.")
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
+    )
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
@@ -110,6 +120,8 @@ class TrainConfig(BaseModel):
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
+            raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
@@ -168,6 +180,23 @@ class RunLength:
     def closes_epoch(self, step: int) -> bool:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
+    share, left = divmod(config.batch_size, processes)
+    if left:
+        step = processes * config.accumulate
+        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
+        raise ConfigError(
+            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
+            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
+        )
+    if share % config.accumulate:
+        whose = (
+            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
+        )
+        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:

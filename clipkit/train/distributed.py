@@ -109,17 +109,6 @@ def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[
             dist.destroy_process_group()
 
 
-def check_share(batch_size: int, processes: int) -> None:
-    """Raise ConfigError if a batch cannot be shared evenly by so many processes."""
-    over = batch_size % processes
-    if over:
-        near = " or ".join(str(each) for each in (batch_size - over, batch_size - over + processes) if each)
-        raise ConfigError(
-            f"batch size {batch_size} is not a multiple of the {processes} processes: choose --batch-size "
-            f"{near}, or another number of processes with --processes"
-        )
-
-
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Joining waits where Python cannot act on signals: inside, Ctrl-C and SIGTERM end a process at once."""

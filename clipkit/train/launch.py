@@ -20,8 +20,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from clipkit import scratch
 from clipkit.errors import ConfigError
 from clipkit.launched import LAUNCHER, is_launched
-from clipkit.train.config import TrainConfig
-from clipkit.train.distributed import check_share
+from clipkit.train.config import TrainConfig, check_shares
 from clipkit.train.endings import raise_ending
 from clipkit.train.interrupt import Interruption
 
@@ -50,7 +49,7 @@ def processes_to_start(config: TrainConfig) -> int:
     count = wanted or gpus or 1
     if gpus and count > gpus:
         raise ConfigError(f"--processes {count}: expected at most one for each GPU, found {gpus} GPUs")
-    check_share(config.batch_size, count)
+    check_shares(config, count)
     return count
 
 

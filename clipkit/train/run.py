@@ -1,5 +1,6 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -22,8 +23,15 @@ from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
-from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
-from clipkit.train.distributed import World, check_share, open_world
+from clipkit.train.config import (
+    ResolvedConfig,
+    RunLength,
+    TrainConfig,
+    check_shares,
+    run_length,
+    warmup_steps,
+)
+from clipkit.train.distributed import World, open_world
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
@@ -32,6 +40,7 @@ from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
+from clipkit.train.sync_batch_norm import synchronize_batch_norm
 
 _ON_THE_CPU = "training on the CPU, which takes many times as long as on a GPU"
 
@@ -97,7 +106,7 @@ def train(
     Called once in each process of the run (torchrun's environment tells which); the first one writes the
     files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
-    diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
+    diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
     with open_world(device, config.timeout) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
@@ -105,21 +114,22 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
-        check_share(length.batch_size, world.size)
+        check_shares(resolved, world.size)
         settings = run_settings(resolved, shards)
         check_same_settings(world, settings)
         step = _training_step(resolved, model_config, length, world)
-        checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
+        checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
-            _claim(run, settings)
-        stack.enter_context(checkpoints)
+            _check(run, settings)
         world.barrier()
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
         check_same_place(world, run, state.step)
+        if world.is_first:
+            run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
         finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
         if shown and finished:
@@ -129,6 +139,7 @@ def train(
             say = log.say if log else None
             if say and world.device.type == "cpu":
                 say(_ON_THE_CPU)
+            stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
             stack.enter_context(closing(stream))
@@ -143,19 +154,22 @@ def _training_step(
     torch.manual_seed(draw_key(config.seed, world.rank))
     model = fast_layout(build(model_config, seed=config.seed).to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
+    if config.sync_batch_norm:
+        model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
     features = wrapped_features(model, world)
-    return TrainStep(model, features, optimizer, schedule, world, config.precision, config.grad_clip)
+    return TrainStep(
+        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+    )
 
 
-def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
+def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
     stored = run.read_config()
     if stored is not None:
         check_same_run(run.path, stored, settings)
-    run.write_config(settings)
 
 
 def _stream(
@@ -190,6 +204,11 @@ def _stream(
     )
 
 
+def _last_loss(run: RunDirectory) -> float:
+    losses = (line.get("loss") for line in reversed(run.metrics.read()))
+    return next((each for each in losses if each is not None), math.nan)
+
+
 def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
     samples = state.step * length.batch_size
     checkpoint = run.latest()
@@ -204,6 +223,6 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,
-        final_loss=next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line),
+        final_loss=_last_loss(run),
         finished_before=finished_before,
     )

@@ -11,6 +11,7 @@ from tests.processes import in_a_session
 
 WORDS = "--model ViT-Micro/16@32px --workers 2 --log-every 1 --name run --lr 1e-3"
 TORCHRUN = ("-m", "torch.distributed.run")
+TWO = (*TORCHRUN, "--nproc-per-node=2", "--standalone")
 
 
 @contextmanager

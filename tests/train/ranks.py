@@ -1,4 +1,4 @@
-"""What test_distributed compares: torchrun runs this file, the test calls `measure` in its own process."""
+"""What several tests compare: torchrun runs this file, a fixture calls `measure` in its own process."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.step import TrainStep, wrapped_features
+from tests.train.global_batch import leave_steps
 
 SAMPLES = 12
 MODEL = "ViT-Micro/16@32px"
@@ -62,6 +63,8 @@ def measure(dataset: Path, out: Path) -> None:
         step(Batch(images_BCHW[own], tokens_BL[own], torch.arange(SAMPLES)[own]), 0, with_norm=False)
         found["gradients"] = {name: each.grad for name, each in model.named_parameters()}
         torch.save(found, out / f"rank_{world.rank}.pt")
+        if world.size > 1:
+            leave_steps(world, out)
         # Several processes compute activations again, and all numbers are those of one that keeps them.
         config = CONFIG.model_copy(update={"grad_checkpointing": world.size > 1})
         train(config, ShardSet(dataset), RunDirectory(out / "run"), device="cpu")

@@ -1,9 +1,5 @@
 """Two processes, started by torchrun as users do, beside one."""
 
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +9,6 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.train.distributed import open_world
 from clipkit.train.run_directory import RunDirectory
-
-SCRIPT = Path(__file__).with_name("ranks.py")
-
-
-@pytest.fixture(scope="module")
-def one(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("one")
-    runpy.run_path(str(SCRIPT))["measure"](tiny_dataset, out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def two(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(SCRIPT), str(tiny_dataset), str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "UserWarning" not in done.stderr  # such as that of gradients laid out otherwise than weights
-    return out
 
 
 def measured(out: Path, ranks: int) -> list[dict[str, Any]]:

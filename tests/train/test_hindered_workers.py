@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import children_of, living, until, wait_until_gone, with_shared_memory, workers_of
-from tests.train.commands import TORCHRUN, steps, training
-
-TWO = [*TORCHRUN, "--nproc-per-node=2", "--standalone"]
+from tests.train.commands import TWO, steps, training
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_worker(small_dataset: Path, tmp_path: Path) -> None:

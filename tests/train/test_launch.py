@@ -17,7 +17,7 @@ from clipkit.train.launch import processes_to_start
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.processes import children_of, living, until
-from tests.train.commands import TORCHRUN, losses, steps, training
+from tests.train.commands import TWO, losses, steps, training
 
 ENDLESS = ("--batch-size", "120", "--samples-seen", "9000000")
 WITHOUT_GPUS = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -112,7 +112,7 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_they_start(
     assert (process.returncode, printed) == (1, "")
     assert errors == (
         "clipkit: batch size 16 is not a multiple of the 3 processes: choose --batch-size 15 or 18, "
-        "or another number of processes with --processes\n"
+        "or another number with --processes\n"
     )
     assert not (tmp_path / "run").exists()
 
@@ -135,8 +135,7 @@ def test_a_process_that_a_launcher_started_starts_none(monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_beside_torchrun_the_command_starts_no_processes(tiny_dataset: Path, tmp_path: Path) -> None:
     words = "--batch-size 16 --epochs 1 --workers 0 --json"
-    launcher = [*TORCHRUN, "--nproc-per-node=2", "--standalone"]
-    with training(tiny_dataset, tmp_path, *words.split(), launcher=launcher) as process:
+    with training(tiny_dataset, tmp_path, *words.split(), launcher=TWO) as process:
         printed, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert json.loads(printed)["steps"] == 4
