@@ -22,7 +22,7 @@ def check_same_settings(world: World, settings: dict[str, Any]) -> None:
     if not _same(world, int.from_bytes(digest[:7], "big")):
         raise ConfigError(
             "expected all processes to have the same settings and data, found different ones: "
-            "give the same command and the same data sets on all machines"
+            "give the same command, data and folder of runs on all machines"
         )
 
 

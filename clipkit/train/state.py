@@ -25,6 +25,7 @@ FREE_SETTINGS = frozenset(
         "log_every",
         "keep",
         "data.directory",
+        "pretrained",
         "grad_checkpointing",
     }
 )
