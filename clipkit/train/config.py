@@ -45,6 +45,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
+    pretrained: str | None = Field(
+        None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
+    )
+    lock_image: bool = Field(False, description="Leave the image tower of --pretrained as it is.")
+    lock_text: bool = Field(False, description="Leave the text tower of --pretrained as it is.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
     accumulate: PositiveInt = Field(
         1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
@@ -113,6 +118,8 @@ class TrainConfig(BaseModel):
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.lock_image and self.lock_text:
+            raise ValueError("lock_image and lock_text together leave nothing to train: give one of them")
         if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
             raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:

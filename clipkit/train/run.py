@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clipkit.model.clip import build
+from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
@@ -35,6 +35,7 @@ from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
@@ -112,8 +113,11 @@ def train(
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
         check_shares(resolved, world.size)
-        step = _training_step(resolved, model_config, length, world)
-        settings = run_settings(resolved, shards)
+        begun = run.read_config() if run.latest() else None
+        start = find_start(config, begun)
+        model = initial_model(config, model_config, Start() if begun else start)
+        step = _training_step(resolved, model, length, world)
+        settings = run_settings(resolved, shards) | start.as_settings()
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
@@ -141,12 +145,14 @@ def train(
         return _result(run, length, state, finished)
 
 
-def _training_step(
-    config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
-) -> TrainStep:
+def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world: World) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
-    model = fast_layout(build(model_config, seed=config.seed).to(world.device))
+    model = fast_layout(model.to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
+    if config.lock_image:
+        model.lock_image()
+    if config.lock_text:
+        model.lock_text()
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(

@@ -23,6 +23,7 @@ FREE_SETTINGS = frozenset(
         "log_every",
         "keep",
         "data.directory",
+        "pretrained",
         "grad_checkpointing",
     }
 )
