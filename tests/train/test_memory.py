@@ -44,8 +44,8 @@ CONFIG = {
 @pytest.mark.parametrize("model", ["ViT-Micro/16@32px", "RN-Mini@64px"])
 def test_ten_epochs_take_no_more_memory_than_two(model: str, small_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    words = [small_dataset, tmp_path / "run", json.dumps(CONFIG | {"model": model})]
-    command = [sys.executable, tmp_path / "program.py", *words]
+    words = map(str, (small_dataset, tmp_path / "run", json.dumps(CONFIG | {"model": model})))
+    command = [sys.executable, str(tmp_path / "program.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
