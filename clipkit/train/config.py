@@ -34,6 +34,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+TIMEOUT = 7200.0  # the first process evaluates alone while the others wait
 
 
 class TrainConfig(BaseModel):
@@ -91,6 +92,12 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    processes: PositiveInt | None = Field(
+        None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
+    )
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
@@ -214,7 +221,12 @@ def check_shares(config: TrainConfig, processes: int) -> None:
     """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
     share, left = divmod(config.batch_size, processes)
     if left:
-        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+        step = processes * config.accumulate
+        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
+        raise ConfigError(
+            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
+            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
+        )
     if share % config.accumulate:
         whose = (
             f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"

@@ -21,6 +21,7 @@ from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
 from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
+from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import (
@@ -44,6 +45,8 @@ from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
+
+_ON_THE_CPU = "training on the CPU, which takes many times as long as on a GPU"
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
@@ -112,7 +115,7 @@ def train(
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
     diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
-    with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
+    with open_world(device, config.timeout) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
             prepare_workers(TrainTransform, Tokenizer)
         model_config = named_config(config.model)
@@ -122,9 +125,10 @@ def train(
         check_shares(resolved, world.size)
         begun = run.read_config() if run.latest() else None
         start = find_start(config, begun)
+        settings = run_settings(resolved, shards) | start.as_settings()
+        check_same_settings(world, settings)
         model = initial_model(config, model_config, Start() if begun else start)
         step = _training_step(resolved, model, length, world)
-        settings = run_settings(resolved, shards) | start.as_settings()
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
@@ -134,6 +138,7 @@ def train(
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        check_same_place(world, run, state.step)
         if world.is_first:
             run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
@@ -143,6 +148,8 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
+            if say and world.device.type == "cpu":
+                say(_ON_THE_CPU)
             stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             if log and not state.step:
