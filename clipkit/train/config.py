@@ -76,6 +76,12 @@ class TrainConfig(BaseModel):
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
     save_every: PositiveInt | None = Field(500_000, description="Samples between checkpoints.")
+    evaluate_epochs: PositiveInt | None = Field(
+        None, description="Epochs between evaluations, besides the first and the last. Default: 1."
+    )
+    evaluate_samples: PositiveInt | None = Field(
+        None, description="Instead of --evaluate-epochs: samples between evaluations."
+    )
     log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
@@ -94,6 +100,8 @@ class TrainConfig(BaseModel):
     def _check(self) -> Self:
         if self.epochs is not None and self.samples_seen is not None:
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+        if self.evaluate_epochs is not None and self.evaluate_samples is not None:
+            raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -154,6 +162,19 @@ class RunLength:
     def closes_epoch(self, step: int) -> bool:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+    def crosses(self, step: int, every: int) -> bool:
+        """Whether a multiple of `every` samples was reached with `step`."""
+        return step * self.batch_size // every > (step - 1) * self.batch_size // every
+
+
+def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
+    """Whether the model is evaluated after `step` steps: before the first, after the last, and in between."""
+    if step in (0, length.steps):
+        return True
+    if config.evaluate_samples is not None:
+        return length.crosses(step, config.evaluate_samples)
+    return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import ClipkitError, TrainError
-from clipkit.model.clip import Clip
 from clipkit.shards.loader import Batch
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter
-from clipkit.train.config import RunLength, TrainConfig
+from clipkit.train.config import RunLength, TrainConfig, evaluation_due
+from clipkit.train.evaluating import Evaluator, evaluate
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
 from clipkit.train.state import TrainState
 from clipkit.train.step import TrainStep
-
-Evaluator = Callable[[Clip], Iterable[tuple[str, float]]]
-"""Yields the names and values of its figures for a model in evaluation mode."""
 
 
 @dataclass
@@ -122,30 +119,17 @@ class Loop:
         self.checkpoints.write(self.state)
 
     def _evaluate_if_due(self) -> None:
-        if not self.evaluators or not (self.state.step == 0 or self._ends_part(self.state.step)):
+        step, world = self.state.step, self.step.world
+        if not self.evaluators or not evaluation_due(self.config, self.length, step):
             return
         self._lap()
-        if self.log is not None and not self.log.is_evaluated(self.state.step):
-            self._evaluate(self.log)
-        self.step.world.barrier()
+        done = self.log is not None and self.log.is_evaluated(step)
+        if not world.largest(done)[0]:
+            figures = evaluate(self.step.model, self.evaluators, world, self.interruption)
+            if figures is not None and self.log is not None:
+                newest = self.checkpoints.newest if self.checkpoints.written_step == step else None
+                self.log.evaluation(step, figures, newest.name if newest else None)
         self._clock = time.perf_counter()  # evaluation is not training time
-
-    def _evaluate(self, log: RunLog) -> None:
-        model, world = self.step.model, self.step.world
-        figures: dict[str, float] = {}
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-            try:
-                with self.interruption.ending_waits():
-                    for evaluator in self.evaluators:
-                        figures |= dict(evaluator(model))
-            except KeyboardInterrupt:
-                if self.interruption.number:
-                    return  # half of an evaluation is none: continuing the run begins with it
-                raise
-        model.train()
-        newest = self.checkpoints.newest
-        log.evaluation(self.state.step, figures, newest.name if newest else None)
 
     def _stop_if_asked(self) -> None:
         number, waiting = self.step.world.largest(self.interruption.number, self.bad.waiting)

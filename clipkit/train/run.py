@@ -24,9 +24,10 @@ from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
 from clipkit.train.distributed import World, open_world
+from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
-from clipkit.train.loop import Evaluator, Loop
+from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
@@ -92,8 +93,8 @@ def train(
 ) -> TrainResult:
     """Train a model on `shards` as `config` says, from where the run stands if it was begun before.
 
-    Called once in each process of the run (torchrun's environment tells which); the first one writes the
-    files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
+    Called once in each process of the run (torchrun's environment tells which); all evaluate
+    with `evaluators` when `evaluation_due` says so; the first one writes the files and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
     diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
     """

@@ -14,7 +14,17 @@ from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
 FREE_SETTINGS = frozenset(
-    {"workers", "max_bad", "save_every", "log_every", "keep", "data.directory", "grad_checkpointing"}
+    {
+        "workers",
+        "max_bad",
+        "save_every",
+        "evaluate_epochs",
+        "evaluate_samples",
+        "log_every",
+        "keep",
+        "data.directory",
+        "grad_checkpointing",
+    }
 )
 """May differ between the sittings of one run: what it computes stays the same."""
 

@@ -17,6 +17,7 @@ from clipkit.model.clip import Clip
 from clipkit.progress import Progress
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Together
 from clipkit.train.interrupt import TrainInterrupted
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
@@ -50,7 +51,7 @@ def fused_fsync(descriptor: Any) -> None:
     FSYNC(descriptor)
 
 
-def fused_scale(model: Clip) -> Iterator[tuple[str, float]]:
+def fused_scale(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
     FUSE.at("evaluator")
     yield "scale", model.logit_scale.item()
 
