@@ -18,7 +18,7 @@ from clipkit.progress import Progress
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import table
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
@@ -85,7 +85,7 @@ def display(samples: int) -> Progress:
 
 def train(
     config: TrainConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     run: RunDirectory,
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressFactory = display,
@@ -157,7 +157,7 @@ def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
 def _stream(
     config: ResolvedConfig,
     model_config: ClipConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     length: RunLength,
     state: TrainState,
     world: World,
