@@ -13,8 +13,9 @@ from clipkit.train.state import TrainState
 class RunBadCount:
     """Counts what the processes of a run could not read, in each the same, and keeps it in their `state`.
 
-    A process tells its own with `add`; `share`, which all call together where they meet anyway, counts them.
-    `say` is told of each, in the first process alone. Allowed is what `BadCount` allows.
+    A process tells those of a batch with `add`, and with `trained` that the batch was; `share`, which all
+    call together where they meet anyway, counts them. `say` is told of each, in the first process alone.
+    Allowed is what `BadCount` allows.
     """
 
     def __init__(
@@ -24,11 +25,17 @@ class RunBadCount:
         self._state = state
         self._world = world
         self._count = BadCount(most, say or _silent, state.bad)
+        self._untrained: list[str] = []
         self._own: list[str] = []
 
     def add(self, found: Sequence[BadSample], seen: int) -> None:
-        """Keep this process's until they are shared; how many it has seen follows from the state."""
-        self._own += map(str, found)
+        """Keep those of a batch until it is trained on; how many samples were seen follows from the state."""
+        self._untrained += map(str, found)
+
+    def trained(self) -> None:
+        """Keep those of the last batch until they are shared. Without this, a resumed run reads it again."""
+        self._own += self._untrained
+        self._untrained.clear()
 
     @property
     def waiting(self) -> int:

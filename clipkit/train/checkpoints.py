@@ -1,48 +1,85 @@
 """Writing a run's checkpoints and continuing from one."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from clipkit.differences import differences
-from clipkit.errors import CheckpointError, TrainError
+from clipkit.errors import CheckpointError, ClipkitError, TrainError, one_line, tell
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
+from clipkit.train.background import Background
 from clipkit.train.config import RunLength
 from clipkit.train.distributed import World
 from clipkit.train.optimizer import load_optimizer
 from clipkit.train.run_directory import RunDirectory
+from clipkit.train.snapshot import Snapshot
 from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
 
 
-@dataclass
 class CheckpointWriter:
-    """Writes the checkpoints of one run; `newest` is the last one on disk."""
+    """Writes the checkpoints of one run while it goes on. `newest` is the last one that is whole on disk.
 
-    run: RunDirectory
-    model: Clip
-    optimizer: torch.optim.Optimizer
-    length: RunLength
-    settings: dict[str, Any]
-    world: World
-    newest: Path | None = None
-    written_step: int = 0
+    A context, at whose end nothing is being written any more. `before` is called before a checkpoint gets its
+    name: what the run tells of the steps before it must be on disk by then.
+    """
 
-    def write(self, state: TrainState) -> None:
-        """Write the checkpoint after `state.step` steps: epoch_N.pt if it closes epoch N, else step_N.pt.
+    def __init__(
+        self,
+        run: RunDirectory,
+        model: Clip,
+        optimizer: torch.optim.Optimizer,
+        length: RunLength,
+        settings: dict[str, Any],
+        world: World,
+    ):
+        self.run = run
+        self.model = model
+        self.optimizer = optimizer
+        self.settings = settings
+        self.world = world
+        self.newest: Path | None = None
+        self.saved_step = 0
+        self._length = length
+        self._saved_at = time.monotonic()
+        self._background = Background()
+        self._snapshot = Snapshot(page_locked=world.device.type == "cuda")
 
-        All processes call it together; the first one writes. Raises TrainError for a weight that is not
-        finite and for a disk that takes no more; what was written before stays whole.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._background.wait()
+        except ClipkitError as failure:
+            if error is None:
+                raise
+            tell(one_line(f"clipkit: {failure}"))  # the command's last line is that of `error`
+
+    @property
+    def minutes(self) -> float:
+        """Minutes since the last checkpoint was begun."""
+        return (time.monotonic() - self._saved_at) / 60
+
+    def save(self, state: TrainState, before: Callable[[], None]) -> None:
+        """Begin the checkpoint after `state.step` steps: epoch_N.pt if it closes epoch N, else step_N.pt.
+
+        All processes call it together; the first one copies what the file is to hold, which a thread then
+        writes. One that is still being written is waited for. Raises TrainError for a weight that is not
+        finite, and for a disk that took no more of the one before.
         """
         weights = self.model.state_dict()
         if not _all_finite(weights):
             raise TrainError(self.not_finite(f"weights are not finite after step {state.step}"))
-        epoch = self.length.epochs_done(state.step)
-        name = f"epoch_{epoch}.pt" if self.length.closes_epoch(state.step) else f"step_{state.step}.pt"
+        epoch = self._length.epochs_done(state.step)
+        name = f"epoch_{epoch}.pt" if self._length.closes_epoch(state.step) else f"step_{state.step}.pt"
         path = self.run.checkpoints / name
         record, random = state.as_record(self.world), random_states(self.world)
         if self.world.is_first:
@@ -52,25 +89,40 @@ class CheckpointWriter:
                 state_dict=weights,
                 optimizer=self.optimizer.state_dict(),
                 step=state.step,
-                position=state.step * self.length.batch_size,
+                position=state.step * self._length.batch_size,
                 rng=random,
                 model_config=self.model.config.model_dump(mode="json"),
                 train_config=self.settings,
                 extra={"progress": record},
             )
-            try:
-                save_checkpoint(path, checkpoint)
-                self.run.set_latest(path, keep=self.settings["keep"], length=self.length)
-            except OSError as error:
-                kept = f"{self.newest} is whole" if self.newest else "there is none yet"
-                raise TrainError(
-                    f"{path}: the checkpoint cannot be written, {error.strerror}; {kept}"
-                ) from error
-        self.world.barrier()
-        self.newest, self.written_step = path, state.step
+            self._background.wait()  # the memory of its copy is used again
+            copied = Checkpoint(**self._snapshot.of(vars(checkpoint)))
+            self._background.start(lambda: self._write(path, copied, before))
+        else:
+            self.newest = path
+        self.saved_step, self._saved_at = state.step, time.monotonic()
+
+    def _write(self, path: Path, checkpoint: Checkpoint, before: Callable[[], None]) -> None:
+        try:
+            before()
+            save_checkpoint(path, checkpoint)
+            self.run.set_latest(path, keep=self.settings["keep"], length=self._length)
+        except OSError as error:
+            kept = f"{self.newest} is whole" if self.newest else "there is none yet"
+            raise TrainError(f"{path}: the checkpoint cannot be written, {error.strerror}; {kept}") from error
+        self.newest = path
+
+    def look(self) -> None:
+        """Raise TrainError if a checkpoint could not be written, as far as that is known by now."""
+        self._background.look()
+
+    def wait(self) -> None:
+        """Wait until all that was begun is on disk. Raises TrainError for a disk that takes no more."""
+        self._background.wait()
 
     def not_finite(self, found: str) -> str:
         """Return the line for a run that diverged, with the checkpoint that is still good."""
+        self.wait()
         good = f"the last good checkpoint is {self.newest}" if self.newest else "there is no checkpoint yet"
         return f"{found}; {good}: start a new run with a lower --lr, a longer --warmup or with --grad-clip"
 
@@ -92,7 +144,7 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         found = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: expected a checkpoint that this run wrote, found {found}") from error
-    writer.newest, writer.written_step = path, checkpoint.step
+    writer.newest, writer.saved_step = path, checkpoint.step
     return state
 
 

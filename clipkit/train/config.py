@@ -23,6 +23,7 @@ from clipkit.shards.bad_samples import MAX_BAD
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16"]
 
 PAPER_EPOCHS = 32
@@ -75,7 +76,15 @@ class TrainConfig(BaseModel):
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
+    resume: Resume = Field(
+        "auto",
+        description="auto goes on from the run's newest checkpoint, or begins it; must fails where there is "
+        "none, never where there is a run of that name.",
+    )
     save_every: PositiveInt | None = Field(500_000, description="Samples between checkpoints.")
+    save_minutes: PositiveFloat = Field(
+        30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
+    )
     evaluate_epochs: PositiveInt | None = Field(
         None, description="Epochs between evaluations, besides the first and the last. Default: 1."
     )

@@ -1,6 +1,7 @@
 """Ending a run on request: the step at hand is finished and a checkpoint written before the process goes."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -8,13 +9,15 @@ from typing import Any, Self
 
 from clipkit.errors import TrainError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_ONE_REQUEST_SECONDS = 1.0
 
 
 class TrainInterrupted(TrainError):  # noqa: N818
     """The run was asked to stop, did so, and can be continued.
 
-    `exit_code` is the shell's for the signal: 130 for SIGINT (Ctrl-C), 143 for SIGTERM.
+    `exit_code` is the shell's for the signal: 130 for SIGINT (Ctrl-C), 143 for SIGTERM, and 138 for SIGUSR1,
+    which Slurm's `--signal=USR1@SECONDS` sends before the time is up.
     """
 
     def __init__(self, message: str, number: int):
@@ -23,14 +26,17 @@ class TrainInterrupted(TrainError):  # noqa: N818
 
 
 class Interruption:
-    """Context in which SIGINT and SIGTERM are only noted, in `number` (0: none came).
+    """Context in which SIGINT, SIGTERM and SIGUSR1 are only noted, the first in `number` (0: none came).
 
-    A second signal acts as it did before, so that nobody is kept from leaving at once. In a thread other than
+    Launchers and schedulers repeat themselves: a terminal and torchrun both send SIGINT, Slurm sends SIGTERM
+    after SIGUSR1, and SIGKILL if that takes too long. So further ones change nothing, but for a second SIGINT
+    a second later, which acts as it did before: nobody is kept from leaving at once. In a thread other than
     the main one nothing is caught.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._noted = 0.0
         self._ends_wait = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -70,8 +76,12 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
+        if self.number:
+            if number == signal.SIGINT and time.monotonic() > self._noted + _ONE_REQUEST_SECONDS:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self.number, self._noted = number, time.monotonic()
         if self._ends_wait:
             raise KeyboardInterrupt
 

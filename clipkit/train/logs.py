@@ -18,7 +18,8 @@ class RunLog:
     """Writes a run's figures everywhere that they go. Only the first process has one.
 
     It begins where `state` stands: later lines of a killed sitting are removed from the files, and marked as
-    replaced in TensorBoard.
+    replaced in TensorBoard. That one may lack what came after the checkpoint at the same step: it is told all
+    of that step again.
     """
 
     def __init__(self, run: RunDirectory, length: RunLength, state: TrainState, display: Progress):
@@ -31,7 +32,9 @@ class RunLog:
         else:
             run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
         _wait_for_a_new_second(run.tensorboard)
-        self._board = SummaryWriter(run.tensorboard, purge_step=state.step + 1)
+        self._board = SummaryWriter(run.tensorboard, purge_step=state.step)
+        for figures in run.figures_of(state.step):
+            self._to_board(state.step, figures)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,34 +41,55 @@ class Loop:
     def train(self, stream: Iterator[Batch]) -> None:
         """Train on `stream`, the batches from the state's position to the end of the run.
 
-        Raises TrainInterrupted after a signal, with a checkpoint of the last step on disk; TrainError if the
-        loss is not finite; and what the stream and the count of what cannot be read raise.
+        Raises TrainInterrupted after a signal to any process, with a checkpoint of the last step on disk;
+        TrainError if the loss is not finite or a checkpoint cannot be written; and what the stream and the
+        count of what cannot be read raise.
         """
         self._evaluate_if_due()
-        self._stop_if_asked()
         while (batch := self._next(stream)) is not None:
             line_due = self._line_due(self.state.step + 1)
             loss, norm = self.step(batch, self.state.step, with_norm=line_due)
             self.state.add_loss(loss)
+            self.bad.trained()
             if line_due and norm is not None:
                 self._write_line(norm)
             self._save_if_due()
             self._evaluate_if_due()
-            self._stop_if_asked()
+        self.checkpoints.wait()
 
     def _next(self, stream: Iterator[Batch]) -> Batch | None:
         self._lap()
-        alone = self.step.world.size == 1  # others are at some place where they wait for this process
+        batch = None
         try:
-            with self.interruption.ending_waits() if alone else nullcontext():
+            with self.interruption.ending_waits():
                 batch = next(stream, None)
         except (ClipkitError, KeyboardInterrupt):
-            # Ctrl-C reaches the loader's processes too and may end them before the batch is made.
-            if alone:
-                self._stop_if_asked()
-            raise
+            # What asks for an end may reach the loader's processes too, and end them first.
+            if not self.interruption.number:
+                raise
         self.state.waited += self._lap()
+        self._meet()
         return batch
+
+    def _meet(self) -> None:
+        """Agree with the other processes on what none may do alone, before a step that all take part in."""
+        self.checkpoints.look()
+        late = int(self.checkpoints.minutes >= self.config.save_minutes)
+        number, waiting, late = self.step.world.largest(self.interruption.number, self.bad.waiting, late)
+        self.bad.share(waiting)
+        if (number or late) and self.checkpoints.saved_step != self.state.step:
+            self._save()
+        if number:
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        self.checkpoints.wait()
+        self.step.world.barrier()
+        newest = self.checkpoints.newest
+        kept = f"{newest} is written" if newest else "nothing was trained yet"
+        raise TrainInterrupted(
+            f"stopped after step {self.state.step}; {kept}: run the same command to go on", number
+        )
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -103,20 +123,16 @@ class Loop:
 
     def _save_if_due(self) -> None:
         step, every = self.state.step, self.config.save_every
-        before, now = (step - 1) * self.length.batch_size, step * self.length.batch_size
-        crossed = every is not None and now // every > before // every
-        if crossed or self._ends_part(step):
+        if (every is not None and self.length.crosses(step, every)) or self._ends_part(step):
             self._save()
 
     def _ends_part(self, step: int) -> bool:
         return self.length.closes_epoch(step) or step == self.length.steps
 
     def _save(self) -> None:
-        if self.log is not None:
-            self.log.flush()
         self.bad.share(*self.step.world.largest(self.bad.waiting))
         self._lap()
-        self.checkpoints.write(self.state)
+        self.checkpoints.save(self.state, before=self.log.flush if self.log else lambda: None)
 
     def _evaluate_if_due(self) -> None:
         step, world = self.state.step, self.step.world
@@ -127,20 +143,7 @@ class Loop:
         if not world.largest(done)[0]:
             figures = evaluate(self.step.model, self.evaluators, world, self.interruption)
             if figures is not None and self.log is not None:
-                newest = self.checkpoints.newest if self.checkpoints.written_step == step else None
+                self.checkpoints.wait()
+                newest = self.checkpoints.newest if self.checkpoints.saved_step == step else None
                 self.log.evaluation(step, figures, newest.name if newest else None)
         self._clock = time.perf_counter()  # evaluation is not training time
-
-    def _stop_if_asked(self) -> None:
-        number, waiting = self.step.world.largest(self.interruption.number, self.bad.waiting)
-        self.bad.share(waiting)
-        if not number:
-            return
-        if self.state.step and self.checkpoints.written_step != self.state.step:
-            self._save()
-        kept = (
-            f"{self.checkpoints.newest} is written" if self.checkpoints.newest else "nothing was trained yet"
-        )
-        raise TrainInterrupted(
-            f"stopped after step {self.state.step}; {kept}: run the same command to go on", number
-        )

@@ -112,8 +112,10 @@ def train(
         settings = run_settings(resolved, shards)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
         if world.is_first:
+            run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
             _claim(run, settings)
+        stack.enter_context(checkpoints)
         world.barrier()
 
         latest = run.latest()

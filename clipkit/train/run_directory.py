@@ -21,11 +21,12 @@ from clipkit import atomic
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.lines import JsonLines, Line
 from clipkit.locks import Held, exclusive
-from clipkit.train.config import RunLength
+from clipkit.train.config import Resume, RunLength
 
 _TRAINING = "training"  # the kind of our lines in results.jsonl, among those of later evaluations
 _LATEST = "latest"
 _KEPT_STEPS = 2
+_PLACE = frozenset({"step", "samples", "epoch"})  # of each line of metrics.jsonl
 _LOCK = ".lock"
 _CHECKPOINT = re.compile(r"(epoch|step)_(\d+)\.pt", re.ASCII)
 
@@ -72,6 +73,19 @@ class RunDirectory:
         if foreign:
             raise TrainError(
                 f"{self.path}: expected a run or an empty folder, found {foreign[0]}: choose another --name"
+            )
+
+    def check_resume(self, resume: Resume) -> None:
+        """Raise TrainError if there is a run and there must never be, or no checkpoint and there must be."""
+        if resume == "never" and (self._config.exists() or self._found()):
+            raise TrainError(
+                f"{self.path}: with --resume never expected no run of this name, found one: choose another "
+                "--name, or move it away"
+            )
+        if resume == "must" and self.latest() is None:
+            raise TrainError(
+                f"{self.path}: with --resume must expected a checkpoint to go on from, found none: mend "
+                "--name and --runs, or begin the run with --resume auto"
             )
 
     def read_config(self) -> Line | None:
@@ -167,6 +181,14 @@ class RunDirectory:
     def is_evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` steps was written to its end."""
         return any(line.get("kind") == _TRAINING and _step(line) == step for line in self.results.read())
+
+    def figures_of(self, step: int) -> list[dict[str, float]]:
+        """Return the figures of that step in metrics.jsonl, line by line, without its place in the run."""
+        lines = [line for line in self.metrics.read() if _step(line) == step]
+        return [
+            {name: math.nan if value is None else value for name, value in line.items() if name not in _PLACE}
+            for line in lines
+        ]
 
     def cut_back(self, step: int) -> None:
         """Remove the lines that a run continued at `step` will write again, and any that a kill tore.

@@ -17,7 +17,9 @@ FREE_SETTINGS = frozenset(
     {
         "workers",
         "max_bad",
+        "resume",
         "save_every",
+        "save_minutes",
         "evaluate_epochs",
         "evaluate_samples",
         "log_every",

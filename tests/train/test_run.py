@@ -188,13 +188,14 @@ def test_kill_9_anywhere_changes_no_number(tiny_dataset: Path, tmp_path: Path, w
     """Killed before a line's checkpoint was written, within a checkpoint's commit, and while evaluating."""
     path = tmp_path / "whole"
     for place, count, newest in (
-        ("line", 8, "epoch_1.pt"),
-        ("fsync", 9, "epoch_1.pt"),
-        ("evaluator", 1, "epoch_2.pt"),
+        ("line", 8, {"epoch_1.pt"}),
+        ("fsync", 9, {"epoch_1.pt", "step_8.pt"}),
+        ("evaluator", 1, {"step_10.pt", "epoch_2.pt"}),  # the one being written, or that before it
     ):
         child = subprocess.run(child_command(tiny_dataset, path, CONFIG, place, count), check=False)
         assert child.returncode == -signal.SIGKILL
-        assert RunDirectory(path).latest() == path / "checkpoints" / newest
+        found = RunDirectory(path).latest()
+        assert found is not None and found.name in newest
     result = run_it(tiny_dataset, path)
     assert not result.finished_before
     assert_same_run(path, whole)
