@@ -26,10 +26,16 @@ class Ranks(Protocol):
     def total(self, values: Tensor) -> Tensor:
         """Sum of a tensor on the CPU over all processes, of one shape in each; all call it together."""
 
+    def say(self, line: str) -> None:
+        """Tell the user, if this process is the one that speaks."""
+
 
 class _Alone:
     rank = 0
     size = 1
+
+    def say(self, line: str) -> None:
+        pass  # who evaluates alone gets a result, in which all stands
 
     def total(self, values: Tensor) -> Tensor:
         return values
@@ -45,17 +51,15 @@ def own_batches(items: int, batch_size: int, ranks: Ranks) -> list[range]:
     return [range(first, min(first + batch_size, items)) for first in firsts]
 
 
-def all_texts(own: Sequence[str], ranks: Ranks) -> list[str]:
-    """The texts of all processes, in rank order; all call it together."""
+def all_numbered(own: Sequence[tuple[int, str]], ranks: Ranks) -> dict[int, str]:
+    """The numbered texts of all processes, by their numbers in order; all call it together."""
     packed = torch.frombuffer(bytearray(json.dumps(list(own)).encode()), dtype=torch.uint8)
     lengths = torch.zeros(ranks.size, dtype=torch.int64)
     lengths[ranks.rank] = len(packed)
     lengths = ranks.total(lengths)
     rows = torch.zeros(ranks.size, int(lengths.max()), dtype=torch.uint8)
     rows[ranks.rank, : len(packed)] = packed
-    rows = ranks.total(rows)
-    return [
-        str(text)
-        for row, length in zip(rows, lengths.tolist(), strict=True)
-        for text in json.loads(row[:length].numpy().tobytes())
-    ]
+    found: list[tuple[int, str]] = []
+    for row, length in zip(ranks.total(rows), lengths.tolist(), strict=True):
+        found += json.loads(row[:length].numpy().tobytes())
+    return dict(sorted(found))

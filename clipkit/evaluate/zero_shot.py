@@ -21,8 +21,8 @@ from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.decode import SHA256_BYTES, Unreadable, decoded_batches
 from clipkit.evaluate.images import LabelledImages
-from clipkit.evaluate.ranks import ALONE, Ranks, all_texts, own_batches
-from clipkit.model.clip import Clip
+from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered, own_batches
+from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
 
 Tokenize: TypeAlias = Callable[[list[str]], npt.NDArray[np.int64]]
@@ -92,12 +92,11 @@ def build_classifier(
     sums_ND = torch.zeros(len(class_set), model.config.embed_dim, dtype=torch.float64)
     # The text tower leaves out the padding after the longest prompt of a batch.
     by_length_T = tokens_TL.argmax(dim=1).argsort(stable=True)
-    with _evaluating(model):
-        for batch in own_batches(len(prompts), batch_size, ranks):
-            rows = by_length_T[batch.start : batch.stop]
-            features_BD = _text_features(model, tokens_TL[rows]).cpu().double()
-            sums_ND.index_add_(0, labels_T[rows], (features_BD / _EXACT).round() * _EXACT)
-            report(batch.stop)
+    for batch in own_batches(len(prompts), batch_size, ranks):
+        rows = by_length_T[batch.start : batch.stop]
+        features_BD = text_features(model, tokens_TL[rows]).cpu().double()
+        sums_ND.index_add_(0, labels_T[rows], (features_BD / _EXACT).round() * _EXACT)
+        report(batch.stop)
     sums_ND = ranks.total(sums_ND)
     return F.normalize(sums_ND, dim=1).float().T.contiguous().to(_device(model))
 
@@ -165,6 +164,14 @@ def image_features(model: Clip, images_BCHW: torch.Tensor) -> torch.Tensor:
     return F.normalize(features_BD.float(), dim=1)
 
 
+@torch.no_grad()
+def text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Normalised float32 embeddings (B, D) of tokens, on the model's device."""
+    with _evaluating(model):
+        features_BD = model.encode_text(without_padding(tokens_BL).to(_device(model)))
+    return F.normalize(features_BD.float(), dim=1)
+
+
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     """Wilson's 95% confidence interval for the share `correct / count` (Wilson 1927)."""
     z2 = _NORMAL_95**2
@@ -172,11 +179,6 @@ def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-@torch.no_grad()
-def _text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
-    return F.normalize(model.encode_text(tokens_BL.to(_device(model))).float(), dim=1)
 
 
 def _files_sha256(images: LabelledImages, sha256_K: npt.NDArray[np.uint8]) -> str:
@@ -190,11 +192,11 @@ def _result(
     images: LabelledImages,
     classes: int,
     hits_2K: npt.NDArray[np.float64],
-    unreadable: list[tuple[int, str]],
+    unreadable: list[int],
     sha256_K: npt.NDArray[np.uint8],
 ) -> ZeroShotResult:
     read_K = np.ones(len(images), bool)
-    read_K[[index for index, _ in unreadable]] = False
+    read_K[unreadable] = False
     count = int(read_K.sum())
     labels_K = np.array(images.labels)[read_K]
     seen_N = np.bincount(labels_K, minlength=classes)
@@ -212,22 +214,21 @@ def _result(
         top1_interval=wilson_interval(top1_correct, count),
         top1_correct=top1_correct,
         top5_correct=top5_correct,
-        unreadable=tuple(str(images.paths[index]) for index, _ in unreadable),
+        unreadable=tuple(str(images.paths[place]) for place in unreadable),
         files_sha256=_files_sha256(images, sha256_K),
     )
 
 
-def _all_unreadable(images: LabelledImages, own: list[Unreadable], ranks: Ranks) -> list[tuple[int, str]]:
-    """The places and reasons of the pictures that none could read. Raises EvaluationError for too many."""
-    packed = all_texts([f"{row.index} {row.reason}" for row in own], ranks)
-    found = sorted((int(index), reason) for index, _, reason in (text.partition(" ") for text in packed))
+def _all_unreadable(images: LabelledImages, own: list[Unreadable], ranks: Ranks) -> list[int]:
+    """The places of the pictures that any process could not read. Raises EvaluationError for too many."""
+    found = all_numbered([(row.index, row.reason) for row in own], ranks)
     if len(found) > UNREADABLE_SHARE * len(images):
+        first = next(iter(found.values()))
         raise EvaluationError(
             f"{images.root}: more than {UNREADABLE_SHARE:.1%} of {len(images):,} pictures cannot be read: "
-            f"{listing(str(images.paths[index]) for index, _ in found)} ({found[0][1]}); "
-            "replace or remove them"
+            f"{listing(str(images.paths[place]) for place in found)} ({first}); replace or remove them"
         )
-    return found
+    return list(found)
 
 
 @contextmanager

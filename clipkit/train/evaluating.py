@@ -16,9 +16,10 @@ class Together:
     Before each sum the processes tell each other whether one was asked to stop: none waits for it then.
     """
 
-    def __init__(self, world: World, interruption: Interruption):
+    def __init__(self, world: World, interruption: Interruption, say: Callable[[str], None] | None):
         self._world = world
         self._interruption = interruption
+        self._say = say
         self.rank = world.rank
         self.size = world.size
 
@@ -27,6 +28,11 @@ class Together:
         with self._interruption.noted_only():  # leaving within a sum, a process would hang the others
             self.meet()
             return self._world.total(values)
+
+    def say(self, line: str) -> None:
+        """Tell the user, if this is the first process."""
+        if self._say is not None:
+            self._say(line)
 
     def meet(self) -> None:
         """Wait for all processes. Raises _Stopped in each if one was asked to stop."""
@@ -43,14 +49,18 @@ Evaluator = Callable[[Clip, Together], Iterable[tuple[str, float]]]
 
 
 def evaluate(
-    model: Clip, evaluators: Sequence[Evaluator], world: World, interruption: Interruption
+    model: Clip,
+    evaluators: Sequence[Evaluator],
+    world: World,
+    interruption: Interruption,
+    say: Callable[[str], None] | None,
 ) -> dict[str, float] | None:
     """Return the figures of all evaluators, None if the run was asked to stop.
 
     All processes call it together. The random state and the modules' modes are left as they were; what batch
     norm has counted is the first process's in all of them, as it is in checkpoints.
     """
-    together = Together(world, interruption)
+    together = Together(world, interruption, say)
     figures: dict[str, float] = {}
     world.copy_first(model.buffers())
     modes = [(module, module.training) for module in model.modules()]

@@ -141,7 +141,8 @@ class Loop:
         self._lap()
         done = self.log is not None and self.log.is_evaluated(step)
         if not world.largest(done)[0]:
-            figures = evaluate(self.step.model, self.evaluators, world, self.interruption)
+            say = self.log.say if self.log else None
+            figures = evaluate(self.step.model, self.evaluators, world, self.interruption, say)
             if figures is not None and self.log is not None:
                 self.checkpoints.wait()
                 newest = self.checkpoints.newest if self.checkpoints.saved_step == step else None

@@ -22,7 +22,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World, open_world
 from clipkit.train.evaluating import Together
-from clipkit.train.interrupt import TrainInterrupted
+from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.loss import clip_loss
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.run import train
@@ -75,7 +75,8 @@ def measure(dataset: Path, pictures: Path, out: Path) -> None:
     images_BCHW = torch.randint(0, 256, (SAMPLES, 3, 32, 32), generator=generator, dtype=torch.uint8)
     tokens_BL = torch.randint(1, 49_000, (SAMPLES, 77), generator=generator)
     tokens_BL[:, 20] = 49_407
-    with open_world("cpu") as world:
+    with open_world("cpu") as world, Interruption() as interruption:
+        together = Together(world, interruption, None)
         share = SAMPLES // world.size
         own = slice(world.rank * share, (world.rank + 1) * share)
         found: dict[str, object] = {
@@ -100,7 +101,7 @@ def measure(dataset: Path, pictures: Path, out: Path) -> None:
         step = TrainStep(model, wrapped, optimizer, Schedule(1e-3, 0, 10), world, "fp32", None)
         step(Batch(images_BCHW[own], tokens_BL[own], torch.arange(SAMPLES)[own]), 0, with_norm=False)
         found["gradients"] = {name: each.grad for name, each in model.named_parameters()}
-        found["zero_shot"] = zero_shot(build(named_config(MODEL), seed=0), pictures, world)
+        found["zero_shot"] = zero_shot(build(named_config(MODEL), seed=0), pictures, together)
         torch.save(found, out / f"rank_{world.rank}.pt")
         interrupted_evaluation(dataset, out / "stopped", world)
         # Several processes compute activations again, and all numbers are those of one that keeps them.
