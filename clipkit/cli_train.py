@@ -1,5 +1,6 @@
 """`clipkit train`: its options are where the data and the run lie, and the fields of TrainConfig."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +33,20 @@ def train(
         typer.Option(help="Instead of --shards: a table of pictures on this machine, as OpenCLIP's CSV is."),
     ] = None,
     image_col: Annotated[
-        str, typer.Option(help="Its column of paths, from the table's folder.")
+        str, typer.Option(help="The tables' column of paths, from the table's folder.")
     ] = "filepath",
-    caption_col: Annotated[str, typer.Option(help="Its column of captions.")] = "title",
+    caption_col: Annotated[str, typer.Option(help="The tables' column of captions.")] = "title",
     separator: Annotated[
-        str | None, typer.Option(help="What stands between its columns. Default: found, of tab , ; and |")
+        str | None,
+        typer.Option(help="What stands between the tables' columns. Default: found, of tab , ; and |"),
     ] = None,
+    val_shards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Like --shards: loss and retrieval on them whenever the model is evaluated."
+        ),
+    ] = None,
+    val_csv: Annotated[Path | None, typer.Option(help="Instead of --val-shards: like --csv.")] = None,
     name: Annotated[
         str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
     ] = None,
@@ -61,13 +70,16 @@ def train(
     config = config_of(TrainConfig, settings)
     if bool(shards) == bool(csv):
         raise typer.BadParameter(f"expected one of --shards and --csv, found {'both' if csv else 'neither'}")
-    watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
+    if val_shards and val_csv:
+        raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
+    table = partial(CsvSet, image_column=image_col, caption_column=caption_col, separator=separator)
+    validation = ShardSet(val_shards) if val_shards else table(val_csv) if val_csv else None
+    images = EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2)
+    watched = evaluators(images, validation, loss_batch=config.batch_size)
     stem = csv.stem if csv else "+".join(map(name_of, shards or []))
     run = RunDirectory(runs / (name or f"{stem}-{config.model.replace('/', '-')}"))
-    sets = (
-        [CsvSet(csv, image_col, caption_col, separator)] if csv else [ShardSet(each) for each in shards or []]
-    )
+    sets = [table(csv)] if csv else [ShardSet(each) for each in shards or []]
     data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
     show(train(config, data, run, watched), as_json)

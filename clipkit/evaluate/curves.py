@@ -10,7 +10,18 @@ from clipkit.evaluate.results import RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
 
 METRICS_NAME = "metrics.jsonl"
-TRAINING_FIGURES = frozenset({"loss", "lr", "logit_scale", "grad_norm", "samples_per_second", "data_wait"})
+TRAINING_FIGURES = frozenset(
+    {
+        "loss",
+        "lr",
+        "logit_scale",
+        "grad_norm",
+        "samples_per_second",
+        "data_wait",
+        "loss_scale",
+        "skipped_steps",
+    }
+)
 _PLACES = frozenset({"step", "samples", "epoch"})
 _CHANCE = "chance"
 

@@ -32,17 +32,18 @@ def recomputed(compute: Callable[[Tensor], Tensor], x: Tensor, modules: Iterable
     if torch.compiler.is_compiling():
         # A compiler repeats operations only, and no assignment to a buffer; it takes no contexts of ours.
         return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False)
-    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    parts = [*modules]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(norms)
+        return nullcontext(), statistics_kept(parts)  # the first pass has counted the batch
 
     return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 @contextmanager
-def _statistics_kept(norms: Iterable[nn.BatchNorm2d]) -> Iterator[None]:
-    # The first pass has counted the batch: the second one updates copies.
+def statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let the batch norms among `modules` compute as ever, and update copies of their running statistics."""
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
     buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
     for norm, name, buffer in buffers:
         setattr(norm, name, buffer.clone())

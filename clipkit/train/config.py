@@ -24,7 +24,7 @@ Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
@@ -46,6 +46,9 @@ class TrainConfig(BaseModel):
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
+    accumulate: PositiveInt = Field(
+        1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
+    )
     epochs: PositiveInt | None = Field(None, description="Default: 32, as in the CLIP paper.")
     samples_seen: PositiveInt | None = Field(None, description="Instead of epochs.")
     lr: Rate | None = Field(None, description="Peak learning rate. Default: 5e-4.")
@@ -60,8 +63,13 @@ class TrainConfig(BaseModel):
         "cosine", description="cosine or constant, after the warm-up."
     )
     grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
-    precision: Precision | None = Field(None, description="fp32 or bf16. Default: bf16 on CUDA.")
+    precision: Precision | None = Field(
+        None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
+    )
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    sync_batch_norm: bool = Field(
+        False, description="ResNets: normalise over the samples of all processes together."
+    )
     crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.9, 1.0), description="Least and largest share of the picture in a crop."
     )
@@ -113,6 +121,8 @@ class TrainConfig(BaseModel):
             raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
+            raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
@@ -184,6 +194,18 @@ def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
     if config.evaluate_samples is not None:
         return length.crosses(step, config.evaluate_samples)
     return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
+    share, left = divmod(config.batch_size, processes)
+    if left:
+        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+    if share % config.accumulate:
+        whose = (
+            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
+        )
+        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:

@@ -16,6 +16,7 @@ from clipkit.train.config import RunLength, TrainConfig, evaluation_due
 from clipkit.train.evaluating import Evaluator, evaluate
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
+from clipkit.train.precision import MOST_SKIPPED
 from clipkit.train.state import TrainState
 from clipkit.train.step import TrainStep
 
@@ -48,11 +49,11 @@ class Loop:
         self._evaluate_if_due()
         while (batch := self._next(stream)) is not None:
             line_due = self._line_due(self.state.step + 1)
-            loss, norm = self.step(batch, self.state.step, with_norm=line_due)
-            self.state.add_loss(loss)
+            figures = self.step(batch, self.state.step, with_norm=line_due)
+            self.state.add_step(figures.loss, figures.skipped)
             self.bad.trained()
-            if line_due and norm is not None:
-                self._write_line(norm)
+            if line_due and figures.norm is not None:
+                self._write_line(figures.norm)
             self._save_if_due()
             self._evaluate_if_due()
         self.checkpoints.wait()
@@ -103,9 +104,14 @@ class Loop:
     def _write_line(self, norm: Tensor) -> None:
         state, world = self.state, self.step.world
         loss_sum = torch.as_tensor(state.loss_sum, dtype=torch.float32, device=world.device)
-        loss = world.mean(loss_sum).item() / state.loss_steps  # here alone the host waits for the device
-        if not math.isfinite(loss):
+        loss = world.mean(loss_sum).item()  # here alone the host waits for the device
+        steps, skipped_in_row = int(state.loss_steps), int(state.skipped_in_row)
+        loss = loss / steps if steps else math.nan  # fp16 may have skipped all of them
+        if not math.isfinite(loss) and not skipped_in_row:
             raise TrainError(self.checkpoints.not_finite(f"the loss is {loss} at step {state.step}"))
+        if skipped_in_row >= MOST_SKIPPED:
+            found = f"the gradients of the last {skipped_in_row} steps, to step {state.step}, are not finite"
+            raise TrainError(self.checkpoints.not_finite(found))
         self._lap()
         seconds = state.seconds - self._line_start.seconds
         if self.log is not None:
@@ -117,6 +123,8 @@ class Loop:
                 "samples_per_second": (state.step - self._line_start.step) * self.length.batch_size / seconds,
                 "data_wait": (state.waited - self._line_start.waited) / seconds,
             }
+            if self.step.scaler.is_enabled():
+                figures |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": int(state.skipped)}
             self.log.train(state.step, figures)
         state.loss_sum, state.loss_steps = 0.0, 0
         self._line_start = replace(state)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipkit.train.distributed import World
+from clipkit.train.precision import not_half
 
 
 class _GatherRows(torch.autograd.Function):
@@ -29,13 +30,13 @@ class _GatherRows(torch.autograd.Function):
 
 
 def clip_loss(images_bD: Tensor, texts_bD: Tensor, logit_scale: Tensor, world: World) -> Tensor:
-    """Return the mean symmetric cross-entropy of this process's rows (a scalar, float32).
+    """Return the mean symmetric cross-entropy of this process's rows (a scalar, float32 at least).
 
     The features are L2-normalised, `logit_scale` is exponentiated; every process holds equally many rows. The
     mean of the returned values over all processes is the loss of the global batch, and averaging the
     parameters' gradients over the processes (as DistributedDataParallel does) gives that loss's gradient.
     """
-    images_bD, texts_bD = images_bD.float(), texts_bD.float()
+    images_bD, texts_bD = not_half(images_bD), not_half(texts_bD)
     images_BD, texts_BD = images_bD, texts_bD
     if world.size > 1:
         both_B2D = _GatherRows.apply(torch.cat([images_bD, texts_bD], dim=1), world)

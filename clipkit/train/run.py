@@ -1,5 +1,6 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -8,7 +9,6 @@ from typing import Any
 
 import torch
 
-from clipkit.errors import ConfigError
 from clipkit.model.clip import build
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
@@ -22,7 +22,14 @@ from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import table
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
-from clipkit.train.config import ResolvedConfig, RunLength, TrainConfig, run_length, warmup_steps
+from clipkit.train.config import (
+    ResolvedConfig,
+    RunLength,
+    TrainConfig,
+    check_shares,
+    run_length,
+    warmup_steps,
+)
 from clipkit.train.distributed import World, open_world
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
@@ -33,6 +40,7 @@ from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
+from clipkit.train.sync_batch_norm import synchronize_batch_norm
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
@@ -96,7 +104,7 @@ def train(
     Called once in each process of the run (torchrun's environment tells which); all evaluate
     with `evaluators` when `evaluation_due` says so; the first one writes the files and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
-    diverges, TrainInterrupted after SIGINT or SIGTERM, CheckpointError and DatasetError for unreadable files.
+    diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
     with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
@@ -104,22 +112,20 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
-        if length.batch_size % world.size:
-            raise ConfigError(
-                f"batch size {length.batch_size} is not a multiple of the {world.size} processes"
-            )
+        check_shares(resolved, world.size)
         step = _training_step(resolved, model_config, length, world)
         settings = run_settings(resolved, shards)
-        checkpoints = CheckpointWriter(run, step.model, step.optimizer, length, settings, world)
+        checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
             stack.enter_context(run.opened())
-            _claim(run, settings)
-        stack.enter_context(checkpoints)
+            _check(run, settings)
         world.barrier()
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        if world.is_first:
+            run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
         finished = state.step == length.steps and (not evaluators or run.is_evaluated(state.step))
         if shown and finished:
@@ -127,6 +133,7 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
+            stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
             stack.enter_context(closing(stream))
@@ -141,19 +148,22 @@ def _training_step(
     torch.manual_seed(draw_key(config.seed, world.rank))
     model = fast_layout(build(model_config, seed=config.seed).to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
+    if config.sync_batch_norm:
+        model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
     features = wrapped_features(model, world)
-    return TrainStep(model, features, optimizer, schedule, world, config.precision, config.grad_clip)
+    return TrainStep(
+        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+    )
 
 
-def _claim(run: RunDirectory, settings: dict[str, Any]) -> None:
+def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
     stored = run.read_config()
     if stored is not None:
         check_same_run(run.path, stored, settings)
-    run.write_config(settings)
 
 
 def _stream(
@@ -188,6 +198,11 @@ def _stream(
     )
 
 
+def _last_loss(run: RunDirectory) -> float:
+    losses = (line.get("loss") for line in reversed(run.metrics.read()))
+    return next((each for each in losses if each is not None), math.nan)
+
+
 def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
     samples = state.step * length.batch_size
     checkpoint = run.latest()
@@ -202,6 +217,6 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,
-        final_loss=next(line["loss"] for line in reversed(run.metrics.read()) if "loss" in line),
+        final_loss=_last_loss(run),
         finished_before=finished_before,
     )

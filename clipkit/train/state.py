@@ -35,31 +35,44 @@ FREE_SETTINGS = frozenset(
 class TrainState:
     """Where a run stands: steps trained, the losses since the last line of metrics, and the time spent.
 
-    And what could not be read of the samples so far, of all processes.
+    And what could not be read of the samples so far, of all processes; and how many steps fp16 skipped, in
+    all and just now one after the other.
     """
 
     step: int = 0
     loss_sum: float | Tensor = 0.0
-    loss_steps: int = 0
+    loss_steps: int | Tensor = 0
     seconds: float = 0.0
     waited: float = 0.0
     bad: Bad = field(default_factory=Bad)
+    skipped: int | Tensor = 0
+    skipped_in_row: int | Tensor = 0
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Count one trained step; the loss stays on its device."""
+    def add_step(self, loss: Tensor, skipped: Tensor | None) -> None:
+        """Count one step, and its loss; all stay on their device.
+
+        Where a step may be skipped, a loss that is not finite is one of those whose step was, and not added.
+        """
         self.step += 1
-        self.loss_sum = self.loss_sum + loss
-        self.loss_steps += 1
+        if skipped is None:
+            self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+            return
+        finite = loss.isfinite()
+        self.loss_sum = self.loss_sum + torch.where(finite, loss, 0)
+        self.loss_steps = self.loss_steps + finite
+        self.skipped = self.skipped + skipped
+        self.skipped_in_row = (self.skipped_in_row + 1) * skipped
 
     def as_record(self, world: World) -> dict[str, Any]:
         """Return the state as plain values, with each process's losses; all processes call it together."""
         loss_sum = torch.as_tensor(self.loss_sum, dtype=torch.float32, device="cpu")
         return {
             "loss_sum": [float(each) for each in world.gather(loss_sum)],
-            "loss_steps": self.loss_steps,
+            "loss_steps": int(self.loss_steps),
             "seconds": self.seconds,
             "waited": self.waited,
             "bad": asdict(self.bad),
+            "skipped": [int(self.skipped), int(self.skipped_in_row)],
         }
 
     @classmethod
@@ -68,7 +81,8 @@ class TrainState:
         sums = record["loss_sum"]
         own = sums[world.rank] if len(sums) == world.size else sum(sums) / len(sums)
         bad = Bad(int(record["bad"]["count"]), [str(each) for each in record["bad"]["named"]])
-        return cls(step, own, record["loss_steps"], record["seconds"], record["waited"], bad)
+        skipped, in_row = map(int, record["skipped"])
+        return cls(step, own, record["loss_steps"], record["seconds"], record["waited"], bad, skipped, in_row)
 
 
 def run_settings(config: TrainConfig, shards: SampleSet | Mixture) -> dict[str, Any]:

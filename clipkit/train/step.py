@@ -1,10 +1,11 @@
 """One training step, top to bottom.
 
-Shapes: B this process's share of the batch, C, H, W picture, L tokens, D embedding.
+Shapes: B this process's share of the batch, b a micro-batch of it, C, H, W picture, L tokens, D embedding.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from clipkit.model.clip import Clip, ClipOutput, without_padding
 from clipkit.model.preprocess import normalize
 from clipkit.shards.loader import Batch
+from clipkit.train.accumulation import backward_in_parts
+from clipkit.train.config import Precision
 from clipkit.train.distributed import World
 from clipkit.train.loss import clip_loss
 from clipkit.train.optimizer import set_learning_rate
+from clipkit.train.precision import autocast, gradient_scaler
 from clipkit.train.schedule import Schedule
 
 _LARGEST_LOGIT_SCALE = math.log(100)
@@ -39,39 +43,72 @@ def wrapped_features(model: Clip, world: World) -> nn.Module:
     return DistributedDataParallel(features, device_ids=devices)
 
 
+class StepFigures(NamedTuple):
+    """What a step tells, all of it still on the device: this process's part of the loss, and its gradient.
+
+    `norm` is the gradient's L2 norm before clipping, None where nobody asked. `skipped` tells whether the
+    weights were left as they are, since in fp16 the gradient was not finite; None in other precisions.
+    """
+
+    loss: Tensor
+    norm: Tensor | None
+    skipped: Tensor | None
+
+
 @dataclass
 class TrainStep:
-    """Applies one batch to a model: forward, loss over the global batch, backward, clip, update."""
+    """Applies one batch to a model: forward, loss over the global batch, backward, clip, update.
+
+    With `accumulate` K the forward and the backward pass go through K micro-batches one after the other,
+    for the same loss of the whole batch.
+    """
 
     model: Clip
     features: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     world: World
-    precision: str
+    precision: Precision
     grad_clip: float | None
+    accumulate: int = 1
 
-    def __call__(self, batch: Batch, step: int, with_norm: bool) -> tuple[Tensor, Tensor | None]:
-        """Train on `batch` as the 0-based `step`; waits for nothing that the device computes.
+    def __post_init__(self) -> None:
+        self.scaler = gradient_scaler(self.precision, self.world.device)
 
-        Returns this process's part of the loss and, `with_norm`, the gradient's L2 norm before clipping.
-        """
+    def __call__(self, batch: Batch, step: int, with_norm: bool) -> StepFigures:
+        """Train on `batch` as the 0-based `step`; waits for nothing that the device computes."""
         set_learning_rate(self.optimizer, self.schedule(step))
         device = self.world.device
-        images_BCHW = normalize(batch.images_BCHW.to(device, non_blocking=True))
+        images_BCHW = batch.images_BCHW.to(device, non_blocking=True)
         tokens_BL = without_padding(batch.tokens_BL).to(device, non_blocking=True)
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output: ClipOutput = self.features(images_BCHW, tokens_BL)
-        loss = clip_loss(*output, self.world)
-
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = self._clip_gradient(with_norm)
-        self.optimizer.step()
+        if self.accumulate == 1:
+            loss = self._backward(self._forward(self.features, (images_BCHW, tokens_BL)))
+        else:
+            images, tokens = (each.chunk(self.accumulate) for each in (images_BCHW, tokens_BL))
+            parts = [*zip(images, tokens, strict=True)]
+            loss = backward_in_parts(self.features, parts, self._forward, self._backward)
+
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip_gradient(with_norm or self.scaler.is_enabled())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, _LARGEST_LOGIT_SCALE)
-        return loss.detach(), norm
+        skipped = ~norm.isfinite() if norm is not None and self.scaler.is_enabled() else None
+        return StepFigures(loss.detach(), norm, skipped)
+
+    def _forward(self, features: nn.Module, part: tuple[Tensor, Tensor]) -> ClipOutput:
+        images_bCHW, tokens_bL = part
+        with autocast(self.precision, self.world.device):
+            output: ClipOutput = features(normalize(images_bCHW), tokens_bL)
+        return output
+
+    def _backward(self, output: ClipOutput) -> Tensor:
+        loss = clip_loss(*output, self.world)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss
 
     def _clip_gradient(self, with_norm: bool) -> Tensor | None:
         if self.grad_clip is not None:

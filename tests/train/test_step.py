@@ -12,6 +12,7 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipkit.model.preprocess import normalize
 from clipkit.shards.loader import Batch
+from clipkit.train.config import Precision
 from clipkit.train.distributed import World
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.schedule import Schedule
@@ -35,7 +36,7 @@ PEAK, WARMUP, STEPS, SAMPLES = 1e-3, 10, 40, 8
 
 
 def make_step(
-    model: Clip, grad_clip: float | None = None, precision: str = "fp32", peak: float = PEAK
+    model: Clip, grad_clip: float | None = None, precision: Precision = "fp32", peak: float = PEAK
 ) -> TrainStep:
     optimizer = make_optimizer(model, AdamSettings((0.9, 0.98), 1e-6, 0.2))
     schedule = Schedule(peak, WARMUP, STEPS)
@@ -112,7 +113,9 @@ def test_texts_are_trimmed_before_they_go_to_the_device_and_train_the_same() -> 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
-def test_gradient_checkpointing_trains_the_very_same_weights(config: ClipConfig, precision: str) -> None:
+def test_gradient_checkpointing_trains_the_very_same_weights(
+    config: ClipConfig, precision: Precision
+) -> None:
     steps = [make_step(build(config, seed=1), precision=precision) for _ in range(2)]
     steps[1].model.set_gradient_checkpointing(True)
     kept, again = ([each(make_batch(k), k, with_norm=True) for k in range(3)] for each in steps)
