@@ -74,7 +74,7 @@ def validation_evaluator(
                 ranks.say(f"left out of the validation: {each}")
                 told.add(each)
         device = model.logit_scale.device
-        scale = float(model.logit_scale.exp())
+        scale = model.logit_scale.exp().item()
         features = pairs.images.features_ND, pairs.texts.features_ND
         yield "clip_val_loss", contrastive_loss(*features, scale, loss_batch, device=device, ranks=ranks)
         yield from retrieval(pairs.images, pairs.texts, device=device, ranks=ranks).figures()

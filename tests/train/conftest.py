@@ -12,7 +12,7 @@ RANKS = Path(__file__).with_name("ranks.py")
 
 @pytest.fixture(scope="session")
 def labelled_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three folders of hundreds of names for one picture each; what is broken is in the second rank's share."""
+    """Three folders of hundreds of names for one picture each; one that the second rank reads is broken."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, name in enumerate("abc"):
         (folder / name).mkdir()
