@@ -64,6 +64,8 @@ def train(
     from clipkit.shards.csv_set import CsvSet
     from clipkit.shards.mixture import Mixture
     from clipkit.shards.shard_set import ShardSet, name_of
+    from clipkit.train.distributed import open_world
+    from clipkit.train.launch import launch, processes_to_start
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
 
@@ -74,12 +76,17 @@ def train(
         raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
-    table = partial(CsvSet, image_column=image_col, caption_column=caption_col, separator=separator)
-    validation = ShardSet(val_shards) if val_shards else table(val_csv) if val_csv else None
-    images = EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2)
-    watched = evaluators(images, validation, loss_batch=config.batch_size)
-    stem = csv.stem if csv else "+".join(map(name_of, shards or []))
-    run = RunDirectory(runs / (name or f"{stem}-{config.model.replace('/', '-')}"))
-    sets = [table(csv)] if csv else [ShardSet(each) for each in shards or []]
-    data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
-    show(train(config, data, run, watched), as_json)
+    processes = processes_to_start(config)
+    if processes > 1:
+        launch(processes)
+        return
+    with open_world(timeout=config.timeout):  # joined first: what fails from here on ends the others soon
+        table = partial(CsvSet, image_column=image_col, caption_column=caption_col, separator=separator)
+        validation = ShardSet(val_shards) if val_shards else table(val_csv) if val_csv else None
+        images = EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2)
+        watched = evaluators(images, validation, loss_batch=config.batch_size)
+        stem = csv.stem if csv else "+".join(map(name_of, shards or []))
+        run = RunDirectory(runs / (name or f"{stem}-{config.model.replace('/', '-')}"))
+        sets = [table(csv)] if csv else [ShardSet(each) for each in shards or []]
+        data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
+        show(train(config, data, run, watched), as_json)
