@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from clipkit.shards.loader import Batch, Tokenize, Transform, batches
 from clipkit.shards.mixture import Mixture
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.sample_set import SampleSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 
@@ -14,7 +14,7 @@ _ABOUT_ZERO = 0.1
 
 
 def fixed_samples(
-    shards: ShardSet | Mixture, config: TrainConfig, count: int, transform: Transform, tokenize: Tokenize
+    shards: SampleSet | Mixture, config: TrainConfig, count: int, transform: Transform, tokenize: Tokenize
 ) -> Batch:
     """Return the first `count` samples of the run's order, each with the crop that it has there."""
     made = batches(

@@ -29,7 +29,7 @@ def data(folder: Path, captions: list[str]) -> ShardSet:
 
 def overfit(shards: ShardSet, run: Path, **more: Any) -> TrainResult:
     config = TrainConfig(**(SETTINGS | {"overfit": 12, "epochs": 60} | more))
-    return train(config, shards, RunDirectory(run), [lambda model: pytest.fail("evaluated")])
+    return train(config, shards, RunDirectory(run), [lambda *_: pytest.fail("evaluated")])
 
 
 def test_samples_that_can_be_told_apart_are_learned_by_heart(tmp_path: Path) -> None:
