@@ -43,14 +43,23 @@ def train(
     from clipkit.evaluate.run import evaluators
     from clipkit.shards.mixture import Mixture
     from clipkit.shards.shard_set import ShardSet, name_of
+    from clipkit.train.distributed import open_world
+    from clipkit.train.launch import launch, processes_to_start
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
 
     config = config_of(TrainConfig, settings)
-    watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
     if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
         raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
-    run = RunDirectory(runs / (name or f"{'+'.join(map(name_of, shards))}-{config.model.replace('/', '-')}"))
-    sets = [ShardSet(each) for each in shards]
-    data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
-    show(train(config, data, run, watched), as_json)
+    processes = processes_to_start(config)
+    if processes > 1:
+        launch(processes)
+        return
+    with open_world(timeout=config.timeout):  # joined first: what fails from here on ends the others soon
+        watched = evaluators(EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2))
+        run = RunDirectory(
+            runs / (name or f"{'+'.join(map(name_of, shards))}-{config.model.replace('/', '-')}")
+        )
+        sets = [ShardSet(each) for each in shards]
+        data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
+        show(train(config, data, run, watched), as_json)

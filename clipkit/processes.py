@@ -28,13 +28,15 @@ _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started inside never get SIGINT: they inherit it blocked. The parent gets it on leaving.
+    """Processes started inside never get SIGINT or SIGUSR1: they inherit them blocked.
 
-    So it does SIGTERM: a parent that goes while a worker starts would leave that one with half of its orders.
+    The parent gets them on leaving. So it does SIGTERM: a parent that goes while a worker starts would leave
+    that one with half of its orders.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with _held_back():
             yield
@@ -51,7 +53,7 @@ def _held_back() -> Iterator[None]:
     came: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         if callable(signal.getsignal(number))
     }
     try:

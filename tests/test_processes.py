@@ -79,7 +79,7 @@ def test_freed_memory_is_kept_for_the_next_picture() -> None:
     assert page_faults("keep") * 10 < page_faults("give back")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_acted_upon_when_the_workers_have_started(number: signal.Signals) -> None:
     def act(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

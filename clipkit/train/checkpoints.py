@@ -13,8 +13,9 @@ from clipkit.differences import differences
 from clipkit.errors import CheckpointError, ClipkitError, TrainError, one_line, tell
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
+from clipkit.model.weights import stored_config
 from clipkit.train.background import Background
-from clipkit.train.config import RunLength
+from clipkit.train.config import RunLength, TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.optimizer import load_optimizer
 from clipkit.train.precision import load_scaler
@@ -48,6 +49,7 @@ class CheckpointWriter:
         self.world = world
         self.newest: Path | None = None
         self.saved_step = 0
+        self.model_config = model.config.model_dump(mode="json")
         self._length = length
         self._saved_at = time.monotonic()
         self._background = Background()
@@ -95,7 +97,7 @@ class CheckpointWriter:
                 position=state.step * self._length.batch_size,
                 scaler=self.scaler.state_dict() or None,
                 rng=random,
-                model_config=self.model.config.model_dump(mode="json"),
+                model_config=self.model_config,
                 train_config=self.settings,
                 extra={"progress": record},
             )
@@ -111,10 +113,21 @@ class CheckpointWriter:
             before()
             save_checkpoint(path, checkpoint)
             self.run.set_latest(path, keep=self.settings["keep"], length=self._length)
-        except OSError as error:
-            kept = f"{self.newest} is whole" if self.newest else "there is none yet"
-            raise TrainError(f"{path}: the checkpoint cannot be written, {error.strerror}; {kept}") from error
+        except (OSError, CheckpointError) as error:  # the latter when it is read for a check
+            found = error if isinstance(error, OSError) else error.__cause__
+            why = found.strerror if isinstance(found, OSError) else error
+            raise TrainError(f"{path}: the checkpoint cannot be written, {why}; {self._kept()}") from error
         self.newest = path
+
+    def _kept(self) -> str:
+        if self.newest is None:
+            return "there is none yet"
+        return f"{self.newest} is whole" if self.newest.exists() else f"{self.newest} is gone too"
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._background.is_busy
 
     def look(self) -> None:
         """Raise TrainError if a checkpoint could not be written, as far as that is known by now."""
@@ -140,7 +153,9 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
     with naming_older(path, lambda older: f"the same command goes on from it after {choose(older)}"):
         checkpoint = load_checkpoint(path)
     try:
-        check_same_run(path, checkpoint.train_config, writer.settings)
+        network = stored_config(checkpoint.model_config, path).model_dump(mode="json")
+        stored = {**checkpoint.train_config, "network": network}
+        check_same_run(path, stored, {**writer.settings, "network": writer.model_config})
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.model.load_state_dict(checkpoint.state_dict)
         load_optimizer(writer.optimizer, checkpoint.optimizer or {})
@@ -169,7 +184,11 @@ def naming_older(newest: Path, remedy: Callable[[Path], str]) -> Iterator[None]:
 
 
 def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise TrainError with the differences if the run at `path`, with settings `stored`, is another one."""
+    """Raise TrainError with the differences if the run at `path`, with settings `stored`, is another one.
+
+    A setting that an older version did not know has its default.
+    """
+    stored = {name: field.default for name, field in TrainConfig.model_fields.items()} | stored
     different = differences(stored, wanted, apart_from=FREE_SETTINGS)
     if different:
         raise TrainError(

@@ -32,6 +32,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+TIMEOUT = 7200.0  # the first process evaluates alone while the others wait
 
 
 class TrainConfig(BaseModel):
@@ -45,6 +46,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
+    pretrained: str | None = Field(
+        None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
+    )
+    lock_image: bool = Field(False, description="Leave the image tower of --pretrained as it is.")
+    lock_text: bool = Field(False, description="Leave the text tower of --pretrained as it is.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
     accumulate: PositiveInt = Field(
         1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
@@ -81,6 +87,12 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    processes: PositiveInt | None = Field(
+        None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
+    )
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
@@ -113,6 +125,8 @@ class TrainConfig(BaseModel):
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.lock_image and self.lock_text:
+            raise ValueError("lock_image and lock_text together leave nothing to train: give one of them")
         if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
             raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -179,7 +193,12 @@ def check_shares(config: TrainConfig, processes: int) -> None:
     """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
     share, left = divmod(config.batch_size, processes)
     if left:
-        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+        step = processes * config.accumulate
+        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
+        raise ConfigError(
+            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
+            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
+        )
     if share % config.accumulate:
         whose = (
             f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"

@@ -16,6 +16,8 @@ from clipkit.train.distributed import World
 FREE_SETTINGS = frozenset(
     {
         "workers",
+        "processes",
+        "timeout",
         "max_bad",
         "resume",
         "save_every",
@@ -23,6 +25,7 @@ FREE_SETTINGS = frozenset(
         "log_every",
         "keep",
         "data.directory",
+        "pretrained",
         "grad_checkpointing",
     }
 )

@@ -102,6 +102,36 @@ def test_a_foreign_checkpoint_is_refused_even_without_the_config(
         run_it(tiny_dataset, tmp_path / "run", CONFIG.model_copy(update={"seed": 5}))
 
 
+def copied(whole: Path, to: Path, spoil: Callable[[dict[str, Any]], object]) -> Path:
+    """A run of nothing but the first checkpoint, changed."""
+    content = torch.load(whole / "checkpoints" / "epoch_1.pt", weights_only=True)
+    spoil(content)
+    folder = to / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(content, folder / "epoch_1.pt")
+    (folder / "latest").symlink_to("epoch_1.pt")
+    return to
+
+
+def test_another_network_of_the_same_name_is_refused(whole: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run", lambda content: content["model_config"]["text"].update(heads=2))
+    with pytest.raises(TrainError, match=r"cannot be continued, since network\.text\.heads was 2, now 1"):
+        run_it(tiny_dataset, run)
+
+
+def test_a_setting_that_an_older_version_did_not_know_has_its_default(
+    whole: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    def forget(content: dict[str, Any]) -> None:
+        del content["train_config"]["flip"]
+
+    run = copied(whole, tmp_path / "run", forget)
+    with pytest.raises(TrainError, match="cannot be continued, since flip was False, now True"):
+        run_it(tiny_dataset, run, CONFIG.model_copy(update={"flip": True}))
+    run_it(tiny_dataset, run)
+    assert "goes on after step 6" in (run / "out.log").read_text()
+
+
 def no_optimizer(content: dict[str, Any]) -> None:
     del content["optimizer"]
 
@@ -114,14 +144,9 @@ def settings_that_do_not_compare(content: dict[str, Any]) -> None:
 def test_what_this_run_did_not_write_is_one_line(
     whole: Path, tiny_dataset: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None]
 ) -> None:
-    content = torch.load(whole / "checkpoints" / "epoch_1.pt", weights_only=True)
-    spoil(content)
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(content, folder / "epoch_1.pt")
-    (folder / "latest").symlink_to("epoch_1.pt")
+    run = copied(whole, tmp_path / "run", spoil)
     with pytest.raises(CheckpointError, match="expected a checkpoint that this run wrote"):
-        run_it(tiny_dataset, tmp_path / "run")
+        run_it(tiny_dataset, run)
 
 
 def test_a_run_that_diverges_names_the_last_good_checkpoint(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -202,8 +202,13 @@ def test_kill_9_anywhere_changes_no_number(tiny_dataset: Path, tmp_path: Path, w
     assert "goes on after step" in (path / "out.log").read_text()
 
 
-def test_ctrl_c_reaches_the_loaders_too_and_the_step_is_kept(tiny_dataset: Path, tmp_path: Path) -> None:
-    """A terminal sends the signal to the whole process group."""
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)], ids=["int", "usr1"]
+)
+def test_a_signal_reaches_the_loaders_too_and_the_step_is_kept(
+    tiny_dataset: Path, tmp_path: Path, number: int, exit_code: int
+) -> None:
+    """A terminal sends Ctrl-C to the whole process group, and Slurm may send it what it is told to."""
     run = RunDirectory(tmp_path / "run")
     config = CONFIG.model_copy(update={"workers": 2, "epochs": 60})
     command = child_command(tiny_dataset, run.path, config, "none", 1)
@@ -211,13 +216,13 @@ def test_ctrl_c_reaches_the_loaders_too_and_the_step_is_kept(tiny_dataset: Path,
         try:
             while child.poll() is None and len(run.metrics.read()) < 3:
                 time.sleep(0.01)
-            os.killpg(child.pid, signal.SIGINT)
+            os.killpg(child.pid, number)
             said, _ = child.communicate(timeout=60)
         finally:
             child.kill()
     last = run.metrics.read()[-1]["step"]
     assert said.startswith(f"stopped after step {last}; ")
-    assert child.returncode == 130
+    assert child.returncode == exit_code
     newest = run.latest()
     assert newest is not None
     assert torch.load(newest, weights_only=True)["step"] == last < 300

@@ -1,14 +1,20 @@
-"""A run that is killed while a thread writes its checkpoint: the one before is whole, and nothing changes."""
+"""Checkpoints that a thread writes while the run is killed or the disk fails: the one before stays whole."""
 
-from collections.abc import Sequence
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from clipkit.errors import TrainError
 from clipkit.model.checkpoint import load_checkpoint
 from clipkit.train.config import TrainConfig
 from clipkit.train.run_directory import RunDirectory
+from tests.conftest import disk_of
 from tests.ingest.interrupting import Moment, ended, started
+from tests.processes import until
 from tests.train.test_run import assert_same_run, run_it
 
 # 64 samples: 5 steps, of which the last closes the epoch; step 2 and 4 are saved besides.
@@ -79,3 +85,59 @@ def test_killed_while_it_is_written(tiny_dataset: Path, tmp_path: Path, whole: P
 @pytest.mark.slow
 def test_killed_at_each_change_of_a_files_name(tiny_dataset: Path, tmp_path: Path, whole: Path) -> None:
     check_kills(MOMENTS, tiny_dataset, whole, tmp_path)
+
+
+@contextmanager
+def full(path: Path) -> Iterator[Callable[[], object]]:
+    with disk_of("60m", path.parent):  # there is room for one
+        yield bool
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[Callable[[], object]]:
+    folder = str(path / "checkpoints")
+
+    def protect() -> None:
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+
+    with disk_of("200m", path.parent):
+        yield protect
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def removed(path: Path) -> Iterator[Callable[[], object]]:
+    path.parent.mkdir()
+    yield lambda: shutil.rmtree(path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (full, r"No space left on device; .*step_2\.pt is whole$"),
+        (read_only, r"Read-only file system; .*step_2\.pt is whole$"),
+        (removed, r"No such file or directory; .*step_2\.pt is gone too$"),
+    ],
+)
+def test_a_disk_that_fails_ends_the_run_and_it_goes_on(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    whole: Path,
+    fault: Callable[[Path], AbstractContextManager[Callable[[], object]]],
+    said: str,
+) -> None:
+    path = tmp_path / "runs" / whole.name
+    line = r"step_4\.pt: the checkpoint cannot be written, " + said
+    with fault(path) as act:
+
+        def when_one_is_there() -> None:
+            until((path / "checkpoints" / "latest").exists, "the first checkpoint is whole")
+            act()
+
+        with pytest.raises(TrainError, match=line):
+            run_it(tiny_dataset, path, CONFIG, at=3 * CONFIG.batch_size, act=when_one_is_there)
+        assert not list((path / "checkpoints").glob(".*")), "half a checkpoint is left"
+        mended = shutil.copytree(path, tmp_path / "mended" / whole.name, symlinks=True)
+    run_it(tiny_dataset, mended, CONFIG)
+    assert_same_run(mended, whole, epoch=1)

@@ -1,0 +1,45 @@
+"""`--resume`: to be sure that a run goes on, or that it begins."""
+
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import TrainError
+from clipkit.shards.shard_set import ShardSet
+from clipkit.train.config import TrainConfig
+from clipkit.train.run import TrainResult, train
+from clipkit.train.run_directory import RunDirectory
+
+CONFIG = TrainConfig(model="ViT-Micro/16@32px", batch_size=32, epochs=1, lr=1e-3, workers=0)
+
+
+def run_it(dataset: Path, path: Path, resume: str) -> TrainResult:
+    return train(CONFIG.model_copy(update={"resume": resume}), ShardSet(dataset), RunDirectory(path))
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_what_must_go_on_is_not_begun(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=r"with --resume must expected a checkpoint .*, found none: mend"):
+        run_it(tiny_dataset, tmp_path / "runs" / "new", "must")
+    assert not (tmp_path / "runs").exists()
+    RunDirectory(tmp_path).write_config({})  # killed before its first checkpoint
+    with pytest.raises(TrainError, match="--resume must"):
+        run_it(tiny_dataset, tmp_path, "must")
+    assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_must_begin_leaves_a_run_alone(tiny_dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert run_it(tiny_dataset, path, "never").steps == 2
+    before = contents(path)
+    with pytest.raises(TrainError, match="with --resume never expected no run of this name, found one"):
+        run_it(tiny_dataset, path, "never")
+    assert run_it(tiny_dataset, path, "must").finished_before
+    assert run_it(tiny_dataset, path, "auto").finished_before
+    (path / "config.json").unlink()
+    with pytest.raises(TrainError, match="--resume never"):
+        run_it(tiny_dataset, path, "never")
+    assert {each: before[each] for each in contents(path)} == contents(path)
