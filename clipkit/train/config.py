@@ -32,7 +32,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
-TIMEOUT = 7200.0  # the first process evaluates alone while the others wait
+TIMEOUT = 7200.0  # a share of an evaluation may take that much longer than another
 
 
 class TrainConfig(BaseModel):
@@ -105,6 +105,12 @@ class TrainConfig(BaseModel):
     save_minutes: PositiveFloat = Field(
         30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
     )
+    evaluate_epochs: PositiveInt | None = Field(
+        None, description="Epochs between evaluations, besides the first and the last. Default: 1."
+    )
+    evaluate_samples: PositiveInt | None = Field(
+        None, description="Instead of --evaluate-epochs: samples between evaluations."
+    )
     log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
@@ -123,6 +129,8 @@ class TrainConfig(BaseModel):
     def _check(self) -> Self:
         if self.epochs is not None and self.samples_seen is not None:
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+        if self.evaluate_epochs is not None and self.evaluate_samples is not None:
+            raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
         if self.lock_image and self.lock_text:
@@ -187,6 +195,19 @@ class RunLength:
     def closes_epoch(self, step: int) -> bool:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
+
+    def crosses(self, step: int, every: int) -> bool:
+        """Whether a multiple of `every` samples was reached with `step`."""
+        return step * self.batch_size // every > (step - 1) * self.batch_size // every
+
+
+def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
+    """Whether the model is evaluated after `step` steps: before the first, after the last, and in between."""
+    if step in (0, length.steps):
+        return True
+    if config.evaluate_samples is not None:
+        return length.crosses(step, config.evaluate_samples)
+    return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
 
 
 def check_shares(config: TrainConfig, processes: int) -> None:

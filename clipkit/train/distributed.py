@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,9 +51,20 @@ class World:
         """Mean of a tensor over the processes; all call it together."""
         if self.size == 1:
             return values
+        return self.total(values) / self.size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over the processes; all call it together."""
+        if self.size == 1:
+            return values
         total = values.clone()
         dist.all_reduce(total)
-        return total / self.size
+        return total
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Fill the tensors with the first process's; all call it together."""
+        for each in tensors if self.size > 1 else ():
+            dist.broadcast(each, src=0)
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """Tensors of one shape from all processes, in rank order; all call it together."""

@@ -18,7 +18,7 @@ from clipkit.progress import Progress
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
@@ -32,9 +32,10 @@ from clipkit.train.config import (
     warmup_steps,
 )
 from clipkit.train.distributed import World, open_world
+from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
-from clipkit.train.loop import Evaluator, Loop
+from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.run_directory import RunDirectory
@@ -96,7 +97,7 @@ def display(samples: int) -> Progress:
 
 def train(
     config: TrainConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     run: RunDirectory,
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressFactory = display,
@@ -104,8 +105,8 @@ def train(
 ) -> TrainResult:
     """Train a model on `shards` as `config` says, from where the run stands if it was begun before.
 
-    Called once in each process of the run (torchrun's environment tells which); the first one writes the
-    files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
+    Called once in each process of the run (torchrun's environment tells which); all evaluate
+    with `evaluators` when `evaluation_due` says so; the first one writes the files and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
     diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
@@ -181,7 +182,7 @@ def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
 def _stream(
     config: ResolvedConfig,
     model_config: ClipConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     length: RunLength,
     state: TrainState,
     world: World,
