@@ -1,6 +1,8 @@
 """Whole runs beside OpenCLIP's: `train` on a dataset, and `open_clip_train.main` on the very same batches."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,73 +20,105 @@ from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.train.open_clip_main import losses_of_open_clip
 
-SEED, BATCH_SIZE, WARMUP = 3, 16, 5
-VIT, RESNET = "ViT-Micro/16@32px", "RN-Mini@64px"
+SEED, BATCH_SIZE = 3, 16
 Weights = dict[str, Tensor]
 
 
-def our_losses(model: str, steps: int, dataset: Path, run: Path) -> list[float]:
-    """A run with all defaults that both sides have from the paper."""
-    settings = {"samples_seen": steps * BATCH_SIZE, "warmup": WARMUP, "seed": SEED}
-    config = TrainConfig(model=model, batch_size=BATCH_SIZE, log_every=1, workers=0, **settings)
+@dataclass(frozen=True)
+class Settings:
+    """What is not left to the defaults, which both sides have from the paper."""
+
+    model: str
+    steps: int
+    warmup: int
+    lr: float
+
+
+VIT = Settings("ViT-Micro/16@32px", steps=100, warmup=10, lr=5e-4)
+# As the first steps of a warm-up of a hundred; a higher rate makes rounding errors grow faster.
+RESNET = Settings("RN-Mini@64px", steps=10, warmup=9, lr=5e-5)
+LONG_RESNET = Settings("RN-Mini@64px", steps=100, warmup=20, lr=2e-3)
+
+
+def our_losses(settings: Settings, dataset: Path, run: Path) -> list[float]:
+    config = TrainConfig(
+        model=settings.model,
+        batch_size=BATCH_SIZE,
+        samples_seen=settings.steps * BATCH_SIZE,
+        warmup=settings.warmup,
+        lr=settings.lr,
+        seed=SEED,
+        log_every=1,
+        workers=0,
+    )
     train(config, ShardSet(str(dataset)), RunDirectory(run), device="cpu")
     return [line["loss"] for line in RunDirectory(run).metrics.read()]
 
 
-def same_batches(model: str, steps: int, dataset: Path) -> list[Batch]:
-    config = named_config(model)
-    transform, tokenize = TrainTransform(config.image_size), Tokenizer(config.text.context_length)
+def same_batches(settings: Settings, dataset: Path) -> list[Batch]:
+    config = named_config(settings.model)
     made = batches(
         ShardSet(str(dataset)),
         batch_size=BATCH_SIZE,
         workers=0,
         seed=SEED,
-        stop=steps * BATCH_SIZE,
-        transform=transform,
-        tokenize=tokenize,
+        stop=settings.steps * BATCH_SIZE,
+        transform=TrainTransform(config.image_size),
+        tokenize=Tokenizer(config.text.context_length),
     )
     return list(made)
 
 
-def start(model: str) -> Weights:
-    return build(named_config(model), seed=SEED).state_dict()
+def start(settings: Settings) -> Weights:
+    return build(named_config(settings.model), seed=SEED).state_dict()
 
 
-def moved(weights: Weights, towards: float) -> Weights:
-    """Every weight moved by one unit in the last place."""
+def moved(weights: Weights, seed: int) -> Weights:
+    """Every weight moved by one unit in the last place, up or down by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = {
+        name: torch.randint(0, 2, each.shape, generator=generator) * 2 - 1 for name, each in weights.items()
+    }
     return {
-        name: torch.nextafter(each, torch.tensor(towards)) if each.is_floating_point() else each
+        name: torch.nextafter(each, signs[name] * torch.inf) if each.is_floating_point() else each
         for name, each in weights.items()
     }
 
 
-def their_losses(model: str, weights: Weights, given: Sequence[Batch], folder: Path) -> list[float]:
-    return losses_of_open_clip(named_config(model), weights, given, {"warmup": WARMUP}, folder)
+def their_losses(settings: Settings, weights: Weights, given: Sequence[Batch], folder: Path) -> list[float]:
+    options = {"warmup": settings.warmup, "lr": settings.lr}
+    return losses_of_open_clip(named_config(settings.model), weights, given, options, folder)
 
 
-@pytest.mark.parametrize(("model", "steps"), [(VIT, 100), (RESNET, 10)])
+def furthest(losses: Sequence[float], others: Sequence[float]) -> float:
+    return max(abs(one - other) for one, other in zip(losses, others, strict=True))
+
+
+@pytest.mark.parametrize("settings", [VIT, RESNET], ids=["vit", "resnet"])
 def test_losses_equal_those_of_open_clips_training_program(
-    model: str, steps: int, small_dataset: Path, tmp_path: Path
+    settings: Settings, small_dataset: Path, tmp_path: Path
 ) -> None:
-    ours = our_losses(model, steps, small_dataset, tmp_path / "run")
-    theirs = their_losses(model, start(model), same_batches(model, steps, small_dataset), tmp_path / "peer")
-    assert len(ours) == len(theirs) == steps
-    assert ours == pytest.approx(theirs, abs=1e-4)
+    ours = our_losses(settings, small_dataset, tmp_path / "run")
+    given = same_batches(settings, small_dataset)
+    theirs = their_losses(settings, start(settings), given, tmp_path / "peer")
+    assert len(ours) == settings.steps
+    assert furthest(ours, theirs) < 1e-4
     assert max(ours) - min(ours) > 0.1
 
 
 @pytest.mark.slow
-def test_a_resnet_departs_from_open_clips_no_faster_than_that_from_itself(
+def test_a_resnet_departs_from_open_clips_no_further_than_that_from_itself(
     small_dataset: Path, tmp_path: Path
 ) -> None:
-    steps = 100
-    ours = our_losses(RESNET, steps, small_dataset, tmp_path / "run")
-    given, weights = same_batches(RESNET, steps, small_dataset), start(RESNET)
-    theirs = their_losses(RESNET, weights, given, tmp_path / "peer")
+    settings = LONG_RESNET
+    ours = our_losses(settings, small_dataset, tmp_path / "run")
+    given, weights = same_batches(settings, small_dataset), start(settings)
+    theirs = their_losses(settings, weights, given, tmp_path / "peer")
     others = [
-        their_losses(RESNET, moved(weights, towards), given, tmp_path / f"moved to {towards}")
-        for towards in (float("inf"), -float("inf"), 0.0)
+        their_losses(settings, moved(weights, seed), given, tmp_path / f"moved {seed}") for seed in range(3)
     ]
-    import json
-
-    Path("/tmp/proofs_resnet.json").write_text(json.dumps([ours, theirs, *others]))
+    distances = [furthest(each, theirs) for each in others]
+    print(f"from OpenCLIP: ours {furthest(ours, theirs):.1e}, itself {[f'{each:.1e}' for each in distances]}")
+    assert furthest(ours, theirs) <= max(distances)
+    assert max(distances) < 0.01 < 0.1 < max(theirs) - min(theirs)
+    assert all(map(math.isfinite, theirs))
