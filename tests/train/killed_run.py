@@ -24,6 +24,7 @@ from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train import run as train_run
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Together
 from clipkit.train.interrupt import TrainInterrupted
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
@@ -57,7 +58,7 @@ def fused_fsync(descriptor: Any) -> None:
     FSYNC(descriptor)
 
 
-def fused_scale(model: Clip) -> Iterator[tuple[str, float]]:
+def fused_scale(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
     FUSE.at("evaluator")
     yield "scale", model.logit_scale.item()
 

@@ -12,7 +12,7 @@ from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
-from clipkit.train.loop import Evaluator
+from clipkit.train.evaluating import Evaluator, Together
 from clipkit.train.run import TrainResult, train
 from clipkit.train.run_directory import RunDirectory
 
@@ -36,7 +36,7 @@ def spoiler() -> Evaluator:
     """Makes the run diverge after its first epoch."""
     evaluations = itertools.count()
 
-    def spoil(model: Clip) -> Iterator[tuple[str, float]]:
+    def spoil(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
         if next(evaluations) == 1:
             model.logit_scale.fill_(float("nan"))
         yield "nothing", float("nan")
