@@ -37,8 +37,9 @@ class TensorBoard:
     """
 
     def __init__(self, run: RunDirectory, step: int):
-        _wait_for_a_new_second(run.tensorboard)
-        self._writer = SummaryWriter(run.tensorboard, purge_step=step)
+        self._folder = run.tensorboard
+        _wait_for_a_new_second(self._folder)
+        self._writer = SummaryWriter(self._folder, purge_step=step)
         for figures in run.figures_of(step):
             self.add({"step": step}, figures)
 
@@ -48,8 +49,10 @@ class TensorBoard:
             self._writer.add_scalar(name, value, int(place["step"]))
 
     def flush(self) -> None:
-        """Write out what was added."""
+        """Force what was added onto the disk."""
         self._writer.flush()
+        for events in self._folder.iterdir():
+            atomic.flush(events)
 
     def close(self, failed: bool) -> None:
         """Close the sitting's file."""
