@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipkit.digests import file_sha256
 from clipkit.errors import CheckpointError, EvaluationError
 from clipkit.evaluate.classes import (
     DEFAULT_TEMPLATES,
@@ -20,18 +18,19 @@ from clipkit.evaluate.classes import (
     read_templates,
     repeats,
 )
-from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import results_path, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
+from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report, ZeroShotResult
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
-from clipkit.model.formats import hugging_face
-from clipkit.model.released import model_file
+from clipkit.model.identity import model_sha256, resolved
 from clipkit.progress import Progress
+from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import Cell, table
 
 
@@ -85,10 +84,19 @@ def evaluate(
     return Evaluation(tuple(results), tuple(records), path)
 
 
-def evaluators(config: EvaluateConfig) -> list[Evaluator]:
-    """The trainer's evaluators for the sets of `config`, none if it names none. Raises EvaluationError."""
+def evaluators(
+    config: EvaluateConfig, validation: SampleSet | None = None, *, loss_batch: int = IMAGE_BATCH
+) -> list[Evaluator]:
+    """The trainer's evaluators: for `validation`, and for the sets of `config`. Raises EvaluationError.
+
+    The validation's loss is that within batches of `loss_batch`.
+    """
     sets = zero_shot_sets(config)
-    return [evaluator(sets, batch_size=config.batch_size, workers=config.workers)] if sets else []
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "workers": config.workers}
+    found = [evaluator(sets, **settings)] if sets else []
+    if validation is not None:
+        found.insert(0, validation_evaluator(validation, loss_batch, **settings))
+    return found
 
 
 def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
@@ -124,42 +132,16 @@ def _folder_set(
 
 def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dict[str, Any]]:
     # A run in training points its `latest` at another file at any time: follow the link once.
-    path = _resolved(checkpoint)
-    digest = _model_sha256(path)
+    path = resolved(checkpoint)
+    digest = model_sha256(path)
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
         stored = load_checkpoint(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
-    if _model_sha256(path) != digest:
+    if model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
     return clip, about
-
-
-def _resolved(checkpoint: Path) -> Path:
-    try:
-        path = model_file(checkpoint).resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # the latter, until Python 3.12, for links in a circle
-        raise _unreadable(checkpoint, error) from error
-    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for, and a device has no end
-        raise CheckpointError(f"{path} is no regular file; expected a model file")
-    return path
-
-
-def _model_sha256(path: Path) -> str:
-    try:
-        if not path.is_dir():
-            return file_sha256(path)
-        # Of what `sha256sum` prints for the model's files, in the order of their names.
-        lines = (f"{file_sha256(file)}  {file.name}\n" for file in hugging_face.files(path))
-        return sha256("".join(lines).encode()).hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = (isinstance(error, OSError) and error.strerror) or error
-    return CheckpointError(f"{path} cannot be read: {reason}; expected a model file")
 
 
 def _row(result: ZeroShotResult) -> tuple[Cell, ...]:

@@ -4,7 +4,7 @@ B batch, N texts, C channels, H and W pixels, L token positions, D embedding.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Clip(nn.Module):
         self.ln_final = LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / INITIAL_TEMPERATURE)))
+        self._image_locked = False
         self._initialize()
 
     @property
@@ -92,6 +93,28 @@ class Clip(nn.Module):
         for module in self.modules():
             if isinstance(module, Blocks | ModifiedResNet):
                 module.recomputes = enabled
+
+    def lock_image(self) -> None:
+        """Freeze the image tower with its projection (LiT, Zhai et al. 2022, arXiv 2111.07991).
+
+        Its weights get no gradients; its batch norm uses the stored statistics and leaves them as they are.
+        """
+        self.visual.requires_grad_(False)
+        self._image_locked = True
+        self.train(self.training)
+
+    def lock_text(self) -> None:
+        """Freeze the text tower with its projection; the logit scale goes on being trained."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith("visual.") and name != "logit_scale":
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, in all that is not locked, or evaluation mode."""
+        super().train(mode)
+        if self._image_locked:
+            self.visual.eval()
+        return self
 
     # The order of the random draws is that of OpenAI's code, so that one seed gives the same weights in both.
     def _initialize(self) -> None:

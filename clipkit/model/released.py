@@ -84,6 +84,13 @@ def model_file(source: str | Path) -> Path:
     return released_file(name)
 
 
+def published_sha256(source: str | Path) -> str | None:
+    """The SHA-256 of the released model that `model_file` takes `source` for, without its file; else None."""
+    path = Path(source)
+    name = None if path.exists() or path.is_symlink() else released_name(str(source))
+    return _SHA256[name] if name else None
+
+
 def no_such_model(source: str | Path) -> CheckpointError:
     """The error for what is neither a file nor one of `available_models()`."""
     names = ", ".join(available_models())

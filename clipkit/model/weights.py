@@ -42,19 +42,19 @@ class Weights:
     name: str = ""
 
 
-def read_weights(path: Path, model: str | None = None) -> Weights:
+def read_weights(path: Path, model: str | None = None, *, remedy: str = "leave out --model") -> Weights:
     """Read a model file of any format that is known, whatever it is called.
 
     `model` must be given for a file that does not name its model (OpenCLIP's and plain state_dicts never do:
     the activation cannot be seen in the weights), and must agree with one that does. Raises CheckpointError
-    with what does not fit.
+    with what does not fit; `remedy` ends the line about a file of another model.
     """
     if path.is_dir():
         from clipkit.model.formats import hugging_face  # it reads into what stands here
 
         weights = hugging_face.read(path)
         if model is not None:
-            check_model(weights.config, named_config(model), path)
+            check_model(weights.config, named_config(model), path, remedy)
         return weights
     file = read_model_file(path)
     tensors = clean_names(file.tensors)
@@ -62,7 +62,7 @@ def read_weights(path: Path, model: str | None = None) -> Weights:
     if config is None:
         config = _asked_config(model, tensors, path)
     elif model is not None:
-        check_model(config, named_config(model), path)
+        check_model(config, named_config(model), path, remedy)
     epoch, name = file.said.get("epoch"), file.said.get("name")
     return Weights(
         config,
@@ -187,12 +187,12 @@ def _both_names(name: str) -> str:
     return f"{name}{QUICK_GELU_SUFFIX} or {name}{GELU_SUFFIX}"
 
 
-def check_model(found: ClipConfig, wanted: ClipConfig, path: Path) -> None:
+def check_model(found: ClipConfig, wanted: ClipConfig, path: Path, remedy: str) -> None:
     """Raise CheckpointError if a file's configuration is not the one asked for, showing both."""
     differences = found.differences(wanted)
     if differences:
         raise CheckpointError(
-            f"{path} is a {found.name}, not a {wanted.name}: {'; '.join(differences[:4])}; leave out --model"
+            f"{path} is a {found.name}, not a {wanted.name}: {'; '.join(differences[:4])}; {remedy}"
         )
 
 

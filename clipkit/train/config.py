@@ -32,6 +32,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+TIMEOUT = 7200.0  # a share of an evaluation may take that much longer than another
 
 
 class TrainConfig(BaseModel):
@@ -45,6 +46,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
+    pretrained: str | None = Field(
+        None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
+    )
+    lock_image: bool = Field(False, description="Leave the image tower of --pretrained as it is.")
+    lock_text: bool = Field(False, description="Leave the text tower of --pretrained as it is.")
     batch_size: PositiveInt = Field(128, description="Samples in a batch over all processes together.")
     accumulate: PositiveInt = Field(
         1, description="Parts that each process's share of a batch is computed in: less memory, same loss."
@@ -81,6 +87,12 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    processes: PositiveInt | None = Field(
+        None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
+    )
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
@@ -92,6 +104,12 @@ class TrainConfig(BaseModel):
     save_every: PositiveInt | None = Field(500_000, description="Samples between checkpoints.")
     save_minutes: PositiveFloat = Field(
         30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
+    )
+    evaluate_epochs: PositiveInt | None = Field(
+        None, description="Epochs between evaluations, besides the first and the last. Default: 1."
+    )
+    evaluate_samples: PositiveInt | None = Field(
+        None, description="Instead of --evaluate-epochs: samples between evaluations."
     )
     log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
@@ -111,8 +129,12 @@ class TrainConfig(BaseModel):
     def _check(self) -> Self:
         if self.epochs is not None and self.samples_seen is not None:
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+        if self.evaluate_epochs is not None and self.evaluate_samples is not None:
+            raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+        if self.lock_image and self.lock_text:
+            raise ValueError("lock_image and lock_text together leave nothing to train: give one of them")
         if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
             raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -174,12 +196,30 @@ class RunLength:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
 
+    def crosses(self, step: int, every: int) -> bool:
+        """Whether a multiple of `every` samples was reached with `step`."""
+        return step * self.batch_size // every > (step - 1) * self.batch_size // every
+
+
+def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
+    """Whether the model is evaluated after `step` steps: before the first, after the last, and in between."""
+    if step in (0, length.steps):
+        return True
+    if config.evaluate_samples is not None:
+        return length.crosses(step, config.evaluate_samples)
+    return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
+
 
 def check_shares(config: TrainConfig, processes: int) -> None:
     """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
     share, left = divmod(config.batch_size, processes)
     if left:
-        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
+        step = processes * config.accumulate
+        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
+        raise ConfigError(
+            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
+            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
+        )
     if share % config.accumulate:
         whose = (
             f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"

@@ -8,6 +8,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from clipkit import atomic
 from clipkit.progress import Progress
 from clipkit.train.config import RunLength
 from clipkit.train.run_directory import RunDirectory
@@ -73,6 +74,8 @@ class RunLog:
         self._run.metrics.flush()
         self._run.results.flush()
         self._board.flush()
+        for events in self._run.tensorboard.iterdir():
+            atomic.flush(events)
 
     def _place(self, step: int) -> dict[str, float]:
         samples = step * self._length.batch_size

@@ -2,26 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from clipkit.errors import ClipkitError, TrainError
-from clipkit.model.clip import Clip
 from clipkit.shards.loader import Batch
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter
-from clipkit.train.config import RunLength, TrainConfig
+from clipkit.train.config import RunLength, TrainConfig, evaluation_due
+from clipkit.train.evaluating import Evaluator, evaluate
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
 from clipkit.train.precision import MOST_SKIPPED
 from clipkit.train.state import TrainState
 from clipkit.train.step import TrainStep
-
-Evaluator = Callable[[Clip], Iterable[tuple[str, float]]]
-"""Yields the names and values of its figures for a model in evaluation mode."""
 
 
 @dataclass
@@ -134,9 +131,7 @@ class Loop:
 
     def _save_if_due(self) -> None:
         step, every = self.state.step, self.config.save_every
-        before, now = (step - 1) * self.length.batch_size, step * self.length.batch_size
-        crossed = every is not None and now // every > before // every
-        if crossed or self._ends_part(step):
+        if (every is not None and self.length.crosses(step, every)) or self._ends_part(step):
             self._save()
 
     def _ends_part(self, step: int) -> bool:
@@ -148,29 +143,16 @@ class Loop:
         self.checkpoints.save(self.state, before=self.log.flush if self.log else lambda: None)
 
     def _evaluate_if_due(self) -> None:
-        if not self.evaluators or not (self.state.step == 0 or self._ends_part(self.state.step)):
+        step, world = self.state.step, self.step.world
+        if not self.evaluators or not evaluation_due(self.config, self.length, step):
             return
         self._lap()
-        if self.log is not None and not self.log.is_evaluated(self.state.step):
-            self._evaluate(self.log)
-        self.step.world.barrier()
+        done = self.log is not None and self.log.is_evaluated(step)
+        if not world.largest(done)[0]:
+            say = self.log.say if self.log else None
+            figures = evaluate(self.step.model, self.evaluators, world, self.interruption, say)
+            if figures is not None and self.log is not None:
+                self.checkpoints.wait()
+                newest = self.checkpoints.newest if self.checkpoints.saved_step == step else None
+                self.log.evaluation(step, figures, newest.name if newest else None)
         self._clock = time.perf_counter()  # evaluation is not training time
-
-    def _evaluate(self, log: RunLog) -> None:
-        model, world = self.step.model, self.step.world
-        figures: dict[str, float] = {}
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-            try:
-                with self.interruption.ending_waits():
-                    for evaluator in self.evaluators:
-                        figures |= dict(evaluator(model))
-            except KeyboardInterrupt:
-                if self.interruption.number:
-                    return  # half of an evaluation is none: continuing the run begins with it
-                raise
-        model.train()
-        self.checkpoints.wait()
-        newest, step = self.checkpoints.newest, self.state.step
-        of_it = newest is not None and self.checkpoints.saved_step == step
-        log.evaluation(step, figures, newest.name if newest and of_it else None)

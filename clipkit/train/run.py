@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clipkit.model.clip import build
+from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
@@ -18,8 +18,9 @@ from clipkit.progress import Progress
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import table
+from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.config import (
@@ -31,15 +32,19 @@ from clipkit.train.config import (
     warmup_steps,
 )
 from clipkit.train.distributed import World, open_world
+from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
-from clipkit.train.loop import Evaluator, Loop
+from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
+
+_ON_THE_CPU = "training on the CPU, which takes many times as long as on a GPU"
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
@@ -92,7 +97,7 @@ def display(samples: int) -> Progress:
 
 def train(
     config: TrainConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     run: RunDirectory,
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressFactory = display,
@@ -100,20 +105,24 @@ def train(
 ) -> TrainResult:
     """Train a model on `shards` as `config` says, from where the run stands if it was begun before.
 
-    Called once in each process of the run (torchrun's environment tells which); the first one writes the
-    files, evaluates with `evaluators` before the first step and after each epoch, and shows `progress`.
+    Called once in each process of the run (torchrun's environment tells which); all evaluate
+    with `evaluators` when `evaluation_due` says so; the first one writes the files and shows `progress`.
     Raises ConfigError for settings that do not fit, TrainError for a run of other settings or one that
     diverges, TrainInterrupted after a signal, CheckpointError and DatasetError for unreadable files.
     """
-    with open_world(device) as world, Interruption() as interruption, ExitStack() as stack:
+    with open_world(device, config.timeout) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
             prepare_workers(TrainTransform, Tokenizer)
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
         check_shares(resolved, world.size)
-        step = _training_step(resolved, model_config, length, world)
-        settings = run_settings(resolved, shards)
+        begun = run.read_config() if run.latest() else None
+        start = find_start(config, begun)
+        settings = run_settings(resolved, shards) | start.as_settings()
+        check_same_settings(world, settings)
+        model = initial_model(config, model_config, Start() if begun else start)
+        step = _training_step(resolved, model, length, world)
         checkpoints = CheckpointWriter(run, step.model, step.optimizer, step.scaler, length, settings, world)
         if world.is_first:
             run.check_resume(resolved.resume)
@@ -123,6 +132,7 @@ def train(
 
         latest = run.latest()
         state = restore(latest, checkpoints) if latest else TrainState()
+        check_same_place(world, run, state.step)
         if world.is_first:
             run.write_config(settings)
         shown = stack.enter_context(progress(length.samples)) if world.is_first else None
@@ -132,6 +142,8 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
             say = log.say if log else None
+            if say and world.device.type == "cpu":
+                say(_ON_THE_CPU)
             stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             stream = _stream(resolved, model_config, shards, length, state, world, bad)
@@ -141,12 +153,14 @@ def train(
         return _result(run, length, state, finished)
 
 
-def _training_step(
-    config: ResolvedConfig, model_config: ClipConfig, length: RunLength, world: World
-) -> TrainStep:
+def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world: World) -> TrainStep:
     torch.manual_seed(draw_key(config.seed, world.rank))
-    model = fast_layout(build(model_config, seed=config.seed).to(world.device))
+    model = fast_layout(model.to(world.device))
     model.set_gradient_checkpointing(config.grad_checkpointing)
+    if config.lock_image:
+        model.lock_image()
+    if config.lock_text:
+        model.lock_text()
     if config.sync_batch_norm:
         model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(
@@ -168,7 +182,7 @@ def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
 def _stream(
     config: ResolvedConfig,
     model_config: ClipConfig,
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     length: RunLength,
     state: TrainState,
     world: World,

@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ RANKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": (VIT, {}),
     "vit, accumulate 2": (VIT, {"accumulate": 2}),
     "vit, accumulate 2, all": (VIT, {"accumulate": 2, "recomputes": True, "grad_clip": 0.5}),
+    "vit, image locked": (VIT, {"lock": Clip.lock_image}),
+    "vit, text locked, accumulate 2": (VIT, {"lock": Clip.lock_text, "accumulate": 2}),
     "resnet": (RESNET, {"dtype": torch.float64}),
     "resnet, all": (RESNET, {"dtype": torch.float64, "recomputes": True, "grad_clip": 0.5}),
+    "resnet, image locked": (RESNET, {"lock": Clip.lock_image, "accumulate": 2, "dtype": torch.float64}),
 }
 """What each rank of several measures.
 
@@ -64,11 +68,13 @@ def measure(
     accumulate: int = 1,
     recomputes: bool = False,
     grad_clip: float | None = None,
+    lock: Callable[[Clip], None] = lambda model: None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Loss, gradients and weights after one step of this rank's share, as plain values."""
     model = prepared(name, dtype)
     model.set_gradient_checkpointing(recomputes)
+    lock(model)
     model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(model, AdamSettings((0.9, 0.98), 1e-6, 0.2))
     features = wrapped_features(model, world)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from clipkit.errors import ConfigError
 from clipkit.model.config import named_config
-from clipkit.train.config import RunLength, TrainConfig, run_length, warmup_steps
+from clipkit.train.config import RunLength, TrainConfig, evaluation_due, run_length, warmup_steps
 
 
 def test_defaults_are_the_papers() -> None:
@@ -32,6 +32,8 @@ def test_what_is_given_stays() -> None:
     "settings",
     [
         {"epochs": 1, "samples_seen": 10},
+        {"evaluate_epochs": 1, "evaluate_samples": 10},
+        {"evaluate_epochs": 0},
         {"beta2": 1.0},
         {"lr": float("inf")},
         {"lr": 0},
@@ -92,6 +94,22 @@ def test_every_epoch_closes_once(samples: int, epochs: int, data: st.DataObject)
 def test_a_run_that_ends_within_an_epoch_closes_none_there() -> None:
     length = RunLength(samples=100, batch_size=10, epoch_samples=64)
     assert [step for step in range(11) if length.closes_epoch(step)] == [7]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, [0, 4, 7, 10]),
+        ({"evaluate_epochs": 2}, [0, 7, 10]),
+        ({"evaluate_epochs": 5}, [0, 10]),
+        ({"evaluate_samples": 25}, [0, 3, 5, 8, 10]),
+        ({"evaluate_samples": 5}, list(range(11))),
+    ],
+)
+def test_evaluations_are_due_first_last_and_in_between(settings: dict[str, int], steps: list[int]) -> None:
+    config = TrainConfig.model_validate({"batch_size": 10, "epochs": 3} | settings)
+    length = run_length(config, 34)
+    assert [step for step in range(length.steps + 1) if evaluation_due(config, length, step)] == steps
 
 
 def test_warmup_is_steps_or_a_fraction() -> None:

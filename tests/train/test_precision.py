@@ -11,6 +11,7 @@ import torch
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.model.clip import Clip, build
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Together
 from clipkit.train.precision import MOST_SKIPPED
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import TrainState
@@ -22,7 +23,7 @@ CONFIG = TrainConfig(
 )
 
 
-def loud(model: Clip) -> Iterator[tuple[str, float]]:
+def loud(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
     """Before the first step, the factor of the features is made so large that gradients overflow."""
     if model.logit_scale < 3:
         model.logit_scale.fill_(math.log(100))
@@ -124,7 +125,7 @@ def test_a_scaler_that_this_run_did_not_write_is_one_line(
 def test_many_skipped_steps_in_a_row_end_the_run(tiny_dataset: Path, tmp_path: Path) -> None:
     run, evaluations = RunDirectory(tmp_path / "run"), iter((0.0, math.nan))
 
-    def spoil(model: Clip) -> Iterator[tuple[str, float]]:
+    def spoil(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
         model.logit_scale.add_(next(evaluations))  # the second is that after the first epoch, of 32 steps
         yield "nothing", 0.0
 
