@@ -34,7 +34,7 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
-TIMEOUT = 7200.0  # a share of an evaluation may take that much longer than another
+TIMEOUT = 600.0  # seconds; no process has work that takes it so much longer than the others
 
 
 class TrainConfig(BaseModel):

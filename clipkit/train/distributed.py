@@ -12,10 +12,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from clipkit.errors import ConfigError, TrainError
 from clipkit.launched import end_with_launcher
 from clipkit.train.config import TIMEOUT
+
+_JOIN_SECONDS = 600.0
 
 
 class ProcessLostError(TrainError):
@@ -107,17 +111,31 @@ def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[
         return
     end_with_launcher()
     try:
-        with _ended_by_signals():
-            backends = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-            dist.init_process_group(backends, timeout=timedelta(seconds=timeout))
+        _join(world, timeout)
         yield world
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's are plain ones
             raise
-        raise _failure(str(error), world, timeout) from error
+        waited = timeout if dist.is_initialized() else max(timeout, _JOIN_SECONDS)
+        raise _failure(str(error), world, waited) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(world: World, timeout: float) -> None:
+    """Make the process group. Processes start at different times: `timeout` counts once all are there."""
+    start = timedelta(seconds=max(timeout, _JOIN_SECONDS))
+    with _ended_by_signals():
+        store, _, _ = next(rendezvous("env://", timeout=start))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"clipkit/{attempt}", store)
+        store.set(f"{world.rank}", "there")
+        store.wait([f"{rank}" for rank in range(world.size)], start)
+        backends = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backends, store=store, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout)
+        )
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def test_a_signal_to_the_command_ends_all_after_the_step(
     small_dataset: Path, tmp_path: Path, number: int, exit_code: int
 ) -> None:
     with training(small_dataset, tmp_path, *ENDLESS, "--processes", "2") as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         ranks = children_of(process.pid)
         process.send_signal(number)
         printed, errors = process.communicate(timeout=120)
@@ -73,7 +73,7 @@ def test_a_signal_to_the_command_ends_all_after_the_step(
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_processes_that_hang_at_once(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, *ENDLESS, "--processes", "2") as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         ranks = children_of(process.pid)
         for rank in ranks:
             subprocess.run(["kill", "-STOP", str(rank)], check=True)

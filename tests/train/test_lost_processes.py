@@ -31,7 +31,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
     with training(small_dataset, tmp_path / "whole", *SHORT) as process:
         assert process.wait(timeout=250) == 0
     with training(small_dataset, tmp_path, *SHORT) as process:
-        until(lambda: steps(tmp_path) > 7, "it trains")
+        until(lambda: steps(tmp_path) > 7, "it trains", seconds=200)
         ranks = children_of(process.pid)
         started = loaders(ranks)
         os.kill(ranks[rank], signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
 
 def test_a_process_that_hangs_ends_the_run_when_the_time_is_up(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, *ENDLESS, "--timeout", "5") as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         ranks = children_of(process.pid)
         os.kill(ranks[1], signal.SIGSTOP)
         _, errors = process.communicate(timeout=120)
@@ -67,7 +67,7 @@ def test_a_process_that_hangs_ends_the_run_when_the_time_is_up(small_dataset: Pa
 
 def test_processes_end_with_the_command_that_started_them(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, *ENDLESS) as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         ranks = children_of(process.pid)
         started = loaders(ranks)
         process.kill()
@@ -81,7 +81,7 @@ def test_processes_end_with_the_command_that_started_them(small_dataset: Path, t
 
 def test_what_one_process_alone_meets_ends_all_with_its_line(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, *ENDLESS) as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         ranks = children_of(process.pid)
         os.kill(workers_of(ranks[1])[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
@@ -93,7 +93,7 @@ def test_what_one_process_alone_meets_ends_all_with_its_line(small_dataset: Path
 
 def test_another_command_of_the_same_run_is_refused_in_one_line(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, *ENDLESS) as process:
-        until(lambda: steps(tmp_path), "it trains")
+        until(lambda: steps(tmp_path), "it trains", seconds=200)
         with training(small_dataset, tmp_path, *ENDLESS) as other:
             _, errors = other.communicate(timeout=100)
         assert other.returncode == 1

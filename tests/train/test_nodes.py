@@ -76,7 +76,7 @@ def test_a_machine_that_is_lost_ends_the_other_and_a_restart_goes_on(
     small_dataset: Path, tmp_path: Path, one: Path
 ) -> None:
     with nodes(small_dataset, [tmp_path] * 2, *SHORT) as (first, second):
-        until(lambda: steps(tmp_path) > 7, "they train")
+        until(lambda: steps(tmp_path) > 7, "they train", seconds=200)
         ranks = children_of(second.pid)
         second.kill()
         _, errors = first.communicate(timeout=100)
@@ -147,7 +147,7 @@ def test_machines_with_a_cable_between_them_and_the_cable_pulled(
 
     pulled, words = tmp_path / "pulled", (*ENDLESS, "--timeout", "10")
     with nodes(small_dataset, [pulled] * 2, *words, address="10.77.0.1", before=cable) as agents:
-        until(lambda: steps(pulled), "they train")
+        until(lambda: steps(pulled), "they train", seconds=200)
         subprocess.run(["ip", "-n", cable[0][3], "link", "set", "near", "down"], check=True)
         outputs = [each.communicate(timeout=200) for each in agents]
     assert [each.returncode for each in agents] == [1, 1]
