@@ -71,6 +71,10 @@ class TrainConfig(BaseModel):
     precision: Precision | None = Field(
         None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
     )
+    tf32: bool | None = Field(
+        None, description="Products of float32 with 10 bits of mantissa. Default: allowed, on CUDA."
+    )
+    compile: bool = Field(False, description="Through torch.compile: minutes first, then faster steps.")
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
     sync_batch_norm: bool = Field(
         False, description="ResNets: normalise over the samples of all processes together."
@@ -138,6 +142,7 @@ class TrainConfig(BaseModel):
             "beta2": PAPER_BETA2[family],
             "eps": PAPER_EPSILON[family],
             "precision": "bf16" if device_type == "cuda" else "fp32",
+            "tf32": device_type == "cuda",
         }
         if self.samples_seen is None:
             defaults["epochs"] = PAPER_EPOCHS
@@ -152,6 +157,7 @@ class ResolvedConfig(TrainConfig):
     beta2: Decay
     eps: PositiveFloat
     precision: Precision
+    tf32: bool
 
 
 @dataclass(frozen=True)

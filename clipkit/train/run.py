@@ -22,6 +22,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.tables import table
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.compiling import compiling
 from clipkit.train.config import (
     ResolvedConfig,
     RunLength,
@@ -35,6 +36,7 @@ from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Evaluator, Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.precision import tf32
 from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
@@ -113,6 +115,8 @@ def train(
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
         check_shares(resolved, world.size)
+        stack.enter_context(tf32(resolved.tf32, world.device))
+        stack.enter_context(compiling(resolved))
         begun = run.read_config() if run.latest() else None
         start = find_start(config, begun)
         model = initial_model(config, model_config, Start() if begun else start)
@@ -159,9 +163,16 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
-    features = wrapped_features(model, world)
     return TrainStep(
-        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+        model,
+        wrapped_features(model, world, config.compile),
+        optimizer,
+        schedule,
+        world,
+        config.precision,
+        config.grad_clip,
+        config.accumulate,
+        config.compile,
     )
 
 
