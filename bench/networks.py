@@ -36,14 +36,16 @@ def batch(clip: Clip, samples: int) -> tuple[Tensor, Tensor]:
     return images_BCHW, tokens_BL
 
 
-def training(clip: Clip, samples: int) -> Callable[[], float]:
+def training(clip: Clip, samples: int, optimizer: torch.optim.Optimizer | None = None) -> Callable[[], float]:
     """A step: forward, loss, backward, AdamW; it returns the loss."""
     clip.train()
-    images_BCHW, tokens_BL = batch(clip, samples)
-    optimizer = make_optimizer(clip, AdamSettings((0.9, 0.98), 1e-6, 0.2))
+    device = clip.logit_scale.device
+    images_BCHW, tokens_BL = (each.to(device) for each in batch(clip, samples))
+    classes_B = torch.arange(samples, device=device)
+    optimizer = optimizer or make_optimizer(clip, AdamSettings((0.9, 0.98), 1e-6, 0.2))
 
     def step() -> float:
-        loss = functional.cross_entropy(clip(images_BCHW, tokens_BL)[0], torch.arange(samples))
+        loss = functional.cross_entropy(clip(images_BCHW, tokens_BL)[0], classes_B)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -20,7 +20,8 @@ from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
 from clipkit.cli_train import train
 from clipkit.commands import Json, config_of, show
-from clipkit.errors import ClipkitError, one_line, tell
+from clipkit.errors import ClipkitError, one_line
+from clipkit.launched import fail
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -160,14 +161,14 @@ def main() -> None:
     try:
         app(prog_name="clipkit")
     except ClipkitError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), type(error).__name__, error.exit_code)
     except Exception as error:
         if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         what = error.strerror or os.strerror(error.errno)
         # Whether anything is kept depends on the command and the moment: nothing is said of it.
-        _fail(f"{place}{what}: mend this and run the same command again", 1)
+        _fail(f"{place}{what}: mend this and run the same command again", type(error).__name__, 1)
     finally:
         scratch.clear()
         for number in (signal.SIGINT, signal.SIGTERM):  # libraries that end from now on cannot be interrupted
@@ -175,6 +176,6 @@ def main() -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
-def _fail(line: str, code: int) -> NoReturn:
-    tell(one_line(f"clipkit: {line}"))
+def _fail(line: str, kind: str, code: int) -> NoReturn:
+    fail(one_line(f"clipkit: {line}"), kind, code)
     sys.exit(code)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clipkit.shards.shard_set import Sample, ShardSet
+from clipkit.shards.sample_set import SampleSet
+from clipkit.shards.shard_set import Sample
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -11,7 +12,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-def everything(shard_set: ShardSet) -> list[Sample]:
+def everything(shard_set: SampleSet) -> list[Sample]:
     """All samples in the shards' order."""
     sizes = enumerate(shard_set.sizes.tolist())
     return [shard_set.read(shard, row) for shard, samples in sizes for row in range(samples)]

@@ -22,6 +22,7 @@ ROOT_MODULES = {
     "progress",
     "tables",
     "processes",
+    "launched",
     "lines",
     "locations",
     "locks",

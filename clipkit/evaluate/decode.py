@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, EvaluationError
+from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
 from clipkit.processes import end_with_parent, sharing, watched
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Digest: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 SHA256_BYTES = 32
 
@@ -53,28 +56,56 @@ class DecodedBatch:
     sha256_B: torch.Tensor
     unreadable: tuple[Unreadable, ...]
 
+    @property
+    def end(self) -> int:
+        """The place behind the batch's last picture in the list."""
+        places: list[int] = self.indices_B.tolist()
+        return 1 + max(places + [row.index for row in self.unreadable])
+
 
 def decoded_batches(
-    paths: Sequence[Path], transform: EvalPicture, *, batch_size: int, workers: int | None = None
+    paths: Sequence[Path],
+    transform: EvalPicture,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[DecodedBatch]:
-    """Decode `paths` in their order, `batch_size` at a time.
+    """Decode `paths` in their order, `batch_size` at a time, this process's share of the batches.
 
     `transform` makes uint8 (3, H, W) of a file's bytes, or raises a ClipkitError. Every path comes back once,
-    as a picture or as `Unreadable`. `workers` None chooses: this process for a small set, else one worker a
-    CPU that this process may use. The global random state is left as it is. Raises EvaluationError if a
-    worker dies.
+    as a picture or as `Unreadable`. `workers` and errors are those of `loaded`.
     """
-    count = _default_workers(len(paths)) if workers is None else workers
+    pictures = _Pictures(paths, transform)
+    return loaded(pictures, _collate, batch_size=batch_size, workers=workers, ranks=ranks)
+
+
+def loaded(
+    items: "Dataset[Item]",
+    collate: Callable[[list[Item]], Made | ClipkitError],
+    *,
+    batch_size: int,
+    workers: int | None,
+    ranks: Ranks,
+) -> Iterator[Made]:
+    """Yield what `collate` makes of each batch of `items` that is this process's share, in their order.
+
+    `workers` None chooses: this process for few items, else one worker a CPU that this process may use, of
+    which it has its share if torchrun started several on this machine. The global random state is left as it
+    is. Raises EvaluationError if a worker dies, and an error that `collate` returns.
+    """
+    own = own_batches(len(items), batch_size, ranks)  # type: ignore[arg-type]
+    count = _default_workers(sum(map(len, own))) if workers is None else workers
     multiprocessing.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
 
-    def begin() -> Iterator[DecodedBatch | EvaluationError]:
+    def begin() -> Iterator[Made | ClipkitError]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
             loader: DataLoader[Any] = DataLoader(
-                _Pictures(paths, transform),
-                batch_size=batch_size,
+                items,
+                batch_sampler=own,  # type: ignore[arg-type]
                 num_workers=count,
-                collate_fn=_collate,
+                collate_fn=collate,
                 worker_init_fn=_begin_worker,
                 # Forking this process, which has threads and perhaps CUDA open, would not be safe.
                 multiprocessing_context="forkserver" if count else None,
@@ -83,9 +114,22 @@ def decoded_batches(
             return iter(loader)
 
     for each in watched(begin, EvaluationError, "a process that decodes pictures") if count else begin():
-        if isinstance(each, EvaluationError):
+        if isinstance(each, ClipkitError):
             raise each
         yield each
+
+
+def shared(tensors: Sequence[torch.Tensor]) -> EvaluationError | None:
+    """In a worker, move tensors to memory that processes share; return why if there is no room for them."""
+    if get_worker_info() is None:
+        return None
+    try:
+        with sharing(EvaluationError):  # later, where the batch is handed over, it would be lost in silence
+            for each in tensors:
+                each.share_memory_()  # type: ignore[no-untyped-call]
+    except EvaluationError as error:  # DataLoader would wrap it in a traceback as text
+        return error
+    return None
 
 
 @dataclass(frozen=True)
@@ -126,15 +170,7 @@ def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch | EvaluationErro
         sha256_B=torch.from_numpy(digests),
         unreadable=unreadable,
     )
-    if get_worker_info() is None:
-        return batch
-    try:
-        with sharing(EvaluationError):  # later, where the batch is handed over, it would be lost in silence
-            for each in (batch.images_BCHW, batch.indices_B, batch.sha256_B):
-                each.share_memory_()  # type: ignore[no-untyped-call]
-    except EvaluationError as error:  # DataLoader would wrap it in a traceback as text
-        return error
-    return batch
+    return shared((batch.images_BCHW, batch.indices_B, batch.sha256_B)) or batch
 
 
 def _begin_worker(worker: int) -> None:
@@ -144,4 +180,5 @@ def _begin_worker(worker: int) -> None:
 def _default_workers(images: int) -> int:
     if images <= _IN_PROCESS_IMAGES:
         return 0
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // processes))

@@ -18,17 +18,19 @@ from clipkit.evaluate.classes import (
     read_templates,
     repeats,
 )
-from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import results_path, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
+from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report, ZeroShotResult
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
 from clipkit.progress import Progress
+from clipkit.shards.sample_set import SampleSet
 from clipkit.tables import Cell, table
 
 
@@ -82,10 +84,19 @@ def evaluate(
     return Evaluation(tuple(results), tuple(records), path)
 
 
-def evaluators(config: EvaluateConfig) -> list[Evaluator]:
-    """The trainer's evaluators for the sets of `config`, none if it names none. Raises EvaluationError."""
+def evaluators(
+    config: EvaluateConfig, validation: SampleSet | None = None, *, loss_batch: int = IMAGE_BATCH
+) -> list[Evaluator]:
+    """The trainer's evaluators: for `validation`, and for the sets of `config`. Raises EvaluationError.
+
+    The validation's loss is that within batches of `loss_batch`.
+    """
     sets = zero_shot_sets(config)
-    return [evaluator(sets, batch_size=config.batch_size, workers=config.workers)] if sets else []
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "workers": config.workers}
+    found = [evaluator(sets, **settings)] if sets else []
+    if validation is not None:
+        found.insert(0, validation_evaluator(validation, loss_batch, **settings))
+    return found
 
 
 def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:

@@ -10,6 +10,7 @@ import torch
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.images import LabelledImages
+from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.results import metric_name
 from clipkit.evaluate.zero_shot import (
     Report,
@@ -21,7 +22,7 @@ from clipkit.evaluate.zero_shot import (
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
 
-Evaluator: TypeAlias = Callable[[Clip], Iterable[tuple[str, float]]]
+Evaluator: TypeAlias = Callable[[Clip, Ranks], Iterable[tuple[str, float]]]
 Display: TypeAlias = Callable[[str, int, str], AbstractContextManager[Report]]
 """Opens a progress display for a title, a total and its unit."""
 
@@ -46,11 +47,12 @@ def evaluate_sets(
     batch_size: int = IMAGE_BATCH,
     workers: int | None = None,
     display: Display = no_display,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[ZeroShotSet, ZeroShotResult]]:
     """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
 
-    The model computes in evaluation mode and is left in the mode it was in. Raises EvaluationError as
-    `classify` does.
+    All `ranks` call it together. The model computes in evaluation mode and is left in the mode it was in.
+    Raises EvaluationError as `classify` does.
     """
     tokenize = Tokenizer(model.context_length)
     classifiers: dict[tuple[str, str], torch.Tensor] = {}
@@ -59,10 +61,16 @@ def evaluate_sets(
         key = (classes.names_sha256, classes.templates_sha256)
         if key not in classifiers:
             with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
-                classifiers[key] = build_classifier(model, tokenize, classes, report=report)
+                classifiers[key] = build_classifier(model, tokenize, classes, report=report, ranks=ranks)
         with display(images.name, len(images), "images") as report:
             result = classify(
-                model, classifiers[key], images, batch_size=batch_size, workers=workers, report=report
+                model,
+                classifiers[key],
+                images,
+                batch_size=batch_size,
+                workers=workers,
+                report=report,
+                ranks=ranks,
             )
         yield each, result
 
@@ -70,10 +78,13 @@ def evaluate_sets(
 def evaluator(
     sets: Sequence[ZeroShotSet], *, batch_size: int = IMAGE_BATCH, workers: int | None = None
 ) -> Evaluator:
-    """A callable for the trainer: model → `NAME-zeroshot-val-top1`, `-top5` (OpenCLIP's names), `-chance`."""
+    """A callable for the trainer: its figures `NAME-zeroshot-val-top1`, `-top5` (as OpenCLIP's), `-chance`.
 
-    def figures(model: Clip) -> Iterator[tuple[str, float]]:
-        for _, result in evaluate_sets(model, sets, batch_size=batch_size, workers=workers):
+    All ranks call it together.
+    """
+
+    def figures(model: Clip, ranks: Ranks) -> Iterator[tuple[str, float]]:
+        for _, result in evaluate_sets(model, sets, batch_size=batch_size, workers=workers, ranks=ranks):
             for figure in ("top1", "top5", "chance"):
                 yield metric_name(result.name, figure), getattr(result, figure)
 

@@ -21,7 +21,8 @@ from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.decode import SHA256_BYTES, Unreadable, decoded_batches
 from clipkit.evaluate.images import LabelledImages
-from clipkit.model.clip import Clip
+from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered, own_batches
+from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
 
 Tokenize: TypeAlias = Callable[[list[str]], npt.NDArray[np.int64]]
@@ -29,6 +30,7 @@ Report: TypeAlias = Callable[[int], None]
 
 PROMPT_BATCH = 256
 UNREADABLE_SHARE = 0.001
+_EXACT = 2.0**-40
 _NORMAL_95 = 1.959963984540054
 
 
@@ -75,24 +77,27 @@ def build_classifier(
     *,
     batch_size: int = PROMPT_BATCH,
     report: Report = silent,
+    ranks: Ranks = ALONE,
 ) -> torch.Tensor:
     """The zero-shot classifier's weights, float32 (D, N) on the model's device, each column of length 1.
 
     Column n is the mean of the normalised embeddings of class n's prompts, normalised. Prompts are encoded
-    `batch_size` at a time across classes, those of similar length together; `report` hears how many are done.
+    `batch_size` at a time across classes, those of similar length together, the batches shared by all
+    `ranks`; `report` hears how many prompts are done.
     """
     prompts, labels = class_set.prompts()
     tokens_TL = torch.from_numpy(tokenize(prompts))
     labels_T = torch.tensor(labels)
-    # Summed on the CPU, where the order of the additions is fixed: the same model gives the same weights.
+    # In multiples of 2⁻⁴⁰ all sums are exact: the same weights, whoever adds up what in whichever order.
     sums_ND = torch.zeros(len(class_set), model.config.embed_dim, dtype=torch.float64)
     # The text tower leaves out the padding after the longest prompt of a batch.
     by_length_T = tokens_TL.argmax(dim=1).argsort(stable=True)
-    with _evaluating(model):
-        for start in range(0, len(prompts), batch_size):
-            rows = by_length_T[start : start + batch_size]
-            sums_ND.index_add_(0, labels_T[rows], _text_features(model, tokens_TL[rows]).cpu().double())
-            report(start + len(rows))
+    for batch in own_batches(len(prompts), batch_size, ranks):
+        rows = by_length_T[batch.start : batch.stop]
+        features_BD = text_features(model, tokens_TL[rows]).cpu().double()
+        sums_ND.index_add_(0, labels_T[rows], (features_BD / _EXACT).round() * _EXACT)
+        report(batch.stop)
+    sums_ND = ranks.total(sums_ND)
     return F.normalize(sums_ND, dim=1).float().T.contiguous().to(_device(model))
 
 
@@ -104,34 +109,37 @@ def classify(
     batch_size: int = IMAGE_BATCH,
     workers: int | None = None,
     report: Report = silent,
+    ranks: Ranks = ALONE,
 ) -> ZeroShotResult:
     """Classify every picture by the column of `classifier_DN` that is nearest to its embedding.
 
-    `report` hears how many pictures are done. Raises EvaluationError, naming them, once more than 0.1% of the
-    pictures proved unreadable; fewer are left out of every count and named in the result.
+    All `ranks` call it together and get the same result; each reads its share of the pictures, and `report`
+    hears how far it is. Raises EvaluationError, naming them, if more than 0.1% of the pictures proved
+    unreadable; fewer are left out of every count and named in the result.
     """
     labels_K = torch.tensor(images.labels)
-    top1_K, top5_K = torch.full((2, len(images)), math.nan, dtype=torch.float64)
-    sha256_K = np.zeros((len(images), SHA256_BYTES), np.uint8)
+    hits_2K = torch.zeros(2, len(images), dtype=torch.float64)
+    sha256_K = torch.zeros(len(images), SHA256_BYTES, dtype=torch.uint8)
     unreadable: list[Unreadable] = []
     transform = EvalTransform(model.config.image_size)
-    done = 0
-    for batch in decoded_batches(images.paths, transform, batch_size=batch_size, workers=workers):
-        sha256_K[batch.indices_B.numpy()] = batch.sha256_B.numpy()
+    for batch in decoded_batches(
+        images.paths, transform, batch_size=batch_size, workers=workers, ranks=ranks
+    ):
+        sha256_K[batch.indices_B] = batch.sha256_B
         for row in batch.unreadable:
-            sha256_K[row.index] = row.sha256
+            sha256_K[row.index] = torch.from_numpy(row.sha256.copy())
         unreadable.extend(batch.unreadable)
-        _refuse_unreadable(images, unreadable)
+        if len(unreadable) > UNREADABLE_SHARE * len(images):
+            break
         if len(batch.indices_B):
             logits_BN = image_features(model, batch.images_BCHW) @ classifier_DN
             labels_B = labels_K[batch.indices_B].to(logits_BN.device)
-            top1_K[batch.indices_B] = hits(logits_BN, labels_B, 1).cpu()
-            top5_K[batch.indices_B] = hits(logits_BN, labels_B, 5).cpu()
-        done += len(batch.indices_B) + len(batch.unreadable)
-        report(done)
-    hits_2K = np.stack([top1_K.numpy(), top5_K.numpy()])
-    files_sha256 = _files_sha256(images, sha256_K)
-    return _result(images, classifier_DN.shape[1], hits_2K, unreadable, files_sha256)
+            for row_K, k in zip(hits_2K, (1, 5), strict=True):
+                row_K[batch.indices_B] = hits(logits_BN, labels_B, k).cpu()
+        report(batch.end)
+    missing = _all_unreadable(images, unreadable, ranks)
+    hits_2K, sha256_K = ranks.total(hits_2K), ranks.total(sha256_K)
+    return _result(images, classifier_DN.shape[1], hits_2K.numpy(), missing, sha256_K.numpy())
 
 
 def hits(logits_BN: torch.Tensor, labels_B: torch.Tensor, k: int) -> torch.Tensor:
@@ -156,6 +164,14 @@ def image_features(model: Clip, images_BCHW: torch.Tensor) -> torch.Tensor:
     return F.normalize(features_BD.float(), dim=1)
 
 
+@torch.no_grad()
+def text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Normalised float32 embeddings (B, D) of tokens, on the model's device."""
+    with _evaluating(model):
+        features_BD = model.encode_text(without_padding(tokens_BL).to(_device(model)))
+    return F.normalize(features_BD.float(), dim=1)
+
+
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     """Wilson's 95% confidence interval for the share `correct / count` (Wilson 1927)."""
     z2 = _NORMAL_95**2
@@ -163,11 +179,6 @@ def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-@torch.no_grad()
-def _text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
-    return F.normalize(model.encode_text(tokens_BL.to(_device(model))).float(), dim=1)
 
 
 def _files_sha256(images: LabelledImages, sha256_K: npt.NDArray[np.uint8]) -> str:
@@ -181,10 +192,11 @@ def _result(
     images: LabelledImages,
     classes: int,
     hits_2K: npt.NDArray[np.float64],
-    unreadable: list[Unreadable],
-    files_sha256: str,
+    unreadable: list[int],
+    sha256_K: npt.NDArray[np.uint8],
 ) -> ZeroShotResult:
-    read_K = ~np.isnan(hits_2K[0])
+    read_K = np.ones(len(images), bool)
+    read_K[unreadable] = False
     count = int(read_K.sum())
     labels_K = np.array(images.labels)[read_K]
     seen_N = np.bincount(labels_K, minlength=classes)
@@ -202,17 +214,21 @@ def _result(
         top1_interval=wilson_interval(top1_correct, count),
         top1_correct=top1_correct,
         top5_correct=top5_correct,
-        unreadable=tuple(str(row.path) for row in unreadable),
-        files_sha256=files_sha256,
+        unreadable=tuple(str(images.paths[place]) for place in unreadable),
+        files_sha256=_files_sha256(images, sha256_K),
     )
 
 
-def _refuse_unreadable(images: LabelledImages, unreadable: list[Unreadable]) -> None:
-    if len(unreadable) > UNREADABLE_SHARE * len(images):
+def _all_unreadable(images: LabelledImages, own: list[Unreadable], ranks: Ranks) -> list[int]:
+    """The places of the pictures that any process could not read. Raises EvaluationError for too many."""
+    found = all_numbered([(row.index, row.reason) for row in own], ranks)
+    if len(found) > UNREADABLE_SHARE * len(images):
+        first = next(iter(found.values()))
         raise EvaluationError(
             f"{images.root}: more than {UNREADABLE_SHARE:.1%} of {len(images):,} pictures cannot be read: "
-            f"{listing(str(row.path) for row in unreadable)} ({unreadable[0].reason}); replace or remove them"
+            f"{listing(str(images.paths[place]) for place in found)} ({first}); replace or remove them"
         )
+    return list(found)
 
 
 @contextmanager

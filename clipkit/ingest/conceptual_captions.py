@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import count_lines, opened, read_records, shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+from clipkit.shards.text_files import count_lines, opened, read_records, shortened
 
 _RECORDS_LOOKED_AT = 100
 _URL = re.compile(r"\s*https?://", re.IGNORECASE)

@@ -6,10 +6,10 @@ A failed row has no member in the tar. Its `status` and the text of the exceptio
 from collections.abc import Iterator, Sequence
 
 from clipkit.ingest.img2dataset_words import reason_of as words_reason
-from clipkit.ingest.records import shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.table_files import row
 from clipkit.ingest.table_formats import Parquet, as_text
+from clipkit.shards.text_files import shortened
 
 COLUMNS = frozenset({"key", "url", "status", "error_message"})
 """The columns by which its table is known."""

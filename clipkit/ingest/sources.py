@@ -12,9 +12,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import check_regular, name_without_compression
 from clipkit.ingest.rows import Chunk, UrlRow
 from clipkit.shards.dataset import SourceFile
+from clipkit.shards.text_files import check_regular, name_without_compression
 
 _VALIDATION = re.compile(r"(?<![a-z])val", re.IGNORECASE)
 _NAMED_IN_A_CALL = 3
@@ -71,7 +71,7 @@ def identify(path: Path, name: str) -> SourceFile:
             return identified(stream, name)
     except OSError as error:
         raise SourceError(
-            f"{path}: expected a list of URLs, found that it cannot be read ({error.strerror}); "
+            f"{path}: expected a list or a table, found that it cannot be read ({error.strerror}); "
             "check its name"
         ) from None
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, name_without_compression, shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
-from clipkit.ingest.table_formats import Delimited, JsonLines, Parquet, Table, Values
+from clipkit.ingest.table_formats import JsonLines, Parquet, Table
+from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.schemas import FIXED_COLUMNS
+from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression
 
 URL_COLUMNS = frozenset({"url", "image_url", "img_url", "imageurl"})
 CAPTION_COLUMNS = frozenset({"caption", "text", "alt_text", "alttext", "alt"})
@@ -53,8 +54,8 @@ def table_files(
     tables = []
     for path, name in zip(files, names, strict=True):
         table = table_of(path)
-        url = find_column(path, table, url_column, URL_COLUMNS, "URLs", "--url-col")
-        caption = find_column(path, table, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
+        url = find_column(path, table.names, url_column, URL_COLUMNS, "URLs", "--url-col")
+        caption = find_column(path, table.names, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
         tables.append(_Opened(name, table, url, caption))
     kept = _kept_fields(files, tables, keep)
 
@@ -106,22 +107,6 @@ def table_of(path: Path) -> Table:
     return FORMATS[ending](path)
 
 
-def find_column(
-    path: Path, table: Table, given: str | None, known: frozenset[str], content: str, option: str
-) -> str:
-    """Return the one column of that name, or of a `known` one in any case. Raises SourceError otherwise."""
-    names = table.names
-    matches = [name for name in names if (name == given if given is not None else name.lower() in known)]
-    if len(matches) == 1:
-        return matches[0]
-    found = f"{len(matches)} ({', '.join(matches)})" if matches else "none"
-    wanted = f"named {given!r}" if given is not None else f"of {content}"
-    raise SourceError(
-        f"{path}: expected one column {wanted}, found {found} among {shortened(', '.join(names), 500)}; "
-        f"name it with {option}"
-    )
-
-
 def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str] = ()) -> UrlRow:
     """Make the row of a record: its URL, its caption, and the values to keep."""
     if isinstance(record, Malformed):
@@ -151,7 +136,7 @@ def _kept_fields(files: Sequence[Path], tables: Sequence[_Opened], keep: Sequenc
     schemas = []
     for path, opened in zip(files, tables, strict=True):
         for name in keep:
-            find_column(path, opened.table, name, frozenset(), name, "--keep-col")
+            find_column(path, opened.table.names, name, frozenset(), name, "--keep-col")
         schemas.append(opened.table.fields(keep))
         for field, first in zip(schemas[-1], schemas[0], strict=True):
             if field.type != first.type:

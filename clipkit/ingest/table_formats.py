@@ -10,21 +10,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipkit.errors import SourceError
-from clipkit.ingest.csv_records import csv_records, split_line
-from clipkit.ingest.records import (
-    Malformed,
-    count_lines,
-    opened,
-    read_records,
-)
+from clipkit.shards.delimited import TextColumns, Values
+from clipkit.shards.text_files import Malformed, count_lines, opened, read_records
 
-Values = tuple[Any, ...]
 _RECORDS_LOOKED_AT = 100
 _BATCH = 1000
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -45,59 +39,7 @@ class Table(Protocol):
         """Return the columns as a manifest keeps them: plain types as they are, all else as text."""
 
 
-class _Text:
-    """Tables whose values are text."""
-
-    def fields(self, names: Sequence[str]) -> list[pa.Field]:
-        """See Table."""
-        return [pa.field(name, pa.string()) for name in names]
-
-
-class Delimited(_Text):
-    """A text table with a header.
-
-    With `quoted_newlines` a quoted value may go on over several lines, as CSV's may; otherwise a line is a
-    record whatever it holds, and quotes that do not fit are text.
-    """
-
-    def __init__(self, path: Path, delimiter: str, *, quoted_newlines: bool):
-        self._path, self._delimiter, self._quoted_newlines = path, delimiter, quoted_newlines
-        with opened(path) as stream:
-            header = next(self._records(stream), None)
-        if header is None:
-            raise SourceError(f"{path}: expected a header and records, found an empty file")
-        if isinstance(header, Malformed):
-            raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")
-        self.names = [name.strip() for name in header]
-
-    def count(self) -> int:
-        """See Table."""
-        if not self._quoted_newlines:
-            return count_lines(self._path) - 1
-        with opened(self._path) as stream:
-            return sum(1 for _ in self._records(stream)) - 1
-
-    def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
-        """See Table."""
-        places = [self.names.index(name) for name in names]
-        expected = len(self.names)
-        with opened(self._path) as stream:
-            for record in itertools.islice(self._records(stream), 1, None):
-                if isinstance(record, Malformed):
-                    yield record
-                elif len(record) != expected:
-                    problem = f"expected {expected} columns, found {len(record)}"
-                    yield Malformed(self._delimiter.join(record), problem)
-                else:
-                    yield tuple([record[place] for place in places])
-
-    def _records(self, stream: BinaryIO) -> Iterator[list[str] | Malformed]:
-        if self._quoted_newlines:
-            return csv_records(stream, self._delimiter)
-        return (split_line(record, self._delimiter) for record in read_records(stream))
-
-
-class JsonLines(_Text):
+class JsonLines(TextColumns):
     """One JSON object a line; the columns are the keys of the first hundred."""
 
     def __init__(self, path: Path):

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from clipkit.errors import SourceError
 from clipkit.ingest.local_files import read_file
-from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, shortened
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
 from clipkit.shards.cache import Cache
 from clipkit.shards.cache import Wanted as Cached
 from clipkit.shards.headers import CAPTIONS, PICTURES
 from clipkit.shards.tar_reader import Member, Sample, TarReader
+from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, shortened
 
 Fields = Mapping[str, Any]
 

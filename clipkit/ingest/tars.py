@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from clipkit.errors import SourceError
 from clipkit.ingest.img2dataset_output import COLUMNS, count_failures, failed_rows
-from clipkit.ingest.records import Malformed, shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_files import refuse_clashes
@@ -22,6 +21,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.headers import MEMBERS
 from clipkit.shards.patterns import tar_paths
+from clipkit.shards.text_files import Malformed, shortened
 
 _MANIFEST = frozenset({"key", "url", "image_offset"})
 _SAMPLES_LOOKED_AT = 100

@@ -18,9 +18,9 @@ from urllib.parse import quote, unquote_plus
 import numpy as np
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import count_lines, opened, read_lines, read_records, shortened
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, unique_names
+from clipkit.shards.text_files import count_lines, opened, read_lines, read_records, shortened
 
 CAPTIONS = ("title", "description", "both")
 MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"

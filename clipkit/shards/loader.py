@@ -1,4 +1,4 @@
-"""The one torch file here: batches of a ShardSet in the canonical order, made by worker processes."""
+"""The one torch file here: batches of a data set in the canonical order, made by worker processes."""
 
 import math
 import multiprocessing
@@ -19,8 +19,8 @@ from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_me
 from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
+from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError
-from clipkit.shards.shard_set import ShardSet
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -55,7 +55,7 @@ Tokenize = Callable[[list[str]], np.ndarray[Any, np.dtype[np.int64]]]
 
 
 def batches(
-    shards: ShardSet | Mixture,
+    shards: SampleSet | Mixture,
     *,
     batch_size: int,
     rank: int = 0,
@@ -182,7 +182,7 @@ class _Made(NamedTuple):
 class _Batches(Dataset[_Made | ClipkitError]):
     def __init__(
         self,
-        sets: Sequence[ShardSet],
+        sets: Sequence[SampleSet],
         plan: MixturePlan,
         share: slice,
         transform: Transform,

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipkit.errors import ConfigError
 from clipkit.shards.plan import BLOCK, STREAMS, Int64s, ShardPlan, draw_key
-from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.sample_set import SampleSet
 
 
 class Mixture:
@@ -24,7 +24,7 @@ class Mixture:
     """
 
     def __init__(
-        self, sets: Sequence[ShardSet], weights: Sequence[float] | None = None, *, repeat: bool = False
+        self, sets: Sequence[SampleSet], weights: Sequence[float] | None = None, *, repeat: bool = False
     ):
         self.sets = tuple(sets)
         given = [len(each) for each in self.sets] if weights is None else list(weights)
@@ -108,7 +108,7 @@ class MixturePlan:
         columns = (datasets.tolist(), own.tolist(), shards.tolist(), rows.tolist(), keys)
         return [Place(*each) for each in zip(*columns, strict=True)]
 
-    def prepare(self, sets: Sequence[ShardSet], places: Sequence[Place]) -> None:
+    def prepare(self, sets: Sequence[SampleSet], places: Sequence[Place]) -> None:
         """Begin to copy shards of `sets` behind addresses: those at these places, and a block after them.
 
         All streams come to their next blocks at about the same time: a block ahead there is time to copy.

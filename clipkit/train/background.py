@@ -17,6 +17,11 @@ class Background:
         self._thread = threading.Thread(target=self._do, args=(work,), name="checkpoint")
         self._thread.start()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Wait until nothing is being done."""
         if self._thread is not None:
@@ -28,7 +33,7 @@ class Background:
 
     def look(self) -> None:
         """Raise what the work raised, if it is done by now."""
-        if self._thread is None or not self._thread.is_alive():
+        if not self.is_busy:
             self.wait()
 
     def _do(self, work: Callable[[], None]) -> None:

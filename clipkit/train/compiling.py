@@ -15,8 +15,8 @@ def compiling(config: TrainConfig) -> Iterator[None]:
         return
     import torch._dynamo  # seconds, that others need not wait
 
-    # Gradients are averaged in pieces while the backward pass goes on; blocks that are computed again cannot be
-    # cut into such pieces.
+    # Gradients are averaged in pieces while the backward pass goes on; not every version of PyTorch can cut
+    # blocks that are computed again into such pieces.
     with torch._dynamo.config.patch(optimize_ddp=not config.grad_checkpointing):
         try:
             yield

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 from clipkit.errors import ConfigError
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.shards.bad_samples import MAX_BAD
+from clipkit.train.recipes import RECIPES, with_recipe
 
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -26,12 +27,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
+OVERFIT_PASSES = 100
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
 PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
+TIMEOUT = 7200.0  # a share of an evaluation may take that much longer than another
 
 
 class TrainConfig(BaseModel):
@@ -44,6 +47,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    recipe: str | None = Field(
+        None, description=f"Published settings for what is not given: {', '.join(RECIPES)}."
+    )
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
     pretrained: str | None = Field(
         None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
@@ -90,6 +96,12 @@ class TrainConfig(BaseModel):
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    processes: PositiveInt | None = Field(
+        None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
+    )
     max_bad: Fraction = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
@@ -102,10 +114,38 @@ class TrainConfig(BaseModel):
     save_minutes: PositiveFloat = Field(
         30.0, description="A checkpoint too when the last is so old. At each epoch there is one in any case."
     )
+    evaluate_epochs: PositiveInt | None = Field(
+        None, description="Epochs between evaluations, besides the first and the last. Default: 1."
+    )
+    evaluate_samples: PositiveInt | None = Field(
+        None, description="Instead of --evaluate-epochs: samples between evaluations."
+    )
     log_every: PositiveInt = Field(10, description="Steps between lines of metrics.jsonl.")
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
     )
+    overfit: PositiveInt | None = Field(
+        None,
+        description="Learn the first so many samples by heart, to see that it can be done: 100 epochs.",
+    )
+    wandb: bool = Field(False, description="Log to Weights & Biases too.")
+    wandb_project: str = Field("clipkit", min_length=1, description="The project there.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = with_recipe(given)
+        overfit = given.get("overfit")
+        if not isinstance(overfit, int):
+            return given
+        return {"batch_size": min(cls.model_fields["batch_size"].default, overfit)} | given
+
+    @field_validator("recipe")
+    @classmethod
+    def _check_recipe(cls, name: str | None) -> str | None:
+        if name is not None and name not in RECIPES:
+            raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        return name
 
     @field_validator("model")
     @classmethod
@@ -120,6 +160,8 @@ class TrainConfig(BaseModel):
     def _check(self) -> Self:
         if self.epochs is not None and self.samples_seen is not None:
             raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+        if self.evaluate_epochs is not None and self.evaluate_samples is not None:
+            raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
         if self.lock_image and self.lock_text:
@@ -135,8 +177,8 @@ class TrainConfig(BaseModel):
     def resolved(self, model: ClipConfig, device_type: str) -> "ResolvedConfig":
         """Return the settings with the defaults for `model` filled in, as they are stored with a run."""
         family = model.vision.kind
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
-        defaults = {
+        given = self.model_dump()  # of all settings: no recipe fills in any again
+        defaults: dict[str, Any] = {
             "lr": PAPER_LEARNING_RATE,
             "beta1": PAPER_BETA1,
             "beta2": PAPER_BETA2[family],
@@ -145,8 +187,9 @@ class TrainConfig(BaseModel):
             "tf32": device_type == "cuda",
         }
         if self.samples_seen is None:
-            defaults["epochs"] = PAPER_EPOCHS
-        return ResolvedConfig.model_validate(defaults | given | {"model": model.name})
+            defaults["epochs"] = OVERFIT_PASSES if self.overfit else PAPER_EPOCHS
+        filled = {name: value for name, value in defaults.items() if given[name] is None}
+        return ResolvedConfig.model_validate(given | filled | {"model": model.name})
 
 
 class ResolvedConfig(TrainConfig):
@@ -187,24 +230,27 @@ class RunLength:
         """Whether the batch that ended with `step` took the last sample of an epoch."""
         return step > 0 and self.epochs_done(step) > self.epochs_done(step - 1)
 
+    def crosses(self, step: int, every: int) -> bool:
+        """Whether a multiple of `every` samples was reached with `step`."""
+        return step * self.batch_size // every > (step - 1) * self.batch_size // every
 
-def check_shares(config: TrainConfig, processes: int) -> None:
-    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
-    share, left = divmod(config.batch_size, processes)
-    if left:
-        raise ConfigError(f"batch size {config.batch_size} is not a multiple of the {processes} processes")
-    if share % config.accumulate:
-        whose = (
-            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
-        )
-        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
+
+def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
+    """Whether the model is evaluated after `step` steps: before the first, after the last, and in between."""
+    if step in (0, length.steps):
+        return True
+    if config.evaluate_samples is not None:
+        return length.crosses(step, config.evaluate_samples)
+    return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
-    """Convert the run's length into samples and steps once.
+    """Convert the run's length into samples and steps once. With `overfit` all of it is one epoch.
 
     Raises ConfigError for a batch larger than the data set (it would hold a sample twice) or than the run.
     """
+    if config.overfit is not None:
+        return _overfit_length(config, config.overfit, dataset_samples)
     if config.batch_size > dataset_samples:
         raise ConfigError(
             f"batch size {config.batch_size} is more than the data set's {dataset_samples} samples: "
@@ -214,6 +260,16 @@ def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
     if samples < config.batch_size:
         raise ConfigError(f"a run of {samples} samples has no batch of {config.batch_size}: train for longer")
     return RunLength(samples, config.batch_size, dataset_samples)
+
+
+def _overfit_length(config: TrainConfig, count: int, dataset_samples: int) -> RunLength:
+    if not config.batch_size <= count <= dataset_samples:
+        raise ConfigError(
+            f"--overfit {count}: expected at least a batch of {config.batch_size} samples and at most the "
+            f"data set's {dataset_samples}: choose another number, or a smaller --batch-size"
+        )
+    samples = config.samples_seen or (config.epochs or OVERFIT_PASSES) * count
+    return RunLength(samples, config.batch_size, samples)
 
 
 def warmup_steps(config: TrainConfig, steps: int) -> int:

@@ -1,7 +1,10 @@
 """The processes of a run: one alone, or those that torchrun started, one a device."""
 
 import os
-from collections.abc import Iterator
+import re
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +14,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipkit.errors import ConfigError, TrainError
+from clipkit.launched import end_with_launcher
+from clipkit.train.config import TIMEOUT
 
-# Process 0 evaluates alone while the others wait in a collective; torchrun itself ends them if it dies.
-_TIMEOUT = timedelta(hours=2)
+
+class ProcessLostError(TrainError):
+    """Another process of the run is gone; what ended it is the other's to tell."""
+
+
+class ProcessHangsError(TrainError):
+    """Another process of the run did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,20 @@ class World:
         """Mean of a tensor over the processes; all call it together."""
         if self.size == 1:
             return values
+        return self.total(values) / self.size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over the processes; all call it together."""
+        if self.size == 1:
+            return values
         total = values.clone()
         dist.all_reduce(total)
-        return total / self.size
+        return total
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Fill the tensors with the first process's; all call it together."""
+        for each in tensors if self.size > 1 else ():
+            dist.broadcast(each, src=0)
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """Tensors of one shape from all processes, in rank order; all call it together."""
@@ -59,12 +80,13 @@ class World:
 
 
 @contextmanager
-def open_world(device: str | None = None) -> Iterator[World]:
+def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[World]:
     """Join the processes of torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK); without it, be one alone.
 
     Within another `open_world`, or after the caller's own `init_process_group`, that group is used and stays.
-    `device` is "cpu", "cuda" or None for a GPU if there is one. Raises ConfigError for a device that is not
-    there; what is raised inside because another process is gone comes out as TrainError.
+    `device` is "cpu", "cuda" or None for a GPU if there is one; `timeout` are the seconds that the processes
+    wait for one another. Raises ConfigError for a device that is not there; what is raised inside because
+    another process is gone or hangs comes out as ProcessLostError or ProcessHangsError.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rank, size, local_rank = (
@@ -83,15 +105,47 @@ def open_world(device: str | None = None) -> Iterator[World]:
     if size == 1 or dist.is_initialized():
         yield world
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=_TIMEOUT)
+    end_with_launcher()
     try:
+        with _ended_by_signals():
+            backends = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+            dist.init_process_group(backends, timeout=timedelta(seconds=timeout))
         yield world
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's are plain ones
             raise
-        raise TrainError(
-            f"process {rank} of {size}: the connection to the others broke, one of them has ended: "
-            "mend what its last line says, and run the same command again"
-        ) from error
+        raise _failure(str(error), world, timeout) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Joining waits where Python cannot act on signals: inside, Ctrl-C and SIGTERM end a process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _failure(found: str, world: World, timeout: float) -> TrainError:
+    who = f"process {world.rank} of {world.size}"
+    if re.search(r"time[d ]?\s?out", found, re.IGNORECASE):
+        return ProcessHangsError(
+            f"{who}: waited {timeout:g} s for another process, which hangs, is out of reach or needs longer: "
+            "mend it, or give more --timeout, and run the same command again"
+        )
+    return ProcessLostError(
+        f"{who}: the connection to the others broke, one of them has ended: "
+        "mend what its last line says, and run the same command again"
+    )

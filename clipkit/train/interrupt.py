@@ -64,6 +64,17 @@ class Interruption:
         finally:
             self._ends_wait = False
 
+    @contextmanager
+    def noted_only(self) -> Iterator[None]:
+        """Within `ending_waits`, raise for a signal only at the end: what stands inside is done whole."""
+        before, self._ends_wait = self._ends_wait, False
+        try:
+            yield
+        finally:
+            self._ends_wait = before
+        if before and self.number:
+            raise KeyboardInterrupt
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             if number == signal.SIGINT and time.monotonic() > self._noted + _ONE_REQUEST_SECONDS:

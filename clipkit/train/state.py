@@ -9,19 +9,26 @@ from torch import Tensor
 from clipkit.shards.bad_samples import Bad
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import BLOCK, ShardPlan
-from clipkit.shards.shard_set import ShardSet
-from clipkit.train.config import TrainConfig
+from clipkit.shards.sample_set import SampleSet
+from clipkit.train.config import TrainConfig, run_length
 from clipkit.train.distributed import World
 
 FREE_SETTINGS = frozenset(
     {
         "workers",
+        "processes",
+        "timeout",
         "max_bad",
         "resume",
         "save_every",
         "save_minutes",
+        "evaluate_epochs",
+        "evaluate_samples",
         "log_every",
         "keep",
+        "recipe",  # its settings stand for it
+        "wandb",
+        "wandb_project",
         "data.directory",
         "pretrained",
         "grad_checkpointing",
@@ -84,13 +91,13 @@ class TrainState:
         return cls(step, own, record["loss_steps"], record["seconds"], record["waited"], bad, skipped, in_row)
 
 
-def run_settings(config: TrainConfig, shards: ShardSet | Mixture) -> dict[str, Any]:
+def run_settings(config: TrainConfig, shards: SampleSet | Mixture) -> dict[str, Any]:
     """Return what decides a run's numbers, as plain JSON values: its config and the identity of its data."""
     sets = shards.sets if isinstance(shards, Mixture) else (shards,)
     data = {
         "directory": " ".join(each.source for each in sets),
         "fingerprint": shards.fingerprint,
-        "samples": len(shards),
+        "samples": run_length(config, len(shards)).epoch_samples,
         "streams": max(ShardPlan(each.sizes, config.seed).streams for each in sets),
         "block": BLOCK,
     }

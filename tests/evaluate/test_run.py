@@ -21,6 +21,7 @@ from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
 from clipkit.evaluate import run
 from clipkit.evaluate.classes import imagenet_classes
 from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.ranks import ALONE
 from clipkit.evaluate.run import Evaluation, evaluate, evaluators, zero_shot_sets
 from clipkit.evaluate.sets import evaluate_sets, no_display
 from clipkit.evaluate.zero_shot import Report
@@ -132,7 +133,7 @@ def test_other_pictures_under_the_same_names_are_other_files(
 def test_trainers_evaluators_give_the_same_figures(checkpoint: Path, pets: EvaluateConfig) -> None:
     (measure,) = evaluators(pets)
     evaluated = evaluate(checkpoint, pets)
-    assert dict(measure(load_model(checkpoint))) == {
+    assert dict(measure(load_model(checkpoint), ALONE)) == {
         "pets-zeroshot-val-top1": evaluated.results[0].top1,
         "pets-zeroshot-val-top5": 1.0,
         "pets-zeroshot-val-chance": 1 / 3,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.ingest.records import MAX_RECORD_BYTES
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source
 from clipkit.ingest.table_files import table_files
+from clipkit.shards.text_files import MAX_RECORD_BYTES
 
 
 def opened(path: Path, content: bytes) -> Source:

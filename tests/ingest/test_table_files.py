@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import MAX_RECORD_BYTES
 from clipkit.ingest.sources import Source
 from clipkit.ingest.table_files import table_files
+from clipkit.shards.text_files import MAX_RECORD_BYTES
 
 Columns = dict[str, list[Any]]
 PAIRS: Columns = {"url": ["http://h/1", "https://h/2", "http://h/3"], "caption": ["a", "ü, b", 'the "c"']}

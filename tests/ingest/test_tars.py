@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.errors import ClipkitError, SourceError
-from clipkit.ingest.records import MAX_RECORD_BYTES
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.sources import Source
 from clipkit.ingest.tar_rows import read_member
 from clipkit.ingest.tars import tars
 from clipkit.shards.headers import PICTURES
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.text_files import MAX_RECORD_BYTES
 from tests.tars import write_img2dataset, write_tar
 
 Sample = dict[str, Any]

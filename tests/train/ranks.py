@@ -19,6 +19,7 @@ from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.step import TrainStep, wrapped_features
+from tests.train.evaluations import leave_evaluations
 from tests.train.global_batch import leave_steps
 
 SAMPLES = 12
@@ -29,7 +30,7 @@ CONFIG = TrainConfig(
 RESNET = CONFIG.model_copy(update={"model": "RN-Mini@64px", "epochs": 1})
 
 
-def measure(dataset: Path, out: Path) -> None:
+def measure(dataset: Path, pictures: Path, out: Path) -> None:
     """Leave OUT/rank_R.pt with loss, gradients and collectives of rank R, and three whole runs."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -65,6 +66,7 @@ def measure(dataset: Path, out: Path) -> None:
         torch.save(found, out / f"rank_{world.rank}.pt")
         if world.size > 1:
             leave_steps(world, out)
+        leave_evaluations(world, dataset, pictures, out)
         # Several processes compute activations again, and all numbers are those of one that keeps them.
         config = CONFIG.model_copy(update={"grad_checkpointing": world.size > 1})
         train(config, ShardSet(dataset), RunDirectory(out / "run"), device="cpu")
@@ -74,4 +76,4 @@ def measure(dataset: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]), Path(sys.argv[2]))
+    measure(*map(Path, sys.argv[1:]))

@@ -12,7 +12,7 @@ from clipkit.model.checkpoint import load_model
 from clipkit.model.clip import Clip
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
-from clipkit.train.loop import Evaluator
+from clipkit.train.evaluating import Evaluator, Together
 from clipkit.train.run import TrainResult, train
 from clipkit.train.run_directory import RunDirectory
 
@@ -36,7 +36,7 @@ def spoiler() -> Evaluator:
     """Makes the run diverge after its first epoch."""
     evaluations = itertools.count()
 
-    def spoil(model: Clip) -> Iterator[tuple[str, float]]:
+    def spoil(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
         if next(evaluations) == 1:
             model.logit_scale.fill_(float("nan"))
         yield "nothing", float("nan")
@@ -61,6 +61,22 @@ def test_checkpoints_open_safely_and_hold_the_run(whole: Path) -> None:
     assert last["train_config"]["data"]["samples"] == 64
     assert not any(name.startswith("module.") for name in last["state_dict"])
     assert load_model(RunDirectory(whole).latest() or whole).config.name == "ViT-Micro/16@32px"
+
+
+def test_checkpoints_by_the_clock_change_no_number(tiny_dataset: Path, whole: Path, tmp_path: Path) -> None:
+    often = CONFIG.model_copy(update={"save_every": None, "save_minutes": 1e-9, "keep": 100})
+    run_it(tiny_dataset, tmp_path / "run", often)
+    names = {path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.pt")}
+    assert names == {f"step_{step}" for step in range(1, 16)} - {"step_6", "step_11"} | {
+        "epoch_1",
+        "epoch_2",
+        "epoch_3",
+    }
+    mine, theirs = (
+        torch.load(path / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+        for path in (tmp_path / "run", whole)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from clipkit.errors import ConfigError
 from clipkit.model.config import named_config
-from clipkit.train.config import RunLength, TrainConfig, run_length, warmup_steps
+from clipkit.train.config import RunLength, TrainConfig, evaluation_due, run_length, warmup_steps
 
 
 def test_defaults_are_the_papers() -> None:
@@ -17,7 +17,8 @@ def test_defaults_are_the_papers() -> None:
     assert (resnet.epochs, resnet.weight_decay, resnet.precision) == (32, 0.2, "fp32")
     vit = TrainConfig().resolved(named_config("ViT-B/32"), "cuda")
     assert (vit.lr, vit.beta1, vit.beta2, vit.eps) == (5e-4, 0.9, 0.98, 1e-6)
-    assert vit.precision == "bf16"
+    assert (vit.precision, vit.tf32, resnet.tf32) == ("bf16", True, False)
+    assert TrainConfig(tf32=False).resolved(named_config("RN50"), "cuda").tf32 is False
 
 
 def test_what_is_given_stays() -> None:
@@ -32,6 +33,8 @@ def test_what_is_given_stays() -> None:
     "settings",
     [
         {"epochs": 1, "samples_seen": 10},
+        {"evaluate_epochs": 1, "evaluate_samples": 10},
+        {"evaluate_epochs": 0},
         {"beta2": 1.0},
         {"lr": float("inf")},
         {"lr": 0},
@@ -39,6 +42,8 @@ def test_what_is_given_stays() -> None:
         {"crop_scale": (0.9, 0.5)},
         {"crop_scale": (0.5, 1.1)},
         {"precision": "fp8"},
+        {"accumulate": 0},
+        {"model": "ViT-B/32", "sync_batch_norm": True},
         {"seed": -1},
         {"learning_rate": 1e-3},
     ],
@@ -92,6 +97,22 @@ def test_every_epoch_closes_once(samples: int, epochs: int, data: st.DataObject)
 def test_a_run_that_ends_within_an_epoch_closes_none_there() -> None:
     length = RunLength(samples=100, batch_size=10, epoch_samples=64)
     assert [step for step in range(11) if length.closes_epoch(step)] == [7]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, [0, 4, 7, 10]),
+        ({"evaluate_epochs": 2}, [0, 7, 10]),
+        ({"evaluate_epochs": 5}, [0, 10]),
+        ({"evaluate_samples": 25}, [0, 3, 5, 8, 10]),
+        ({"evaluate_samples": 5}, list(range(11))),
+    ],
+)
+def test_evaluations_are_due_first_last_and_in_between(settings: dict[str, int], steps: list[int]) -> None:
+    config = TrainConfig.model_validate({"batch_size": 10, "epochs": 3} | settings)
+    length = run_length(config, 34)
+    assert [step for step in range(length.steps + 1) if evaluation_due(config, length, step)] == steps
 
 
 def test_warmup_is_steps_or_a_fraction() -> None:

@@ -2,40 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.processes import (
-    children_of,
-    in_a_session,
-    living,
-    until,
-    wait_until_gone,
-    with_shared_memory,
-    workers_of,
-)
-
-TWO = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-WORDS = "--model ViT-Micro/16@32px --workers 2 --log-every 1 --name run --lr 1e-3"
-
-
-@contextmanager
-def training(
-    dataset: Path, runs: Path, *words: str, before: Sequence[str] = (), launcher: Sequence[str] = ()
-) -> Iterator["subprocess.Popen[str]"]:
-    command = [*before, sys.executable, *launcher, "-m", "clipkit", "train", *WORDS.split(), *words]
-    with in_a_session([*command, "--shards", dataset, "--runs", runs]) as process:
-        yield process
-
-
-def steps(runs: Path) -> int:
-    metrics = runs / "run" / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.exists() else 0
+from tests.processes import children_of, living, until, wait_until_gone, with_shared_memory, workers_of
+from tests.train.commands import TWO, steps, training
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_worker(small_dataset: Path, tmp_path: Path) -> None:
@@ -89,9 +61,8 @@ def test_too_little_shared_memory_is_one_line(small_dataset: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_run_that_lose_another_say_so_in_one_line(
-    small_dataset: Path, tmp_path: Path
-) -> None:
+def test_a_run_whose_process_lost_a_loader_ends_beside_torchrun(small_dataset: Path, tmp_path: Path) -> None:
+    """The first process says that it lost another, torchrun shows below what each of them had to say."""
     words = "--batch-size 120 --samples-seen 9000000"
     with training(small_dataset, tmp_path, *words.split(), launcher=TWO) as process:
         until(lambda: steps(tmp_path), "it trains")
@@ -100,8 +71,8 @@ def test_the_processes_of_a_run_that_lose_another_say_so_in_one_line(
         os.kill(workers_of(ranks[1])[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    said = sorted(line for line in errors.splitlines() if line.startswith("clipkit: "))
-    assert len(said) == 2 and said[0].startswith("clipkit: a loader process died, ")
-    assert said[1].startswith("clipkit: process ") and ": the connection to the others broke" in said[1]
+    (said,) = (line for line in errors.splitlines() if line.startswith("clipkit: "))
+    assert said.startswith("clipkit: process 0 of 2: the connection to the others broke")
+    assert "traceback : clipkit: a loader process died, " in errors
     assert "[rank" not in errors, "a traceback of ours, as torch shows it; torchrun has one of its own"
     until(lambda: not any(map(living, ranks)), "all end")

@@ -9,7 +9,7 @@ import pytest
 
 from clipkit.train.interrupt import Interruption
 from tests.processes import children_of, living, until, workers_of
-from tests.train.test_hindered_workers import TWO, steps, training
+from tests.train.commands import TWO, steps, training
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from clipkit.model.convert import convert
 from clipkit.model.formats.names import FORMAT_NAMES
 from clipkit.model.released import RELEASED
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Together
 from clipkit.train.pretrained import find_start
 from clipkit.train.run_directory import RunDirectory
 from tests.train.test_run import lines, run_it
@@ -40,7 +41,7 @@ class Watch:
 
     seen: dict[str, torch.Tensor] | None = None
 
-    def __call__(self, model: Clip) -> Iterator[tuple[str, float]]:
+    def __call__(self, model: Clip, together: Together) -> Iterator[tuple[str, float]]:
         if self.seen is None:
             self.seen = {name: each.clone() for name, each in model.state_dict().items()}
         yield "nothing", 0.0

@@ -10,6 +10,7 @@ import torch
 from clipkit.model.clip import Clip
 from clipkit.model.recomputing import Blocks
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Together
 from clipkit.train.interrupt import TrainInterrupted
 from tests.train.test_run import assert_same_run, run_it, scale
 
@@ -32,10 +33,10 @@ def test_a_run_goes_on_with_gradient_checkpointing_and_changes_no_number(
         run_it(tiny_dataset, path, CONFIG, at=48, act=lambda: signal.raise_signal(signal.SIGINT))
     seen: list[bool] = []
 
-    def watch(model: Clip) -> Iterator[tuple[str, float]]:
+    def watch(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
         seen.extend(each.recomputes for each in model.modules() if isinstance(each, Blocks))
         seen.append(model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last))
-        yield from scale(model)
+        yield from scale(model, together)
 
     run_it(tiny_dataset, path, CONFIG.model_copy(update={"grad_checkpointing": True}), [watch])
     assert_same_run(path, whole, epoch=2)

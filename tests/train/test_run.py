@@ -18,8 +18,8 @@ from clipkit.model.clip import Clip
 from clipkit.progress import Progress
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
+from clipkit.train.evaluating import Evaluator, Together
 from clipkit.train.interrupt import TrainInterrupted
-from clipkit.train.loop import Evaluator
 from clipkit.train.run import TrainResult, train
 from clipkit.train.run_directory import RunDirectory
 from tests.processes import living, wait_until_gone
@@ -37,7 +37,7 @@ CONFIG = TrainConfig(
 )
 COARSE = CONFIG.model_copy(update={"log_every": 4})
 CHILD: dict[str, Any] = {"start_new_session": True, "stdout": subprocess.PIPE, "text": True}
-CLOCK = {"samples_per_second", "data_wait"}
+CLOCK = {"samples_per_second", "data_wait", "peak_memory_mb"}
 
 
 class Watched(Progress):
@@ -52,7 +52,7 @@ class Watched(Progress):
             self._act()
 
 
-def scale(model: Clip) -> Iterator[tuple[str, float]]:
+def scale(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
     assert not model.training
     yield "scale", model.logit_scale.item()
 
@@ -144,7 +144,7 @@ def test_the_loss_falls(whole: Path) -> None:
 
 def test_a_finished_run_is_not_started_over(whole: Path, tiny_dataset: Path) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*.json*")}
-    result = run_it(tiny_dataset, whole, evaluators=[lambda model: pytest.fail("evaluated again")])
+    result = run_it(tiny_dataset, whole, evaluators=[lambda model, together: pytest.fail("evaluated again")])
     assert result.finished_before
     assert (result.steps, result.samples, result.not_trained) == (16, 192, 0)
     assert result.final_loss == lines(whole)[-2]["loss"]
@@ -172,7 +172,7 @@ def test_a_run_whose_link_was_lost_is_not_started_over(
     assert not (path / "checkpoints" / "latest").is_symlink()
     if damage == "missing":
         (path / "checkpoints" / "latest").unlink()
-    result = run_it(tiny_dataset, path, evaluators=[lambda model: pytest.fail("evaluated again")])
+    result = run_it(tiny_dataset, path, evaluators=[lambda model, together: pytest.fail("evaluated again")])
     assert result.finished_before and result.checkpoint.name == "epoch_3.pt"
     assert lines(path) == lines(whole)
 
@@ -260,8 +260,8 @@ def test_a_signal_ends_the_run_after_the_step_and_it_goes_on(
 ) -> None:
     path = tmp_path / "run"
 
-    def evaluate_and_signal(model: Clip) -> Iterator[tuple[str, float]]:
-        yield from scale(model)
+    def evaluate_and_signal(model: Clip, together: Together) -> Iterator[tuple[str, float]]:
+        yield from scale(model, together)
         if not (path / "checkpoints" / "latest").exists():
             return
         signal.raise_signal(number)

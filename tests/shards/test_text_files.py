@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from clipkit.errors import SourceError
-from clipkit.ingest.records import MAX_RECORD_BYTES, count_lines, opened, read_records
+from clipkit.shards.text_files import MAX_RECORD_BYTES, count_lines, opened, read_records
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(20_000))
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from clipkit.ingest.records import MAX_RECORD_BYTES, Malformed, read_lines
+from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, read_lines
 
 
 class _RecordTooLongError(Exception):

@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SourceError(
-            f"{path}: expected a list of URLs, found that it cannot be read ({why}); check its name"
+            f"{path}: expected a list or a table, found that it cannot be read ({why}); check its name"
         ) from None
 
 
