@@ -18,6 +18,8 @@ TRAINING_FIGURES = frozenset(
         "grad_norm",
         "samples_per_second",
         "data_wait",
+        "peak_memory_mb",
+        "peak_gpu_memory_mb",
         "loss_scale",
         "skipped_steps",
     }
