@@ -16,7 +16,7 @@ from tests.serving import Server, answer, encoded, photo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SMALLER = {
+SMALLER: dict[str, tuple[dict[str, str], list[str]]] = {
     "ingest": ({}, ["--allow-private-hosts"]),
     "shards": ({}, []),
     "train": (
