@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from clipkit.errors import ClipkitError
@@ -110,11 +112,21 @@ def end_with_parent() -> None:
     """End this process, which multiprocessing made, at once when the one that asked for it is gone.
 
     However that one went, and also for workers of a fork server, which outlives it: the end of a pipe tells,
-    the other end of which it alone has. Does nothing more than watch from a thread.
+    the other end of which it alone has. Does nothing more than watch from a thread, and keep quiet about
+    connections that break meanwhile.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "this is no worker"
+    sys.excepthook = _quiet_about_connections
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _quiet_about_connections(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    # The thread that hands over shared memory shows, by this hook, what breaks because the parent is gone.
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_after(parent: BaseProcess) -> None:

@@ -95,7 +95,7 @@ def test_another_command_of_the_same_run_is_refused_in_one_line(small_dataset: P
     with training(small_dataset, tmp_path, *ENDLESS) as process:
         until(lambda: steps(tmp_path), "it trains", seconds=200)
         with training(small_dataset, tmp_path, *ENDLESS) as other:
-            _, errors = other.communicate(timeout=100)
+            _, errors = other.communicate(timeout=250)
         assert other.returncode == 1
         assert errors == (f"clipkit: {tmp_path / 'run'}: another process is training this run: wait for it\n")
         assert process.poll() is None
