@@ -1,5 +1,6 @@
 """Runs whose networks are compiled: the same losses, files and continuations as without."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ CONFIG = TrainConfig(model="ViT-Micro/16@32px", batch_size=12, epochs=1, lr=1e-4
 COMPILED = CONFIG.model_copy(update={"compile": True})
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
 def losses(run: Path) -> list[float]:
