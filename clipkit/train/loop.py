@@ -175,7 +175,6 @@ class Loop:
             say = self.log.say if self.log else None
             figures = evaluate(self.step.model, self.evaluators, world, self.interruption, say)
             if figures is not None and self.log is not None:
-                self.checkpoints.wait()
-                newest = self.checkpoints.newest if self.checkpoints.saved_step == step else None
+                newest = self.checkpoints.written(step)
                 self.log.evaluation(step, figures, newest.name if newest else None)
         self._clock = time.perf_counter()  # evaluation is not training time

@@ -24,11 +24,11 @@ from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.compiling import compiling
 from clipkit.train.config import (
     ResolvedConfig,
     RunLength,
     TrainConfig,
-    check_shares,
     run_length,
     warmup_steps,
 )
@@ -39,10 +39,12 @@ from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.precision import tf32
 from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
+from clipkit.train.shares import check_shares
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
@@ -124,6 +126,8 @@ def train(
         length = run_length(resolved, len(shards))
         evaluators = () if resolved.overfit else evaluators
         check_shares(resolved, world.size)
+        stack.enter_context(tf32(resolved.tf32, world.device))
+        stack.enter_context(compiling(resolved))
         begun = run.read_config() if run.latest() else None
         start = find_start(config, begun)
         settings = run_settings(resolved, shards) | start.as_settings()
@@ -176,9 +180,16 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
-    features = wrapped_features(model, world)
     return TrainStep(
-        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+        model,
+        wrapped_features(model, world, config.compile),
+        optimizer,
+        schedule,
+        world,
+        config.precision,
+        config.grad_clip,
+        config.accumulate,
+        config.compile,
     )
 
 
