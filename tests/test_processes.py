@@ -100,6 +100,14 @@ def test_a_signal_is_acted_upon_when_the_workers_have_started(number: signal.Sig
         signal.signal(number, before)
 
 
+def test_workers_are_deaf_to_signals_meant_for_their_parent() -> None:
+    show = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with deaf_to_interrupts():
+        ran = subprocess.run([sys.executable, "-S", "-c", show], capture_output=True, text=True, check=True)
+    assert {int(each) for each in ran.stdout.split()} >= {signal.SIGINT, signal.SIGUSR1}
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_who_ignores_a_signal_goes_on_doing_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

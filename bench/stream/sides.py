@@ -48,7 +48,7 @@ def open_clip_batches(dataset: Path, count: int) -> Iterator[Any]:
     from open_clip_train.data import get_wds_dataset
 
     settings = SimpleNamespace(
-        train_data=_tars(dataset),
+        train_data=tars(dataset),
         train_num_samples=(count + 2 * WORKERS) * BATCH_SIZE,
         train_data_upsampling_factors=None,
         dataset_resampled=False,
@@ -68,7 +68,7 @@ def webdataset_batches(dataset: Path, count: int) -> Iterator[Any]:
     from open_clip import get_tokenizer, image_transform
 
     transform, tokenizer = image_transform(SIZE, is_train=True), get_tokenizer("ViT-B-32")
-    samples = webdataset.WebDataset(_tars(dataset), shardshuffle=100, seed=0).shuffle(5000, initial=1000)
+    samples = webdataset.WebDataset(tars(dataset), shardshuffle=100, seed=0).shuffle(5000, initial=1000)
     pairs = samples.decode("pil").to_tuple("jpg", "txt")
     tokenized = pairs.map_tuple(transform, lambda caption: tokenizer(caption)[0])
     batched = tokenized.batched(BATCH_SIZE, partial=False).repeat()
@@ -118,18 +118,18 @@ def _as_mds(dataset: Path) -> Path:
     return folder
 
 
-def _tars(dataset: Path) -> str:
+def tars(dataset: Path) -> str:
     names = sorted(path.stem for path in dataset.glob("*.tar"))
     return f"{dataset}/{{{names[0]}..{names[-1]}}}.tar"
 
 
-def _cpu_seconds(process: int) -> float:
+def cpu_seconds(process: int) -> float:
     """CPU time so far of a process and of all that live or lived below it."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     own = sum(map(int, fields[_TIMES])) / _TICKS
     threads = Path(f"/proc/{process}/task").iterdir()
     children = [child for thread in threads for child in (thread / "children").read_text().split()]
-    return own + sum(_cpu_seconds(int(child)) for child in children)
+    return own + sum(cpu_seconds(int(child)) for child in children)
 
 
 def main(side: str, dataset: str, count: int) -> None:
@@ -138,7 +138,7 @@ def main(side: str, dataset: str, count: int) -> None:
     for number, batch in enumerate(SIDES[side](Path(dataset), count)):
         images, tokens = batch[:2]
         assert images.shape == (BATCH_SIZE, 3, SIZE, SIZE) and len(tokens) == BATCH_SIZE
-        now = time.perf_counter(), _cpu_seconds(os.getpid())
+        now = time.perf_counter(), cpu_seconds(os.getpid())
         if number < WARM_UP:
             begun = now
         else:

@@ -63,6 +63,22 @@ def test_checkpoints_open_safely_and_hold_the_run(whole: Path) -> None:
     assert load_model(RunDirectory(whole).latest() or whole).config.name == "ViT-Micro/16@32px"
 
 
+def test_checkpoints_by_the_clock_change_no_number(tiny_dataset: Path, whole: Path, tmp_path: Path) -> None:
+    often = CONFIG.model_copy(update={"save_every": None, "save_minutes": 1e-9, "keep": 100})
+    run_it(tiny_dataset, tmp_path / "run", often)
+    names = {path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.pt")}
+    assert names == {f"step_{step}" for step in range(1, 16)} - {"step_6", "step_11"} | {
+        "epoch_1",
+        "epoch_2",
+        "epoch_3",
+    }
+    mine, theirs = (
+        torch.load(path / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]
+        for path in (tmp_path / "run", whole)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

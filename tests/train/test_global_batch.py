@@ -9,9 +9,10 @@ from torch import nn
 
 from clipkit.errors import ConfigError
 from clipkit.model.preprocess import normalize
-from clipkit.train.config import TrainConfig, check_shares
+from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.loss import clip_loss
+from clipkit.train.shares import check_shares
 from tests.train.global_batch import RANKS, RESNET, VIT, make_batch, measure, prepared
 from tests.train.launching import launched
 

@@ -32,7 +32,7 @@ CONFIGS = {
         update={"model": "RN-Mini@64px", "batch_size": 16, "sync_batch_norm": True, "save_every": 48}
     ),
 }
-KILLS = 5
+KILLS = 3
 
 
 @contextmanager
@@ -57,11 +57,12 @@ def finish(processes: int, dataset: Path, path: Path, config: TrainConfig) -> No
 def kill(processes: int, dataset: Path, path: Path, config: TrainConfig, dice: random.Random) -> None:
     """Begin or go on, and end all processes, or one of several, soon after some step."""
     with sitting(processes, dataset, path, config) as process:
-        more, pause, one = dice.randrange(1, 5), dice.uniform(0, 0.4), dice.random() < 0.3
+        more = dice.randrange(1, 5 if config.log_every == 1 else 3)
+        pause, one = dice.uniform(0, 0.4), dice.random() < 0.3
         log = path / "out.log"
         begun = log.read_text().count(": loss ") if log.exists() else 0
         while process.poll() is None and (
-            not log.exists() or log.read_text().count(": loss ") < begun + max(1, more // config.log_every)
+            not log.exists() or log.read_text().count(": loss ") < begun + more
         ):
             time.sleep(0.005)
         time.sleep(pause)
@@ -103,11 +104,13 @@ def check(label: str, processes: Sequence[int], dataset: Path, folder: Path, see
     steps = list(range(192 // config.batch_size))
     assert [*trained_on(whole)] == [*trained_on(path)] == steps
     assert trained_on(whole) == trained_on(path)
-    assert (path / "out.log").read_text().count("goes on after step") >= 2
+    assert (path / "out.log").read_text().count("goes on after step") >= 1
     return whole, path
 
 
-@pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("label", ["vit", "coarse", "resnet"])
 def test_one_process_killed_at_random(label: str, seed: int, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -115,14 +118,12 @@ def test_one_process_killed_at_random(label: str, seed: int, tiny_dataset: Path,
     assert_same_run(path, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("label", ["vit", "resnet", "synchronised"])
 def test_two_processes_killed_at_random(label: str, tiny_dataset: Path, tmp_path: Path) -> None:
     whole, path = check(label, [2], tiny_dataset, tmp_path, 2)
     assert_same_run(path, whole)
 
 
-@pytest.mark.slow
 def test_another_number_of_processes_goes_on_with_them(tiny_dataset: Path, tmp_path: Path) -> None:
     whole, path = check("vit", [1, 2, 3], tiny_dataset, tmp_path, 3)
     assert [line["step"] for line in lines(path)] == [line["step"] for line in lines(whole)]

@@ -1,16 +1,10 @@
-"""The training step beside OpenCLIP's: one model, the same weights, batches and settings."""
+"""What one training step does. Whole runs beside OpenCLIP's are in test_open_clip_losses.py."""
 
-from typing import Any
-
-import open_clip
 import pytest
 import torch
-from open_clip.loss import ClipLoss
-from open_clip_train.scheduler import cosine_lr
 
 from clipkit.model.clip import Clip, build
 from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
-from clipkit.model.preprocess import normalize
 from clipkit.shards.loader import Batch
 from clipkit.train.config import Precision
 from clipkit.train.distributed import World
@@ -49,51 +43,6 @@ def make_batch(number: int) -> Batch:
     tokens_BL = torch.randint(1, 90, (SAMPLES, 12), generator=generator)
     tokens_BL[:, -1] = 99  # the end of the text is its largest token
     return Batch(images_BCHW, tokens_BL, torch.arange(SAMPLES))
-
-
-def peer_of(model: Clip) -> Any:
-    vision = model.config.vision
-    layers = vision.layers if isinstance(vision, ViTConfig) else list(vision.layers)
-    sizes = {"layers": layers, "width": vision.width, "image_size": vision.image_size}
-    if isinstance(vision, ViTConfig):
-        sizes["patch_size"] = vision.patch_size
-    text = TEXT.model_dump()
-    peer = open_clip.CLIP(model.config.embed_dim, sizes, text, quick_gelu=True)
-    peer.load_state_dict(model.state_dict())
-    return peer
-
-
-def peer_losses(peer: Any, steps: int) -> list[float]:
-    """Train as open_clip_train 3.3.0 does."""
-    plain = [p for p in peer.parameters() if p.ndim < 2]
-    decayed = [p for p in peer.parameters() if p.ndim >= 2]
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.2}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), eps=1e-6)
-    scheduler, loss_of, losses = cosine_lr(optimizer, PEAK, WARMUP, STEPS), ClipLoss(), []
-    for step in range(steps):
-        batch = make_batch(step)
-        scheduler(step)
-        optimizer.zero_grad()
-        loss = loss_of(*peer(normalize(batch.images_BCHW), batch.tokens_BL))
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            peer.logit_scale.clamp_(0, torch.log(torch.tensor(100.0)))
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize(("config", "steps"), [(VIT, 40), (RESNET, 10)], ids=["vit", "resnet"])
-def test_losses_equal_open_clips(config: ClipConfig, steps: int) -> None:
-    model = build(config, seed=1)
-    peer = peer_of(model)
-    step = make_step(model)
-    losses = [step(make_batch(k), k, with_norm=False)[0].item() for k in range(steps)]
-    assert losses == pytest.approx(peer_losses(peer, steps), abs=1e-4)
-    assert losses[0] != losses[-1]
-    torch.testing.assert_close(
-        model.state_dict()["logit_scale"], peer.logit_scale.detach(), rtol=0, atol=1e-5
-    )
 
 
 def test_texts_are_trimmed_before_they_go_to_the_device_and_train_the_same() -> None:
