@@ -51,7 +51,7 @@ def test_each_step_is_shown_and_each_line_of_metrics_changes_the_figures(
 def test_a_terminal_has_a_bar_with_the_time_to_go_and_the_figures_below(
     tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    long = CONFIG.model_copy(update={"epochs": 60})
+    long = CONFIG.model_copy(update={"epochs": 15})
     program = (
         "from pathlib import Path; from clipkit.shards.shard_set import ShardSet\n"
         "from clipkit.train.config import TrainConfig; from clipkit.train.run import RunDirectory, train\n"
@@ -59,6 +59,6 @@ def test_a_terminal_has_a_bar_with_the_time_to_go_and_the_figures_below(
         f"train(config, ShardSet({str(tiny_dataset)!r}), RunDirectory(Path({str(tmp_path / 'run')!r})))\n"
     )
     lines = [line.rstrip() for line in on_a_terminal(program, 100)]
-    bar = r"train [━╸╺]{15,40} [\d,]+/3,840 samples \d+:\d\d to go"
+    bar = r"train [━╸╺]{15,40} [\d,]+/960 samples \d+:\d\d to go"
     assert any(re.fullmatch(bar, line) for line in lines)
     assert any(re.fullmatch(NOTE, line) for line in lines)
