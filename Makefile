@@ -47,7 +47,7 @@ clean:
 	touch $@
 
 .venv/installed-all: .venv/installed-dev
-	$(BIN)/python -m pip install --quiet --editable '.[dev,gs,ray,spark]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,gs,ray,spark,wandb]'
 	touch $@
 
 # It wants older versions than ours of what both need; of ours, what ingest needs: no torch.

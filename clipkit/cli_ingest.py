@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, config_of, show
+from clipkit.commands import Json, config_of, show, take
 from clipkit.locations import writable_location
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "So
             opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
             _run(opened, **options)
 
-        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        take((parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)), command)
         command.__doc__ = opening.__doc__
         ingest_app.command(name)(command)
         return opening

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, config_of, show, with_options_of
+from clipkit.commands import Json, config_of, given, show, with_options_of
 from clipkit.train.config import TrainConfig
 
 
 @with_options_of(TrainConfig)
 def train(
+    context: typer.Context,
     shards: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +70,7 @@ def train(
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
 
-    config = config_of(TrainConfig, settings)
+    config = config_of(TrainConfig, given(context, settings))
     if bool(shards) == bool(csv):
         raise typer.BadParameter(f"expected one of --shards and --csv, found {'both' if csv else 'neither'}")
     if val_shards and val_csv:

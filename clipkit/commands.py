@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
@@ -42,6 +42,23 @@ def config_of(kind: "type[Config]", options: dict[str, Any]) -> "Config":
         raise typer.BadParameter(option + first["msg"].removeprefix("Value error, ")) from None
 
 
+def given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a command's options that the user gave, not what they are without that."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    return {
+        name: options[name]
+        for name, source in sources.items()
+        if source and not source.name.startswith("DEFAULT")
+    }
+
+
+def take(parameters: Iterable[inspect.Parameter], command: Callable[..., None]) -> None:
+    """Say that `command`, written with **options, takes these parameters: typer makes its options of them."""
+    signature = inspect.Signature(list(parameters))
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
+
+
 def with_options_of(kind: "type[BaseModel]") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of `kind`, whose description is the option's help.
 
@@ -53,8 +70,7 @@ def with_options_of(kind: "type[BaseModel]") -> Callable[[Callable[..., None]], 
         own = list(inspect.signature(command).parameters.values())
         parameters = [each for each in own if each.kind is not each.VAR_KEYWORD]
         parameters[-1:-1] = _options(kind)  # before --json, which stands last
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        take(parameters, command)
         return command
 
     return decorate

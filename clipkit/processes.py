@@ -204,3 +204,11 @@ def keep_freed_memory() -> None:
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT_BYTES)
         allocator.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+
+
+def peak_memory() -> int:
+    """Return the most memory in bytes that this process has had at a time (its peak resident set)."""
+    with suppress(OSError, ValueError):  # getrusage's begins with that of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split("kB")[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

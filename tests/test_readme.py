@@ -1,5 +1,6 @@
 """The README's blocks, run as they stand but for the size of things."""
 
+import itertools
 import os
 import re
 import shlex
@@ -10,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from clipkit.evaluate.classes import imagenet_classes
+from clipkit.train.recipes import RECIPES
 from tests.serving import Server, answer, encoded, photo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SMALLER = {
+SMALLER: dict[str, tuple[dict[str, str], list[str]]] = {
     "ingest": ({}, ["--allow-private-hosts"]),
     "shards": ({}, []),
-    "train": ({"RN50": "ViT-Micro/16@32px", "1024": "16", "30": "1", "10000": "1"}, ["--workers", "0"]),
+    "train": (
+        {},
+        shlex.split("--model ViT-Micro/16@32px --batch-size 16 --epochs 1 --warmup 1 --workers 0"),
+    ),
     "evaluate": ({}, ["--allow-subset", "--templates", "templates.txt"]),
     "convert": ({}, []),
 }
@@ -63,8 +68,32 @@ def test_the_commands_and_the_script_run(folder: Path) -> None:
 
 def test_every_target_and_link_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/emoji/README.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/recipes.md",
+        "examples/emoji/README.md",
+    ):
         text = (ROOT / page).read_text()
         assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|\s{3,})", text)) <= targets, page
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
+
+
+def test_the_commands_of_the_recipes_have_their_options() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    known = (ROOT / "tests" / "options.txt").read_text()
+    commands = [shlex.split(line) for line in re.findall(r"^    (clipkit .*)$", page, re.MULTILINE)]
+    assert len(commands) > 8
+    for words in commands:
+        names = list(itertools.takewhile(lambda word: re.fullmatch("[a-z]+", word), words))
+        command = next(" ".join(names[:n]) for n in (3, 2) if f"\n{' '.join(names[:n])} " in known)
+        for option in (word for word in words if word.startswith("--")):
+            assert re.search(rf"^{command} {option}(…| |$)", known, re.MULTILINE), (command, option)
+    recipes = set(re.findall(r"`([a-z0-9]+-rn[x0-9]+)`", page))
+    assert (
+        recipes
+        == set(RECIPES)
+        >= {words[words.index("--recipe") + 1] for words in commands if "--recipe" in words}
+    )

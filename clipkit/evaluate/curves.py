@@ -1,5 +1,8 @@
 """The figures of a run over the samples that it had seen, from its metrics.jsonl and results.jsonl."""
 
+import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +13,7 @@ from clipkit.evaluate.results import RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
 
 METRICS_NAME = "metrics.jsonl"
+CONFIG_NAME = "config.json"
 TRAINING_FIGURES = frozenset(
     {
         "loss",
@@ -18,12 +22,17 @@ TRAINING_FIGURES = frozenset(
         "grad_norm",
         "samples_per_second",
         "data_wait",
+        "peak_memory_mb",
+        "peak_gpu_memory_mb",
         "loss_scale",
         "skipped_steps",
     }
 )
+VALIDATION_LOSS = "clip_val_loss"
+RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
 _PLACES = frozenset({"step", "samples", "epoch"})
 _CHANCE = "chance"
+_PAIRS = "num_samples"
 
 
 @dataclass
@@ -31,7 +40,7 @@ class RunCurves:
     """One run: by the name of a figure, its values over samples seen.
 
     `logged` comes from the run's own metrics, `results` from evaluations of its checkpoints afterwards, and
-    `chance[NAME]` is what guessing scores for the figure NAME.
+    `chance[NAME]` is what guessing scores for the figure NAME: ln(batch size) for losses.
     """
 
     label: str
@@ -41,7 +50,7 @@ class RunCurves:
 
     @property
     def evaluations(self) -> set[str]:
-        """Names of the figures that are no training figures."""
+        """Names of the figures that came of evaluations."""
         return {*self.logged, *self.results} - TRAINING_FIGURES
 
 
@@ -63,7 +72,20 @@ def read_run(run: Path) -> RunCurves:
         )
     for line in JsonLines(run / RESULTS_NAME, EvaluationError).read():
         _add_result(curves, line)
+    batch_size = _batch_size(run / CONFIG_NAME)
+    if batch_size:
+        curves.chance |= {name: math.log(batch_size) for name in ("loss", VALIDATION_LOSS)}
     return curves
+
+
+def _batch_size(config: Path) -> int | None:
+    try:
+        match json.loads(config.read_bytes()):
+            case {"batch_size": int(batch_size)} if batch_size > 0:
+                return batch_size
+    except (OSError, ValueError, RecursionError):  # what guessing scores is not worth an error
+        pass
+    return None
 
 
 def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
@@ -74,6 +96,9 @@ def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
         if name.endswith(f"-{_CHANCE}"):
             stem = name.removesuffix(_CHANCE)
             curves.chance |= {f"{stem}top1": value, f"{stem}top5": min(1.0, 5 * value)}
+        elif name == _PAIRS:
+            recalls = {name: int(found[2]) for name in line if (found := RECALL.fullmatch(name))}
+            curves.chance |= {name: min(1.0, k / value) for name, k in recalls.items() if value}
         else:
             curves.logged.setdefault(name, {})[samples] = value
 

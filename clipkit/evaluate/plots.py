@@ -14,18 +14,21 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from clipkit.atomic import replaced
 from clipkit.errors import EvaluationError
-from clipkit.evaluate.curves import RunCurves, read_run
+from clipkit.evaluate.curves import RECALL, VALIDATION_LOSS, RunCurves, read_run
 
 Dashes: TypeAlias = Literal["-", "--", "-.", ":"]
 
 PICTURE_SUFFIXES = (".png", ".svg")
 _DOTS_PER_INCH = 200
-_TRAINING_TITLES = {"loss": "training loss", "samples_per_second": "samples/s"}
+_TITLES = {"loss": "training loss", VALIDATION_LOSS: "validation loss", "samples_per_second": "samples/s"}
+_LOSSES = ("loss", VALIDATION_LOSS)
+_NOT_DRAWN = ("_rank",)  # retrieval's, which recall says better
 # Okabe and Ito's colours: told apart in print and by colour-blind eyes. The dashes go on where they end.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
 _GREY = "0.35"
-_COLUMNS = 2
+_COLUMNS = 3  # recalls at 1, 5 and 10 are one row
+_FEW_PANELS = 4  # beside each other two and two
 _LEGEND_COLUMNS = 3
 _SMOOTHED_POINTS = 100
 
@@ -84,11 +87,10 @@ def _refuse_what_is_no_picture(out: Path) -> None:
 
 def curves_figure(runs: list[RunCurves]) -> Figure:
     """The figure of `plot_curves`: one panel for each thing measured, one colour for each run."""
-    panels = [name for name in _TRAINING_TITLES if any(name in run.logged for run in runs)]
-    panels += sorted(set().union(*(run.evaluations for run in runs)))
+    panels = _panels(runs)
     if not panels:
         raise EvaluationError("nothing to plot: the runs logged neither a loss nor an evaluation")
-    columns = min(_COLUMNS, len(panels))
+    columns = min(_COLUMNS if len(panels) > _FEW_PANELS else 2, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend_rows = math.ceil((len(runs) + 1) / _LEGEND_COLUMNS)
     figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.25 * legend_rows), layout="constrained")
@@ -100,6 +102,15 @@ def curves_figure(runs: list[RunCurves]) -> Figure:
         _draw_panel(axes, name, runs)
     _draw_legend(figure, runs)
     return figure
+
+
+def _panels(runs: list[RunCurves]) -> list[str]:
+    """The figures to draw: losses, speed, recalls in each direction, then the rest by name."""
+    found = set().union(*(run.logged.keys() & _TITLES.keys() | run.evaluations for run in runs))
+    recalls = [name for name in found if RECALL.fullmatch(name)]
+    recalls.sort(key=lambda name: (name.partition("_R@")[0], int(name.partition("_R@")[2])))
+    first = [name for name in (*_TITLES, *recalls) if name in found]
+    return first + sorted(name for name in found - {*first} if not name.endswith(_NOT_DRAWN))
 
 
 def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
@@ -117,10 +128,11 @@ def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
                 fillstyle="none",
                 color=_colour(number),
             )
-    for chance in sorted({run.chance[name] for run in runs if name in run.chance}):
+    shown = [run for run in runs if name in run.logged or name in run.results]
+    for chance in sorted({run.chance[name] for run in shown if name in run.chance}):
         axes.axhline(chance, color=_GREY, linestyle=(0, (1, 2)), linewidth=1.2)
         axes.annotate(
-            f"chance {chance:.2%}",
+            f"chance {chance:.2%}" if _is_share(name) else f"guessing {chance:.2f}",
             (1, chance),
             (-2, 2),
             ("axes fraction", "data"),
@@ -135,7 +147,7 @@ def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     if _is_share(name):
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    if name != "loss":
+    if name not in _LOSSES:
         axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
     axes.grid(color="0.9", linewidth=0.6)
@@ -190,8 +202,11 @@ def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _title(name: str) -> str:
-    return _TRAINING_TITLES.get(name) or name.replace("-zeroshot-val-top", ", zero-shot top-")
+    recall = RECALL.fullmatch(name)
+    if recall:
+        return f"{recall[1].replace('_', ' ')}, recall at {recall[2]}"
+    return _TITLES.get(name) or name.replace("-zeroshot-val-top", ", zero-shot top-")
 
 
 def _is_share(name: str) -> bool:
-    return name.endswith(("top1", "top5")) or "R@" in name
+    return name.endswith(("top1", "top5")) or RECALL.fullmatch(name) is not None

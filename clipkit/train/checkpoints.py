@@ -137,6 +137,13 @@ class CheckpointWriter:
         """Wait until all that was begun is on disk. Raises TrainError for a disk that takes no more."""
         self._background.wait()
 
+    def written(self, step: int) -> Path | None:
+        """Return the checkpoint after `step` steps once it is on disk, None if that is not the last one."""
+        if self.saved_step != step:
+            return None
+        self.wait()
+        return self.newest
+
     def not_finite(self, found: str) -> str:
         """Return the line for a run that diverged, with the checkpoint that is still good."""
         self.wait()

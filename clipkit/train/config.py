@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 from clipkit.errors import ConfigError
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.shards.bad_samples import MAX_BAD
+from clipkit.train.recipes import RECIPES, with_recipe
 
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -26,6 +27,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
+OVERFIT_PASSES = 100
 PAPER_EPOCHS = 32
 PAPER_WARMUP = 2000
 PAPER_LEARNING_RATE = 5e-4
@@ -45,6 +47,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    recipe: str | None = Field(
+        None, description=f"Published settings for what is not given: {', '.join(RECIPES)}."
+    )
     model: str = Field("RN50", description="A named configuration: see `clipkit models`.")
     pretrained: str | None = Field(
         None, description="Begin with a model file of any format, or RN50, ViT-B/32 …"
@@ -72,6 +77,10 @@ class TrainConfig(BaseModel):
     precision: Precision | None = Field(
         None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
     )
+    tf32: bool | None = Field(
+        None, description="Products of float32 with 10 bits of mantissa. Default: allowed, on CUDA."
+    )
+    compile: bool = Field(False, description="Through torch.compile: minutes first, then faster steps.")
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
     sync_batch_norm: bool = Field(
         False, description="ResNets: normalise over the samples of all processes together."
@@ -115,6 +124,28 @@ class TrainConfig(BaseModel):
     keep: PositiveInt | None = Field(
         None, description="Newest checkpoints that stay. Default: all epochs', two others."
     )
+    overfit: PositiveInt | None = Field(
+        None,
+        description="Learn the first so many samples by heart, to see that it can be done: 100 epochs.",
+    )
+    wandb: bool = Field(False, description="Log to Weights & Biases too.")
+    wandb_project: str = Field("clipkit", min_length=1, description="The project there.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = with_recipe(given)
+        overfit = given.get("overfit")
+        if not isinstance(overfit, int):
+            return given
+        return {"batch_size": min(cls.model_fields["batch_size"].default, overfit)} | given
+
+    @field_validator("recipe")
+    @classmethod
+    def _check_recipe(cls, name: str | None) -> str | None:
+        if name is not None and name not in RECIPES:
+            raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        return name
 
     @field_validator("model")
     @classmethod
@@ -146,17 +177,19 @@ class TrainConfig(BaseModel):
     def resolved(self, model: ClipConfig, device_type: str) -> "ResolvedConfig":
         """Return the settings with the defaults for `model` filled in, as they are stored with a run."""
         family = model.vision.kind
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
-        defaults = {
+        given = self.model_dump()  # of all settings: no recipe fills in any again
+        defaults: dict[str, Any] = {
             "lr": PAPER_LEARNING_RATE,
             "beta1": PAPER_BETA1,
             "beta2": PAPER_BETA2[family],
             "eps": PAPER_EPSILON[family],
             "precision": "bf16" if device_type == "cuda" else "fp32",
+            "tf32": device_type == "cuda",
         }
         if self.samples_seen is None:
-            defaults["epochs"] = PAPER_EPOCHS
-        return ResolvedConfig.model_validate(defaults | given | {"model": model.name})
+            defaults["epochs"] = OVERFIT_PASSES if self.overfit else PAPER_EPOCHS
+        filled = {name: value for name, value in defaults.items() if given[name] is None}
+        return ResolvedConfig.model_validate(given | filled | {"model": model.name})
 
 
 class ResolvedConfig(TrainConfig):
@@ -167,6 +200,7 @@ class ResolvedConfig(TrainConfig):
     beta2: Decay
     eps: PositiveFloat
     precision: Precision
+    tf32: bool
 
 
 @dataclass(frozen=True)
@@ -210,28 +244,13 @@ def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
     return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
 
 
-def check_shares(config: TrainConfig, processes: int) -> None:
-    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
-    share, left = divmod(config.batch_size, processes)
-    if left:
-        step = processes * config.accumulate
-        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
-        raise ConfigError(
-            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
-            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
-        )
-    if share % config.accumulate:
-        whose = (
-            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
-        )
-        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
-
-
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
-    """Convert the run's length into samples and steps once.
+    """Convert the run's length into samples and steps once. With `overfit` all of it is one epoch.
 
     Raises ConfigError for a batch larger than the data set (it would hold a sample twice) or than the run.
     """
+    if config.overfit is not None:
+        return _overfit_length(config, config.overfit, dataset_samples)
     if config.batch_size > dataset_samples:
         raise ConfigError(
             f"batch size {config.batch_size} is more than the data set's {dataset_samples} samples: "
@@ -241,6 +260,16 @@ def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
     if samples < config.batch_size:
         raise ConfigError(f"a run of {samples} samples has no batch of {config.batch_size}: train for longer")
     return RunLength(samples, config.batch_size, dataset_samples)
+
+
+def _overfit_length(config: TrainConfig, count: int, dataset_samples: int) -> RunLength:
+    if not config.batch_size <= count <= dataset_samples:
+        raise ConfigError(
+            f"--overfit {count}: expected at least a batch of {config.batch_size} samples and at most the "
+            f"data set's {dataset_samples}: choose another number, or a smaller --batch-size"
+        )
+    samples = config.samples_seen or (config.epochs or OVERFIT_PASSES) * count
+    return RunLength(samples, config.batch_size, samples)
 
 
 def warmup_steps(config: TrainConfig, steps: int) -> int:

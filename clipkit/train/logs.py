@@ -1,15 +1,11 @@
-"""What a run tells: lines in metrics.jsonl and results.jsonl, TensorBoard, and the display."""
+"""What a run tells: lines in metrics.jsonl and results.jsonl, its boards, out.log, and the display."""
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
-
-from clipkit import atomic
 from clipkit.progress import Progress
+from clipkit.train.boards import Board, TensorBoard, WeightsAndBiases
 from clipkit.train.config import RunLength
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import TrainState
@@ -18,24 +14,32 @@ from clipkit.train.state import TrainState
 class RunLog:
     """Writes a run's figures everywhere that they go. Only the first process has one.
 
-    It begins where `state` stands: later lines of a killed sitting are removed from the files, and marked as
-    replaced in TensorBoard. That one may lack what came after the checkpoint at the same step: it is told all
-    of that step again.
+    It begins where `state` stands: later lines of a killed sitting are removed from the files, marked as
+    replaced in TensorBoard, and not repeated in W&B. `settings` are the run's, as `run_settings` has them.
     """
 
-    def __init__(self, run: RunDirectory, length: RunLength, state: TrainState, display: Progress):
+    def __init__(
+        self,
+        run: RunDirectory,
+        length: RunLength,
+        state: TrainState,
+        display: Progress,
+        settings: dict[str, Any],
+    ):
         self._run = run
         self._length = length
         self._display = display
+        self._note = ""
         run.cut_back(state.step)
         if state.step:
             self.say(f"{run.name} goes on after step {state.step:,} of {length.steps:,}")
         else:
             run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
-        _wait_for_a_new_second(run.tensorboard)
-        self._board = SummaryWriter(run.tensorboard, purge_step=state.step)
-        for figures in run.figures_of(state.step):
-            self._to_board(state.step, figures)
+        self._boards: list[Board] = [TensorBoard(run, state.step)]
+        if settings["wandb"]:
+            board = WeightsAndBiases(run, settings["wandb_project"], settings)
+            self._boards.append(board)
+            self.say(f"W&B: {board.place}")
 
     def __enter__(self) -> Self:
         return self
@@ -43,20 +47,28 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._board.close()
+        for board in self._boards:
+            board.close(failed=error is not None)
 
     def train(self, step: int, figures: Mapping[str, float]) -> None:
         """Log the figures of the steps up to `step`."""
         self._run.metrics.append({**self._place(step), **figures})
-        self._to_board(step, figures)
-        note = f"loss {figures['loss']:.3f}, {figures['samples_per_second']:,.0f} samples/s"
-        self._display.update(step * self._length.batch_size, note=note)
-        self._run.note(f"step {step:,}: {note}")
+        self._to_boards(step, figures)
+        self._note = (
+            f"loss {figures['loss']:.3f}, {figures['samples_per_second']:,.0f} samples/s, "
+            f"{figures['data_wait']:.0%} waiting for data"
+        )
+        self.progress(step)
+        self._run.note(f"step {step:,}: {self._note}")
+
+    def progress(self, step: int) -> None:
+        """Show that `step` steps are trained."""
+        self._display.update(step * self._length.batch_size, note=self._note)
 
     def evaluation(self, step: int, figures: Mapping[str, float], checkpoint: str | None) -> None:
         """Log the figures of an evaluation after `step` steps, of a checkpoint if one was written."""
         self._run.add_evaluation({**self._place(step), **figures}, checkpoint)
-        self._to_board(step, figures)
+        self._to_boards(step, figures)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self.say(f"step {step:,}: {shown}")
 
@@ -73,22 +85,13 @@ class RunLog:
         """Force everything written so far onto the disk, before a checkpoint makes it the past."""
         self._run.metrics.flush()
         self._run.results.flush()
-        self._board.flush()
-        for events in self._run.tensorboard.iterdir():
-            atomic.flush(events)
+        for board in self._boards:
+            board.flush()
 
     def _place(self, step: int) -> dict[str, float]:
         samples = step * self._length.batch_size
         return {"step": step, "samples": samples, "epoch": samples / self._length.epoch_samples}
 
-    def _to_board(self, step: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
-
-
-def _wait_for_a_new_second(folder: Path) -> None:
-    # TensorBoard reads event files in the order of the second in their names: a sitting that begins within
-    # the second in which the last one began could be read before it.
-    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
-    while seconds and 0 <= max(seconds) - int(time.time()) <= 1:
-        time.sleep(0.02)
+    def _to_boards(self, step: int, figures: Mapping[str, float]) -> None:
+        for board in self._boards:
+            board.add(self._place(step), figures)

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import ClipkitError, TrainError
+from clipkit.processes import peak_memory
 from clipkit.shards.loader import Batch
 from clipkit.train.bad_samples import RunBadCount
+from clipkit.train.bottleneck import Bottleneck, DeviceQueue
 from clipkit.train.checkpoints import CheckpointWriter
 from clipkit.train.config import RunLength, TrainConfig, evaluation_due
 from clipkit.train.evaluating import Evaluator, evaluate
+from clipkit.train.guards import Guards
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
 from clipkit.train.precision import MOST_SKIPPED
@@ -38,6 +41,10 @@ class Loop:
     def __post_init__(self) -> None:
         self._line_start = replace(self.state)
         self._clock = time.perf_counter()
+        self._queue = DeviceQueue(self.step.world.device)
+        if self.log is not None:
+            self._guards = Guards(self.length.batch_size, self.step.schedule.warmup, self.log.say)
+            self._bottleneck = Bottleneck(self.config.workers, self.log.say)
 
     def train(self, stream: Iterator[Batch]) -> None:
         """Train on `stream`, the batches from the state's position to the end of the run.
@@ -49,11 +56,16 @@ class Loop:
         self._evaluate_if_due()
         while (batch := self._next(stream)) is not None:
             line_due = self._line_due(self.state.step + 1)
+            if line_due and self.log is not None:
+                self._guards.look(batch)
             figures = self.step(batch, self.state.step, with_norm=line_due)
+            self._queue.mark()
             self.state.add_step(figures.loss, figures.skipped)
             self.bad.trained()
             if line_due and figures.norm is not None:
                 self._write_line(figures.norm)
+            elif self.log is not None:
+                self.log.progress(self.state.step)
             self._save_if_due()
             self._evaluate_if_due()
         self.checkpoints.wait()
@@ -68,7 +80,9 @@ class Loop:
             # What asks for an end may reach the loader's processes too, and end them first.
             if not self.interruption.number:
                 raise
-        self.state.waited += self._lap()
+        waited = self._lap()
+        if self._queue.is_empty:  # else the device had something to do all the while
+            self.state.waited += waited
         self._meet()
         return batch
 
@@ -113,21 +127,30 @@ class Loop:
             found = f"the gradients of the last {skipped_in_row} steps, to step {state.step}, are not finite"
             raise TrainError(self.checkpoints.not_finite(found))
         self._lap()
-        seconds = state.seconds - self._line_start.seconds
         if self.log is not None:
-            figures = {
-                "loss": loss,
-                "lr": self.step.schedule(state.step - 1),
-                "logit_scale": self.step.model.logit_scale.exp().item(),
-                "grad_norm": norm.item(),
-                "samples_per_second": (state.step - self._line_start.step) * self.length.batch_size / seconds,
-                "data_wait": (state.waited - self._line_start.waited) / seconds,
-            }
-            if self.step.scaler.is_enabled():
-                figures |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": int(state.skipped)}
-            self.log.train(state.step, figures)
+            self._log_line(self.log, loss, norm.item())
         state.loss_sum, state.loss_steps = 0.0, 0
         self._line_start = replace(state)
+
+    def _log_line(self, log: RunLog, loss: float, norm: float) -> None:
+        state, start = self.state, self._line_start
+        seconds, waited = state.seconds - start.seconds, state.waited - start.waited
+        figures = {
+            "loss": loss,
+            "lr": self.step.schedule(state.step - 1),
+            "logit_scale": self.step.model.logit_scale.exp().item(),
+            "grad_norm": norm,
+            "samples_per_second": (state.step - start.step) * self.length.batch_size / seconds,
+            "data_wait": waited / seconds,
+            "peak_memory_mb": peak_memory() / 1e6,
+        }
+        if self.step.scaler.is_enabled():
+            figures |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": int(state.skipped)}
+        if self.step.world.device.type == "cuda":
+            figures["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        log.train(state.step, figures)
+        self._guards.add_loss(state.step, loss)
+        self._bottleneck.add(seconds, waited)
 
     def _save_if_due(self) -> None:
         step, every = self.state.step, self.config.save_every
@@ -152,7 +175,6 @@ class Loop:
             say = self.log.say if self.log else None
             figures = evaluate(self.step.model, self.evaluators, world, self.interruption, say)
             if figures is not None and self.log is not None:
-                self.checkpoints.wait()
-                newest = self.checkpoints.newest if self.checkpoints.saved_step == step else None
+                newest = self.checkpoints.written(step)
                 self.log.evaluation(step, figures, newest.name if newest else None)
         self._clock = time.perf_counter()  # evaluation is not training time

@@ -1,7 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.progress import Progress
+from clipkit.shards.aspects import warning_of_longer
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
@@ -23,11 +24,11 @@ from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.compiling import compiling
 from clipkit.train.config import (
     ResolvedConfig,
     RunLength,
     TrainConfig,
-    check_shares,
     run_length,
     warmup_steps,
 )
@@ -37,9 +38,14 @@ from clipkit.train.interrupt import Interruption
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
+from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.precision import tf32
 from clipkit.train.pretrained import Start, find_start, initial_model
+from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
+from clipkit.train.shares import check_shares
+from clipkit.train.small_pictures import small_pictures
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
@@ -56,7 +62,8 @@ class TrainResult:
 
     `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
     data; `not_trained` counts the samples at the very end that filled no batch, `unreadable` those of all
-    processes in whose place others were trained on; `finished_before` tells that nothing was left to do.
+    processes in whose place others were trained on; `finished_before` tells that nothing was left to do, and
+    `overfit`, of a run that was to learn some samples by heart, whether it did.
     """
 
     run: Path
@@ -70,6 +77,7 @@ class TrainResult:
     data_wait: float
     final_loss: float
     finished_before: bool
+    overfit: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
@@ -86,6 +94,7 @@ class TrainResult:
             ("time", f"{self.seconds:,.1f} s, {self.data_wait:.0%} of it waiting for data"),
             ("samples/s", f"{self.samples_per_second:,.1f}"),
             ("final loss", f"{self.final_loss:.4f}"),
+            *([("overfit", self.overfit)] if self.overfit else []),
         ]
         return table(rows)
 
@@ -116,7 +125,10 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
+        evaluators = () if resolved.overfit else evaluators
         check_shares(resolved, world.size)
+        stack.enter_context(tf32(resolved.tf32, world.device))
+        stack.enter_context(compiling(resolved))
         begun = run.read_config() if run.latest() else None
         start = find_start(config, begun)
         settings = run_settings(resolved, shards) | start.as_settings()
@@ -140,17 +152,20 @@ def train(
         if shown and finished:
             shown.update(state.step * length.batch_size, note=f"finished before: {latest}")
         if not finished:
-            log = stack.enter_context(RunLog(run, length, state, shown)) if shown else None
+            log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
-            if say and world.device.type == "cpu":
-                say(_ON_THE_CPU)
+            if say:
+                for line in _remarks(shards, model_config, world):
+                    say(line)
             stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
-            stream = _stream(resolved, model_config, shards, length, state, world, bad)
+            if log and not state.step:
+                _say_recipe(resolved, shards, log)
+            stream = _stream(resolved, model_config, shards, length, state, world, bad, log)
             stack.enter_context(closing(stream))
             Loop(resolved, length, state, bad, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
-        return _result(run, length, state, finished)
+        return _result(run, length, state, finished, resolved.overfit)
 
 
 def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world: World) -> TrainStep:
@@ -167,10 +182,23 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
-    features = wrapped_features(model, world)
     return TrainStep(
-        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+        model,
+        wrapped_features(model, world, config.compile),
+        optimizer,
+        schedule,
+        world,
+        config.precision,
+        config.grad_clip,
+        config.accumulate,
+        config.compile,
     )
+
+
+def _remarks(shards: SampleSet | Mixture, model: ClipConfig, world: World) -> Iterator[str]:
+    if world.device.type == "cpu":
+        yield _ON_THE_CPU
+    yield from small_pictures(shards, model)
 
 
 def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
@@ -187,6 +215,7 @@ def _stream(
     state: TrainState,
     world: World,
     bad: RunBadCount,
+    log: RunLog | None,
 ) -> Generator[Batch]:
     transform = TrainTransform(
         model_config.image_size,
@@ -196,6 +225,12 @@ def _stream(
         color_jitter_probability=config.color_jitter_probability,
         gray_scale_probability=config.gray_scale_probability,
     )
+    tokenize = Tokenizer(model_config.text.context_length)
+    if config.overfit is not None:
+        samples = fixed_samples(shards, config, config.overfit, transform, tokenize)
+        if log:
+            log.say(described(samples))
+        return repeated(samples, length.batch_size, state.step, length.steps, world)
     return batches(
         shards,
         batch_size=length.batch_size,
@@ -206,7 +241,7 @@ def _stream(
         position=state.step * length.batch_size,
         stop=length.samples,
         transform=transform,
-        tokenize=Tokenizer(model_config.text.context_length),
+        tokenize=tokenize,
         told=bad.add,
     )
 
@@ -216,8 +251,21 @@ def _last_loss(run: RunDirectory) -> float:
     return next((each for each in losses if each is not None), math.nan)
 
 
-def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool) -> TrainResult:
+def _say_recipe(config: ResolvedConfig, shards: SampleSet | Mixture, log: RunLog) -> None:
+    if config.recipe is None:
+        return
+    log.say(description(config.recipe, config.model_dump()))
+    for each in shards.sets if isinstance(shards, Mixture) else (shards,):
+        warning = warning_of_longer(each.source, LARGEST_ASPECT, "the published runs left them out")
+        if warning is not None:
+            log.say(warning)
+
+
+def _result(
+    run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool, overfit: int | None
+) -> TrainResult:
     samples = state.step * length.batch_size
+    loss = _last_loss(run)
     checkpoint = run.latest()
     assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
     return TrainResult(
@@ -230,6 +278,7 @@ def _result(run: RunDirectory, length: RunLength, state: TrainState, finished_be
         seconds=state.seconds,
         samples_per_second=samples / state.seconds,
         data_wait=state.waited / state.seconds,
-        final_loss=_last_loss(run),
+        final_loss=loss,
         finished_before=finished_before,
+        overfit=verdict(overfit, loss) if overfit else None,
     )

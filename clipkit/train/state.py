@@ -10,7 +10,7 @@ from clipkit.shards.bad_samples import Bad
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import BLOCK, ShardPlan
 from clipkit.shards.sample_set import SampleSet
-from clipkit.train.config import TrainConfig
+from clipkit.train.config import TrainConfig, run_length
 from clipkit.train.distributed import World
 
 FREE_SETTINGS = frozenset(
@@ -26,6 +26,9 @@ FREE_SETTINGS = frozenset(
         "evaluate_samples",
         "log_every",
         "keep",
+        "recipe",  # its settings stand for it
+        "wandb",
+        "wandb_project",
         "data.directory",
         "pretrained",
         "grad_checkpointing",
@@ -94,7 +97,7 @@ def run_settings(config: TrainConfig, shards: SampleSet | Mixture) -> dict[str, 
     data = {
         "directory": " ".join(each.source for each in sets),
         "fingerprint": shards.fingerprint,
-        "samples": len(shards),
+        "samples": run_length(config, len(shards)).epoch_samples,
         "streams": max(ShardPlan(each.sizes, config.seed).streams for each in sets),
         "block": BLOCK,
     }

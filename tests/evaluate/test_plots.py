@@ -90,6 +90,37 @@ def test_the_figure_shows_every_run_and_figure(tmp_path: Path) -> None:
     figure.draw_without_rendering()
 
 
+def test_validation_figures_have_their_panels_in_order_and_their_chance(tmp_path: Path) -> None:
+    """As a run logs them with --val-shards, beside one without."""
+    run, plain = write_run(tmp_path / "run"), write_run(tmp_path / "plain")
+    (run / "config.json").write_text('{"batch_size": 64}')
+    recalls = {f"{way}_R@{k}": 0.01 * k for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
+    figures = {"clip_val_loss": 3.0, **recalls, "image_to_text_median_rank": 9.0, "num_samples": 500}
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"step": 20, "samples": 1280, "epoch": 2} | figures) + "\n")
+    curves = [read_run(plain), read_run(run)]
+    assert curves[1].chance["image_to_text_R@5"] == 0.01
+    assert curves[1].chance["loss"] == curves[1].chance["clip_val_loss"] == math.log(64)
+    panels = {axes.get_title(): axes for axes in curves_figure(curves).axes}
+    assert list(panels) == [
+        "training loss",
+        "validation loss",
+        "samples/s",
+        *(f"image to text, recall at {k}" for k in (1, 5, 10)),
+        *(f"text to image, recall at {k}" for k in (1, 5, 10)),
+        *(f"emoji, zero-shot top-{k}" for k in (1, 5)),
+    ]
+    said = [[each.get_text() for each in axes.texts] for axes in panels.values()]
+    assert said[:4] == [["guessing 4.16"], ["guessing 4.16"], [], ["chance 0.20%"]]
+
+
+def test_settings_that_cannot_be_read_cost_a_line_of_guessing_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for settings in ("{", "[]", '{"batch_size": "many"}', '{"batch_size": 0}'):
+        (run / "config.json").write_text(settings)
+        assert "loss" not in read_run(run).chance
+
+
 def test_png_and_svg_by_name(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     plot = plot_curves([run], tmp_path / "new" / "curves.png")

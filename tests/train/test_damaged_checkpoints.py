@@ -27,7 +27,7 @@ def run_it(dataset: Path, path: Path) -> TrainResult:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    clock = {"samples_per_second", "data_wait"}
+    clock = {"samples_per_second", "data_wait", "peak_memory_mb"}
     texts = (path / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(text).items() if k not in clock} for text in texts]
 

@@ -32,7 +32,7 @@ CONFIGS = {
         update={"model": "RN-Mini@64px", "batch_size": 16, "sync_batch_norm": True, "save_every": 48}
     ),
 }
-KILLS = 5
+KILLS = 3
 
 
 @contextmanager

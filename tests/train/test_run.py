@@ -37,7 +37,7 @@ CONFIG = TrainConfig(
 )
 COARSE = CONFIG.model_copy(update={"log_every": 4})
 CHILD: dict[str, Any] = {"start_new_session": True, "stdout": subprocess.PIPE, "text": True}
-CLOCK = {"samples_per_second", "data_wait"}
+CLOCK = {"samples_per_second", "data_wait", "peak_memory_mb"}
 
 
 class Watched(Progress):
