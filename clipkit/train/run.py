@@ -1,7 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.shares import check_shares
+from clipkit.train.small_pictures import small_pictures
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
@@ -153,8 +154,9 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
-            if say and world.device.type == "cpu":
-                say(_ON_THE_CPU)
+            if say:
+                for line in _remarks(shards, model_config, world):
+                    say(line)
             stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             if log and not state.step:
@@ -191,6 +193,12 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
         config.accumulate,
         config.compile,
     )
+
+
+def _remarks(shards: SampleSet | Mixture, model: ClipConfig, world: World) -> Iterator[str]:
+    if world.device.type == "cpu":
+        yield _ON_THE_CPU
+    yield from small_pictures(shards, model)
 
 
 def _check(run: RunDirectory, settings: dict[str, Any]) -> None:
