@@ -51,6 +51,10 @@ def test_bad_usage_is_exit_2() -> None:
         (["nonsense"], "nonsense"),
         (["train", "--shards", "x", "--warmup", "-3"], "--warmup"),
         (["train", "--shards", "x", "--model", "RN49"], "there are RN50"),
+        (["train"], "expected one of --shards and --csv, found neither"),
+        (["train", "--shards", "x", "--csv", "y"], "expected one of --shards and --csv, found both"),
+        (["train", "--csv", "y", "--val-shards", "x", "--val-csv", "y"], "--val-shards and --val-csv, found"),
+        (["train", "--shards", "x", "--evaluate-epochs", "2", "--evaluate-samples", "2"], "give one"),
         (["convert", "a", "b", "--to", "onnx"], "--to: expected one of openai"),
         (["evaluate", "--folder", "x"], "--classes"),
     ):

@@ -141,10 +141,9 @@ def _recalls(queries_ND: Tensor, targets: _Targets, ranks: Ranks) -> Recalls:
 @contextmanager
 def _exact_products() -> Iterator[None]:
     # TensorFloat-32 has three decimals: it would tie what a model tells apart.
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "ieee"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        torch.set_float32_matmul_precision(before)

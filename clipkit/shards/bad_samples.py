@@ -10,6 +10,7 @@ from clipkit.errors import DatasetError
 MAX_BAD = 0.001
 FEWEST = 10
 _LISTED = 20
+REMEDY = "mend them (`clipkit shards verify` finds all of a dataset's)"
 
 _log = logging.getLogger("clipkit.shards")
 
@@ -62,5 +63,5 @@ class BadCount:
             more = "; …" if len(bad.named) == _LISTED else ""
             raise DatasetError(
                 f"{bad.count} of the {seen:,} samples read so far cannot be read, more than the "
-                f"{self._most:.2%} allowed; run `clipkit shards verify`: {'; '.join(bad.named)}{more}"
+                f"{self._most:.2%} allowed; {REMEDY}: {'; '.join(bad.named)}{more}"
             )

@@ -179,6 +179,10 @@ class CsvSet:
         """Return where the table lies, for messages."""
         return self.source
 
+    def short_sides(self, shard: int) -> None:
+        """A table does not tell."""
+        return
+
     def prepare(self, shards: Iterable[int]) -> None:
         """Do nothing: all is here."""
 

@@ -70,6 +70,10 @@ class ForeignTars:
         fields = table["caption_field"].to_pylist()
         return Rows(ranges, fields if any(fields) else None, table["key"])
 
+    def short_sides(self, shard: int) -> None:
+        """Tars of other tools do not tell."""
+        return
+
     def caption(self, text: bytes, rows: Rows, row: int) -> str:
         """Return the caption, what is no UTF-8 in it as U+FFFD. Raises SampleError if its field is gone."""
         field = rows.fields[row] if rows.fields else None

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
-from clipkit.shards.bad_samples import BadCount, BadSample
+from clipkit.shards.bad_samples import REMEDY, BadCount, BadSample
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
@@ -222,9 +222,7 @@ class _Batches(Dataset[_Made | ClipkitError]):
                 if not number:
                     bad.append(self._named(place, str(error)))
             tried = self._plan.substitute(place, number)
-        raise DatasetError(
-            f"{bad[-1]}; nor can any of {_SUBSTITUTES - 1} others; run `clipkit shards verify`"
-        )
+        raise DatasetError(f"{bad[-1]}; nor can any of {_SUBSTITUTES - 1} others; {REMEDY}")
 
     def _sample(self, place: Place) -> tuple[Pixels, str]:
         sample = self._sets[place.dataset].read(place.shard, place.row)

@@ -35,5 +35,8 @@ class SampleSet(Protocol):
     def place(self, shard: int) -> str:
         """Return where a shard lies, for messages."""
 
+    def short_sides(self, shard: int) -> Int64s | None:
+        """Return the shorter sides of a shard's pictures in pixels; None where that is not written down."""
+
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards; returns at once."""

@@ -56,6 +56,9 @@ class ShardFiles(Protocol):
     def rows(self, shard: int) -> Rows:
         """Return where a shard's samples lie. Raises DatasetError if that is not known, or impossible."""
 
+    def short_sides(self, shard: int) -> Int64s | None:
+        """Return the shorter sides of a shard's pictures in pixels; None where that is not written down."""
+
     def caption(self, text: bytes, rows: Rows, row: int) -> str:
         """Return the caption that a sample's bytes are. Raises SampleError if they are none."""
 
@@ -113,12 +116,22 @@ class DatasetFiles:
 
     def rows(self, shard: int) -> Rows:
         """Return what the manifest says. Raises DatasetError if it is missing or damaged."""
-        manifest = (self.directory / self.names[shard]).with_suffix(".parquet")
-        sha256 = self._manifest_sha256[shard].tobytes().hex()
-        table = read_parquet(manifest, "the shard's manifest", RANGES, sha256)
-        ranges = np.stack([table[name].to_numpy().astype(np.int64) for name in RANGES], axis=1)
-        check_ranges(str(manifest), ranges, int(self.sizes[shard]), int(self.tar_bytes[shard]))
+        ranges = self._columns(shard, RANGES)
+        check_ranges(str(self._manifest(shard)), ranges, int(self.sizes[shard]), int(self.tar_bytes[shard]))
         return Rows(ranges)
+
+    def short_sides(self, shard: int) -> Int64s:
+        """Return what the manifest says. Raises DatasetError if it is missing or damaged."""
+        sides: Int64s = self._columns(shard, ["width", "height"]).min(axis=1)
+        return sides
+
+    def _manifest(self, shard: int) -> Path:
+        return (self.directory / self.names[shard]).with_suffix(".parquet")
+
+    def _columns(self, shard: int, names: list[str]) -> Int64s:
+        sha256 = self._manifest_sha256[shard].tobytes().hex()
+        table = read_parquet(self._manifest(shard), "the shard's manifest", names, sha256)
+        return np.stack([table[name].to_numpy().astype(np.int64) for name in names], axis=1)
 
     def caption(self, text: bytes, rows: Rows, row: int) -> str:
         """Return the caption. Raises SampleError if the bytes are no UTF-8."""

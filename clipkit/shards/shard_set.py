@@ -148,6 +148,13 @@ class ShardSet:
         """Return where shard number `shard` lies, for messages."""
         return self._files.place(shard)
 
+    def short_sides(self, shard: int) -> Int64s | None:
+        """Return the shorter sides of a shard's pictures in pixels; None where that is not written down.
+
+        Raises DatasetError if the manifest is missing or damaged.
+        """
+        return self._files.short_sides(shard)
+
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
         self._filling = self._filling or Filling(self._files.fill)

@@ -77,6 +77,10 @@ class TrainConfig(BaseModel):
     precision: Precision | None = Field(
         None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
     )
+    tf32: bool | None = Field(
+        None, description="Products of float32 with 10 bits of mantissa. Default: allowed, on CUDA."
+    )
+    compile: bool = Field(False, description="Through torch.compile: minutes first, then faster steps.")
     grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
     sync_batch_norm: bool = Field(
         False, description="ResNets: normalise over the samples of all processes together."
@@ -180,6 +184,7 @@ class TrainConfig(BaseModel):
             "beta2": PAPER_BETA2[family],
             "eps": PAPER_EPSILON[family],
             "precision": "bf16" if device_type == "cuda" else "fp32",
+            "tf32": device_type == "cuda",
         }
         if self.samples_seen is None:
             defaults["epochs"] = OVERFIT_PASSES if self.overfit else PAPER_EPOCHS
@@ -195,6 +200,7 @@ class ResolvedConfig(TrainConfig):
     beta2: Decay
     eps: PositiveFloat
     precision: Precision
+    tf32: bool
 
 
 @dataclass(frozen=True)
@@ -236,23 +242,6 @@ def evaluation_due(config: TrainConfig, length: RunLength, step: int) -> bool:
     if config.evaluate_samples is not None:
         return length.crosses(step, config.evaluate_samples)
     return length.closes_epoch(step) and length.epochs_done(step) % (config.evaluate_epochs or 1) == 0
-
-
-def check_shares(config: TrainConfig, processes: int) -> None:
-    """Raise ConfigError for a batch that the processes and the parts of a step cannot share evenly."""
-    share, left = divmod(config.batch_size, processes)
-    if left:
-        step = processes * config.accumulate
-        near = {max(1, config.batch_size // step) * step, (config.batch_size // step + 1) * step}
-        raise ConfigError(
-            f"batch size {config.batch_size} is not a multiple of the {processes} processes: choose "
-            f"--batch-size {' or '.join(map(str, sorted(near)))}, or another number with --processes"
-        )
-    if share % config.accumulate:
-        whose = (
-            f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
-        )
-        raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
 
 
 def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:

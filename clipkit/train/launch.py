@@ -20,9 +20,10 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from clipkit import scratch
 from clipkit.errors import ConfigError
 from clipkit.launched import LAUNCHER, is_launched
-from clipkit.train.config import TrainConfig, check_shares
+from clipkit.train.config import TrainConfig
 from clipkit.train.endings import raise_ending
 from clipkit.train.interrupt import Interruption
+from clipkit.train.shares import check_shares
 
 _HOST = "127.0.0.1"
 _LOOPBACK = "lo"

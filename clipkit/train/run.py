@@ -1,7 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.compiling import compiling
 from clipkit.train.config import (
     ResolvedConfig,
     RunLength,
     TrainConfig,
-    check_shares,
     run_length,
     warmup_steps,
 )
@@ -39,10 +39,13 @@ from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.precision import tf32
 from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
+from clipkit.train.shares import check_shares
+from clipkit.train.small_pictures import small_pictures
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
 from clipkit.train.sync_batch_norm import synchronize_batch_norm
@@ -124,6 +127,8 @@ def train(
         length = run_length(resolved, len(shards))
         evaluators = () if resolved.overfit else evaluators
         check_shares(resolved, world.size)
+        stack.enter_context(tf32(resolved.tf32, world.device))
+        stack.enter_context(compiling(resolved))
         begun = run.read_config() if run.latest() else None
         start = find_start(config, begun)
         settings = run_settings(resolved, shards) | start.as_settings()
@@ -149,8 +154,9 @@ def train(
         if not finished:
             log = stack.enter_context(RunLog(run, length, state, shown, settings)) if shown else None
             say = log.say if log else None
-            if say and world.device.type == "cpu":
-                say(_ON_THE_CPU)
+            if say:
+                for line in _remarks(shards, model_config, world):
+                    say(line)
             stack.enter_context(checkpoints)
             bad = RunBadCount(resolved.max_bad, length.batch_size, state, world, say)
             if log and not state.step:
@@ -176,10 +182,23 @@ def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world
         model, AdamSettings((config.beta1, config.beta2), config.eps, config.weight_decay)
     )
     schedule = Schedule(config.lr, warmup_steps(config, length.steps), length.steps, config.schedule)
-    features = wrapped_features(model, world)
     return TrainStep(
-        model, features, optimizer, schedule, world, config.precision, config.grad_clip, config.accumulate
+        model,
+        wrapped_features(model, world, config.compile),
+        optimizer,
+        schedule,
+        world,
+        config.precision,
+        config.grad_clip,
+        config.accumulate,
+        config.compile,
     )
+
+
+def _remarks(shards: SampleSet | Mixture, model: ClipConfig, world: World) -> Iterator[str]:
+    if world.device.type == "cpu":
+        yield _ON_THE_CPU
+    yield from small_pictures(shards, model)
 
 
 def _check(run: RunDirectory, settings: dict[str, Any]) -> None:

@@ -34,9 +34,14 @@ class _Features(nn.Module):
         return self.model.features(images_BCHW, tokens_BL)
 
 
-def wrapped_features(model: Clip, world: World) -> nn.Module:
-    """Return a module (pictures, tokens) → ClipOutput that averages gradients over the processes."""
+def wrapped_features(model: Clip, world: World, compiled: bool = False) -> nn.Module:
+    """Return a module (pictures, tokens) → ClipOutput that averages gradients over the processes.
+
+    Where it is `compiled`, the model itself, and the names of its parameters, stay as they are.
+    """
     features = _Features(model)
+    if compiled:
+        features.compile()
     if world.size == 1:
         return features
     devices = [world.device] if world.device.type == "cuda" else None
@@ -60,7 +65,7 @@ class TrainStep:
     """Applies one batch to a model: forward, loss over the global batch, backward, clip, update.
 
     With `accumulate` K the forward and the backward pass go through K micro-batches one after the other,
-    for the same loss of the whole batch.
+    for the same loss of the whole batch. `compiled` features get texts of one length, which is compiled once.
     """
 
     model: Clip
@@ -71,6 +76,7 @@ class TrainStep:
     precision: Precision
     grad_clip: float | None
     accumulate: int = 1
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         self.scaler = gradient_scaler(self.precision, self.world.device)
@@ -80,7 +86,8 @@ class TrainStep:
         set_learning_rate(self.optimizer, self.schedule(step))
         device = self.world.device
         images_BCHW = batch.images_BCHW.to(device, non_blocking=True)
-        tokens_BL = without_padding(batch.tokens_BL).to(device, non_blocking=True)
+        tokens_BL = batch.tokens_BL if self.compiled else without_padding(batch.tokens_BL)
+        tokens_BL = tokens_BL.to(device, non_blocking=True)
 
         self.optimizer.zero_grad(set_to_none=True)
         if self.accumulate == 1:

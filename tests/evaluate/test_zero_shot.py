@@ -14,7 +14,9 @@ from torch.nn import functional
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet, imagenet_classes
 from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.zero_shot import (
+    ZeroShotResult,
     build_classifier,
     classify,
     hits,
@@ -25,6 +27,7 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import ResNetConfig, named_config
 from clipkit.model.preprocess import EvalTransform
 from clipkit.model.tokenizer import Tokenizer
+from tests.evaluate.simulated import in_each_rank
 
 MICRO = named_config("ViT-Micro/16@32px")
 NAMES = (
@@ -269,3 +272,39 @@ def test_labels_follow_the_class_file_not_the_folder_order(
 def test_wilson_interval_as_published(correct: int, count: int, low: float, high: float) -> None:
     # 81 of 263 is Newcombe's example (Statistics in Medicine 17, 1998, table I).
     assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_ranks_share_prompts_and_pictures_and_get_the_same(
+    model: Clip, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    images = labelled([*files, *[tmp_path / "broken.jpg"], *files * 10], [0] * (11 * PICTURES + 1))
+
+    def work(ranks: Ranks) -> tuple[torch.Tensor, ZeroShotResult]:
+        weights = build_classifier(model, Tokenizer(), CLASSES, batch_size=5, ranks=ranks)
+        return weights, classify(model, weights, images, batch_size=7, workers=0, ranks=ranks)
+
+    weights, result = work(ALONE)
+    assert (result.images, result.unreadable) == (11 * PICTURES, (str(tmp_path / "broken.jpg"),))
+    for found_weights, found in in_each_rank(3, work):
+        assert torch.equal(found_weights, weights)
+        assert found == result
+
+
+def test_too_many_unreadable_pictures_are_the_same_error_in_each_rank(
+    model: Clip, files: list[Path], tmp_path: Path
+) -> None:
+    """One in each of two parts: alone, each part has as many as are allowed."""
+    paths = files * 12
+    for place in (3, 12):
+        paths[place] = tmp_path / f"{place}.jpg"
+    weights = build_classifier(model, Tokenizer(), CLASSES)
+
+    def work(ranks: Ranks) -> str:
+        with pytest.raises(EvaluationError) as caught:
+            classify(model, weights, labelled(paths, [0] * len(paths)), batch_size=8, workers=0, ranks=ranks)
+        return str(caught.value)
+
+    first, second = in_each_rank(2, work)
+    assert first == second
+    assert f"'{tmp_path}/3.jpg', '{tmp_path}/12.jpg' (No such file or directory)" in first

@@ -14,6 +14,7 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.shards.loader import Batch
+from clipkit.train.config import Precision
 from clipkit.train.distributed import World, open_world
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.schedule import Schedule
@@ -69,6 +70,7 @@ def measure(
     recomputes: bool = False,
     grad_clip: float | None = None,
     lock: Callable[[Clip], None] = lambda model: None,
+    precision: Precision = "fp32",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Loss, gradients and weights after one step of this rank's share, as plain values."""
@@ -78,7 +80,9 @@ def measure(
     model = synchronize_batch_norm(model, world)
     optimizer = make_optimizer(model, AdamSettings((0.9, 0.98), 1e-6, 0.2))
     features = wrapped_features(model, world)
-    step = TrainStep(model, features, optimizer, Schedule(1e-3, 0, 10), world, "fp32", grad_clip, accumulate)
+    step = TrainStep(
+        model, features, optimizer, Schedule(1e-3, 0, 10), world, precision, grad_clip, accumulate
+    )
     whole = make_batch(model.config.image_size)
     share = SAMPLES // world.size
     own = slice(world.rank * share, (world.rank + 1) * share)

@@ -17,7 +17,8 @@ def test_defaults_are_the_papers() -> None:
     assert (resnet.epochs, resnet.weight_decay, resnet.precision) == (32, 0.2, "fp32")
     vit = TrainConfig().resolved(named_config("ViT-B/32"), "cuda")
     assert (vit.lr, vit.beta1, vit.beta2, vit.eps) == (5e-4, 0.9, 0.98, 1e-6)
-    assert vit.precision == "bf16"
+    assert (vit.precision, vit.tf32, resnet.tf32) == ("bf16", True, False)
+    assert TrainConfig(tf32=False).resolved(named_config("RN50"), "cuda").tf32 is False
 
 
 def test_what_is_given_stays() -> None:
@@ -41,6 +42,8 @@ def test_what_is_given_stays() -> None:
         {"crop_scale": (0.9, 0.5)},
         {"crop_scale": (0.5, 1.1)},
         {"precision": "fp8"},
+        {"accumulate": 0},
+        {"model": "ViT-B/32", "sync_batch_norm": True},
         {"seed": -1},
         {"learning_rate": 1e-3},
     ],

@@ -9,11 +9,13 @@ from torch import nn
 
 from clipkit.errors import ConfigError
 from clipkit.model.preprocess import normalize
-from clipkit.train.config import TrainConfig, check_shares
+from clipkit.train.config import Precision, TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.loss import clip_loss
+from clipkit.train.shares import check_shares
 from tests.train.global_batch import RANKS, RESNET, VIT, make_batch, measure, prepared
 from tests.train.launching import launched
+from tests.train.test_run import lines, run_it
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -71,6 +73,26 @@ def test_four_processes_make_the_step_of_one(four: Path, whole: dict[str, dict[s
 @pytest.mark.parametrize("recomputes", [False, True])
 def test_four_micro_batches_make_the_step_of_one(recomputes: bool, whole: dict[str, dict[str, Any]]) -> None:
     assert_same_step(measure(ALONE, VIT, accumulate=4, recomputes=recomputes), whole["vit"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_micro_batches_in_half_precision_make_the_same_step_as_near_as_it_is(precision: Precision) -> None:
+    whole, parts = (measure(ALONE, VIT, precision=precision, accumulate=count) for count in (1, 4))
+    single = measure(ALONE, VIT)
+    assert parts["loss"].item() == pytest.approx(whole["loss"].item(), abs=1e-4)
+    for name, exact in single["gradients"].items():
+        errors = [(each["gradients"][name] - exact).norm() for each in (whole, parts)]
+        assert errors[1] < 2 * errors[0] + 1e-6, name
+
+
+def test_a_run_in_parts_is_the_run_of_whole_batches(tiny_dataset: Path, tmp_path: Path) -> None:
+    config = TrainConfig(model=VIT, batch_size=12, epochs=1, lr=1e-4, log_every=1, workers=0)
+    losses = []
+    for count in (1, 3):
+        run_it(tiny_dataset, tmp_path / str(count), config.model_copy(update={"accumulate": count}))
+        losses.append([line["loss"] for line in lines(tmp_path / str(count)) if "loss" in line])
+    assert len(losses[0]) == 5
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 def test_a_resnets_micro_batches_have_their_own_statistics_and_are_counted_once() -> None:

@@ -12,7 +12,7 @@ from clipkit.errors import CheckpointError, TrainError
 from clipkit.model.clip import Clip, build
 from clipkit.train.config import TrainConfig
 from clipkit.train.evaluating import Together
-from clipkit.train.precision import MOST_SKIPPED
+from clipkit.train.precision import MOST_SKIPPED, tf32
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import TrainState
 from tests.train.test_run import lines, run_it
@@ -136,3 +136,17 @@ def test_many_skipped_steps_in_a_row_end_the_run(tiny_dataset: Path, tmp_path: P
     with pytest.raises(TrainError, match=expected + r"the last good checkpoint is .*epoch_1.pt"):
         run_it(tiny_dataset, run.path, config, [spoil])
     assert run.metrics.read()[-1]["loss"] is None
+
+
+def test_tf32_is_allowed_or_not_on_cuda_alone_and_only_within() -> None:
+    def found() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before, cuda = found(), torch.device("cuda")
+    with tf32(True, cuda):
+        assert found() == ("high", True)
+    with tf32(False, cuda):
+        assert found() == ("highest", False)
+    assert found() == before
+    with tf32(True, torch.device("cpu")):
+        assert found() == before

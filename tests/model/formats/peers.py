@@ -1,5 +1,6 @@
-"""The nine architectures with weights that real peers make: whole (slow), and one block deep."""
+"""The nine architectures with weights that real peers make: one block deep, or whole (test_whole.py)."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.model.conversions import OPENAI_MODELS
 
 VISION_TRANSFORMERS = [name for name in OPENAI_MODELS if name.startswith("ViT")]
 PICTURES = 2
+WHOLE = "CLIPKIT_TEST_WHOLE"
 
 
 def shallow(name: str, vocab_size: int) -> ClipConfig:
@@ -34,12 +36,11 @@ def shallow(name: str, vocab_size: int) -> ClipConfig:
 
 
 def architectures(names: list[str], vocab_size: int = OPENAI_VOCABULARY) -> list[Any]:
-    """Parameters of tests: the shallow ones, with so many tokens, and the whole ones marked slow."""
-    whole = [pytest.mark.slow, pytest.mark.timeout(1_800)]
-    return [
-        *(pytest.param(shallow(name, vocab_size), id=f"shallow {name}") for name in names),
-        *(pytest.param(named_config(name), id=name, marks=whole) for name in names),
-    ]
+    """Parameters of tests: the shallow ones, with so many tokens, or the whole one that WHOLE names."""
+    whole = os.environ.get(WHOLE)
+    if whole is not None:
+        return [pytest.param(named_config(whole), id=whole, marks=pytest.mark.timeout(1_800))]
+    return [pytest.param(shallow(name, vocab_size), id=f"shallow {name}") for name in names]
 
 
 @torch.no_grad()
