@@ -1,8 +1,9 @@
 """Whole training runs, data included, beside `open_clip_train.main` on the same shards.
 
-    python bench/train.py [--scenario loader|small|rn50|all] [--runs 3]
+    python bench/train.py [--scenario loader|pixels|small|rn50|all] [--runs 3]
 
-loader  a ViT so small that making its batches of 224-pixel pictures is nearly all of the work
+loader  ViT-Micro/16@32px: making batches is nearly all of the work
+pixels  a ViT of one layer for 224-pixel pictures: what is done to their pixels is half of the work
 small   RN-Mini@64px
 rn50    RN50
 
@@ -28,10 +29,10 @@ from clipkit.model.config import ClipConfig, TextConfig, ViTConfig, named_config
 
 BUILD = Path(__file__).parent.parent / "build" / "bench"
 TINY = ClipConfig(
-    name="ViT-Tiny-32",
+    name="ViT-Tiny-56",
     embed_dim=64,
-    vision=ViTConfig(layers=2, width=64, patch_size=32, image_size=224),
-    text=TextConfig(width=64, heads=1, layers=2),
+    vision=ViTConfig(layers=1, width=64, patch_size=56, image_size=224),
+    text=TextConfig(width=64, heads=1, layers=1),
 )
 
 
@@ -45,9 +46,10 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "loader": Scenario(TINY, 256, 44, 8),
+    "loader": Scenario(named_config("ViT-Micro/16@32px"), 256, 44, 8),
+    "pixels": Scenario(TINY, 256, 44, 8),
     "small": Scenario(named_config("RN-Mini@64px"), 256, 44, 8),
-    "rn50": Scenario(named_config("RN50"), 16, 14, 4),
+    "rn50": Scenario(named_config("RN50"), 16, 10, 4),
 }
 
 

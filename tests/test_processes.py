@@ -138,3 +138,22 @@ def test_more_memory_than_that_is_refused_and_only_meanwhile() -> None:
     # In a process of its own: one that ran other tests has free memory already, which is not refused.
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "100000000", "True"]
+
+
+def test_peak_memory_is_this_processs_own_and_stays() -> None:
+    """Also where a larger process started it, whose peak getrusage would give."""
+    program = """
+import subprocess, sys
+from clipkit.processes import peak_memory
+first = peak_memory()
+held = b"x" * 300_000_000
+del held
+print(first, peak_memory())
+if len(sys.argv) == 1:
+    subprocess.run([sys.executable, "-c", sys.orig_argv[2], "child"], check=True)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    rows = [list(map(int, line.split())) for line in sorted(printed.stdout.splitlines())]
+    assert len(rows) == 2
+    for first, last in rows:
+        assert 1_000_000 < first < 200_000_000 and 300_000_000 < last < 500_000_000

@@ -62,7 +62,7 @@ def validation_evaluator(
 ) -> Evaluator:
     """A callable for the trainer: `clip_val_loss` within batches of `loss_batch`, and retrieval among all.
 
-    The figures' names are OpenCLIP's, such as `image_to_text_R@1` and `text_to_image_median_rank`. Samples
+    The figures' names are OpenCLIP's, such as `image_to_text_R@1` and `num_samples`, the pairs read. Samples
     that cannot be read are told once, and left out. All ranks call it together.
     """
     told: set[str] = set()
@@ -78,5 +78,6 @@ def validation_evaluator(
         features = pairs.images.features_ND, pairs.texts.features_ND
         yield "clip_val_loss", contrastive_loss(*features, scale, loss_batch, device=device, ranks=ranks)
         yield from retrieval(pairs.images, pairs.texts, device=device, ranks=ranks).figures()
+        yield "num_samples", len(pairs.images.features_ND)
 
     return figures

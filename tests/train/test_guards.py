@@ -73,7 +73,7 @@ def test_a_short_run_on_pictures_and_words_gives_no_warning(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["ViT-Micro/16@32px", "RN-Mini@64px"])
 def test_what_can_be_learned_by_heart_gives_no_warning(tmp_path: Path, model: str) -> None:
-    config = CONFIG.model_copy(update={"model": model, "samples_seen": 16 * 800, "log_every": 10})
+    config = CONFIG.model_copy(update={"model": model, "samples_seen": 16 * 400, "log_every": 10})
     assert warnings_of(tmp_path, config=config) == []
 
 
