@@ -88,14 +88,13 @@ def build_classifier(
     prompts, labels = class_set.prompts()
     tokens_TL = torch.from_numpy(tokenize(prompts))
     labels_T = torch.tensor(labels)
-    # In multiples of 2⁻⁴⁰ all sums are exact: the same weights, whoever adds up what in whichever order.
     sums_ND = torch.zeros(len(class_set), model.config.embed_dim, dtype=torch.float64)
     # The text tower leaves out the padding after the longest prompt of a batch.
     by_length_T = tokens_TL.argmax(dim=1).argsort(stable=True)
     for batch in own_batches(len(prompts), batch_size, ranks):
         rows = by_length_T[batch.start : batch.stop]
         features_BD = text_features(model, tokens_TL[rows]).cpu().double()
-        sums_ND.index_add_(0, labels_T[rows], (features_BD / _EXACT).round() * _EXACT)
+        sums_ND.index_add_(0, labels_T[rows], exact_steps(features_BD))
         report(batch.stop)
     sums_ND = ranks.total(sums_ND)
     return F.normalize(sums_ND, dim=1).float().T.contiguous().to(_device(model))
@@ -170,6 +169,11 @@ def text_features(model: Clip, tokens_BL: torch.Tensor) -> torch.Tensor:
     with _evaluating(model):
         features_BD = model.encode_text(without_padding(tokens_BL).to(_device(model)))
     return F.normalize(features_BD.float(), dim=1)
+
+
+def exact_steps(values: torch.Tensor) -> torch.Tensor:
+    """Values of float64 within ±1 in multiples of 2⁻⁴⁰: sums of 8,192 are exact, in any order."""
+    return (values / _EXACT).round() * _EXACT
 
 
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:

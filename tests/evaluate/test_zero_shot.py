@@ -19,6 +19,7 @@ from clipkit.evaluate.zero_shot import (
     ZeroShotResult,
     build_classifier,
     classify,
+    exact_steps,
     hits,
     image_features,
     wilson_interval,
@@ -308,3 +309,14 @@ def test_too_many_unreadable_pictures_are_the_same_error_in_each_rank(
     first, second = in_each_rank(2, work)
     assert first == second
     assert f"'{tmp_path}/3.jpg', '{tmp_path}/12.jpg' (No such file or directory)" in first
+
+
+def test_sums_of_exact_steps_do_not_depend_on_the_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(8_000, generator=generator).float().clamp(-1, 1).double()
+    values *= 10.0 ** -torch.randint(0, 9, (8_000,), generator=generator)
+    steps = exact_steps(values)
+    assert (steps - values).abs().max() <= 2.0**-41
+    orders = [torch.randperm(8_000, generator=generator) for _ in range(20)]
+    assert len({sum(values[order].tolist()) for order in orders}) > 1, "else this test would say nothing"
+    assert len({sum(steps[order].tolist()) for order in orders}) == 1

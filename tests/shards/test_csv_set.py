@@ -84,6 +84,11 @@ def test_the_separator_is_found(table: Table, separator: str) -> None:
     assert second.caption == "caption 1"
 
 
+def test_other_separators_within_the_names_of_columns_do_not_mislead(table: Table) -> None:
+    path = table(["pictures/0.jpg,a;b,1"], "filepath,title,x;y;z;w")
+    assert CsvSet(path).read(0, 0).caption == "a;b"
+
+
 def test_a_separator_that_is_given_is_taken(table: Table) -> None:
     path = table(["pictures/0.jpg:a,b"], "image:text")
     given = CsvSet(path, "image", "text", ":")

@@ -60,7 +60,7 @@ def records(file: Path) -> Iterator[tuple[int, bytes]]:
         offset += length + 16
 
 
-@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("lost", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_board_has_the_checkpoints_step_once(lost: bool, tiny_dataset: Path, tmp_path: Path) -> None:
     """The evaluation after a checkpoint is in results.jsonl, and a kill may have kept it from the board."""
     whole, path = tmp_path / "whole", tmp_path / "run"
