@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 def launched(processes: int, script: Path, *arguments: object) -> None:
     """Run `script` in so many processes, to its end; none of them may fail or warn."""
@@ -17,7 +19,7 @@ def launched(processes: int, script: Path, *arguments: object) -> None:
     ]
     done = subprocess.run(
         [*launcher, script, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
