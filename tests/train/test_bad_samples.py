@@ -70,7 +70,8 @@ def test_all_processes_count_together(damaged: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines().count(f"clipkit: {unbroken}") == 2, "both end alike; torchrun repeats it"
+    assert f"clipkit: {unbroken}\n" in done.stderr
+    assert done.stderr.splitlines().count(f"clipkit: {unbroken}") <= 1, "torchrun's report apart"
     told = [line for line in done.stderr.splitlines() if line.endswith("; another sample took its place")]
     assert len(told) == 11, done.stderr
     assert {row for row in BROKEN for line in told if f"sample {row:09d}: " in line} == set(BROKEN)
