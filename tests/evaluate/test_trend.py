@@ -18,11 +18,8 @@ def test_the_table_holds_what_was_published() -> None:
     standard = models["maxvit_base_tf_512.in1k"]
     assert (standard.imagenet, standard.imagenet_v2, standard.zero_shot) == (0.86598, 0.7746, False)
     clip = models["ViT-L-14-336/openai"]
-    assert (clip.imagenet, clip.imagenet_v2, clip.zero_shot) == (
-        pytest.approx(0.7656),
-        pytest.approx(0.7089),
-        True,
-    )
+    assert (clip.imagenet, clip.imagenet_v2) == pytest.approx((0.7656, 0.7089))
+    assert clip.zero_shot
     assert len(models) == len(published_models()) == 696 + 111
     assert all(0 < each.imagenet_v2 < each.imagenet < 1 for each in models.values())
 
