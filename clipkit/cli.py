@@ -16,10 +16,12 @@ import typer
 
 from clipkit import scratch
 from clipkit._version import VERSION
+from clipkit.cli_evaluate import evaluate
+from clipkit.cli_finetune import finetune
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_shards import shards_app
 from clipkit.cli_train import train
-from clipkit.commands import Json, config_of, show
+from clipkit.commands import Json, show
 from clipkit.errors import ClipkitError, one_line
 from clipkit.launched import fail
 
@@ -39,6 +41,8 @@ app.add_typer(ingest_app, name="ingest")
 app.add_typer(shards_app, name="shards")
 app.add_typer(plot_app, name="plot")
 app.command()(train)
+app.command()(evaluate)
+app.command()(finetune)
 
 
 def _version(wanted: bool) -> None:
@@ -54,48 +58,6 @@ def clipkit(
     ] = False,
 ) -> None:
     """From a list of image URLs to a trained, evaluated CLIP model."""
-
-
-@app.command()
-def evaluate(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."),
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
-    imagenet_val: Annotated[Path | None, typer.Option(help="ImageNet validation: wnid folders.")] = None,
-    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2: folders 0…999.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Any folder with one folder a class.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="CSV for --folder: columns folder,names; names separated by |.")
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="Prompts of every set, one a line, {} for the name.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Where the file does not say: RN50-quickgelu, RN50-gelu and so on.")
-    ] = None,
-    allow_subset: Annotated[
-        bool, typer.Option("--allow-subset", help="Accept fewer classes or pictures, and say so.")
-    ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures in a batch.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode. Default: by the size of the set.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure zero-shot classification; each result is appended to the run's results.jsonl."""
-    from clipkit.evaluate.config import EvaluateConfig
-    from clipkit.evaluate.run import evaluate
-    from clipkit.train.checkpoints import naming_older
-    from clipkit.train.run_directory import newest_checkpoint
-
-    config = config_of(EvaluateConfig, locals())
-    chosen = checkpoint or newest_checkpoint(runs)
-    if checkpoint is None:
-        print(f"checkpoint: {chosen}", file=sys.stderr)
-    with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
-        show(evaluate(chosen, config, model=model), as_json)
 
 
 @app.command()

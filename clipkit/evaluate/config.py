@@ -3,27 +3,32 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 IMAGE_BATCH = 64
 
 
 class EvaluateConfig(BaseModel):
-    """What to evaluate on. `folder` and `classes` belong together; `templates` replace those of every set.
-
-    Without `templates`, ImageNet's sets use OpenAI's 80, a folder "a photo of a {}.". `workers` None lets the
-    size of the set decide.
-    """
+    """What to evaluate on. `folder` and `classes` belong together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    imagenet_val: Path | None = None
-    imagenet_v2: Path | None = None
-    folder: Path | None = None
-    classes: Path | None = None
-    templates: Path | None = None
-    batch_size: int = Field(default=IMAGE_BATCH, ge=1)
-    workers: int | None = Field(default=None, ge=0)
-    allow_subset: bool = False
+
+    imagenet_val: Path | None = Field(None, description="ImageNet validation: wnid folders.")
+    imagenet_v2: Path | None = Field(None, description="ImageNetV2: folders 0…999.")
+    folder: Path | None = Field(None, description="Any folder with one folder a class.")
+    classes: Path | None = Field(
+        None, description="CSV for --folder: columns folder,names; names separated by |."
+    )
+    templates: Path | None = Field(
+        None,
+        description="Prompts of every set, one a line, {} for the name. Default: OpenAI's 80 for ImageNet, "
+        "'a photo of a {}.' for --folder.",
+    )
+    allow_subset: bool = Field(False, description="Accept fewer classes or pictures, and say so.")
+    batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
+    workers: NonNegativeInt | None = Field(
+        None, description="Processes that decode. Default: by the size of the set."
+    )
 
     @model_validator(mode="after")
     def _folder_with_classes(self) -> Self:

@@ -1,0 +1,37 @@
+"""`clipkit evaluate`: its options are the model, and the fields of EvaluateConfig."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipkit.commands import Json, config_of, given, show, with_options_of
+from clipkit.evaluate.config import EvaluateConfig
+
+
+@with_options_of(EvaluateConfig)
+def evaluate(
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
+    model: Annotated[
+        str | None, typer.Option(help="Where the file does not say: RN50-quickgelu, RN50-gelu and so on.")
+    ] = None,
+    as_json: Json = False,
+    **settings: Any,
+) -> None:
+    """Measure zero-shot classification; each result is appended to the run's results.jsonl."""
+    from clipkit.evaluate.run import evaluate
+    from clipkit.train.checkpoints import naming_older
+    from clipkit.train.run_directory import newest_checkpoint
+
+    config = config_of(EvaluateConfig, given(context, settings))
+    chosen = checkpoint or newest_checkpoint(runs)
+    if checkpoint is None:
+        print(f"checkpoint: {chosen}", file=sys.stderr)
+    with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
+        show(evaluate(chosen, config, model=model), as_json)
