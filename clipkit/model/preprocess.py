@@ -29,8 +29,8 @@ _APPEARANCE = 0x636F6C6F7572  # the crop and the later choices draw from two str
 class EvalTransform:
     """Picture bytes → uint8 (3, H, W) of side `image_size`: OpenAI's `_transform` before its ToTensor.
 
-    The picture is made RGB before that, as by torchvision's ImageFolder and webdataset, and so in OpenCLIP and
-    CLIP_benchmark. That tells for palettes, transparency and inks; `OpenAITransform` takes those as they
+    The picture is made RGB before that, as by torchvision's ImageFolder and webdataset, and so in OpenCLIP
+    and CLIP_benchmark. That tells for palettes, transparency and inks; `OpenAITransform` takes those as they
     are. A rotation that the EXIF data ask for is applied by none of them.
     """
 

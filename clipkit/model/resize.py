@@ -75,6 +75,6 @@ def _rows_resized(pixels_HWC: Pixels, rows: int) -> Pixels:
     """Another number of rows, of the same width."""
     height, width, channels = pixels_HWC.shape
     size = (width * channels // _BYTES, height)
-    packed = Image.frombuffer("RGBX", size, pixels_HWC.data, "raw", "RGBX", 0, 1)
+    packed = Image.frombuffer("RGBX", size, pixels_HWC, "raw", "RGBX", 0, 1)
     resized = packed.resize((size[0], rows), Image.Resampling.BICUBIC)
     return np.asarray(resized).reshape(rows, width, channels)
