@@ -40,6 +40,9 @@ class Evaluation:
         for each, result in self.scored:
             lines += worst_lines(result.name, result.class_scores, each.classes)
             lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+        tuned = [record["set"] for record in self.records if record["kind"] == "fine-tuned"]
+        if tuned:
+            lines.append(f"classified by the model's fine-tuned head, not by prompts: {', '.join(tuned)}")
         lines += [f"written: {file}" for file in self.files]
         return "\n".join([*lines, f"added to {self.results_file}"])
 

@@ -18,6 +18,7 @@ from clipkit.evaluate.classes import (
 )
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
+from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import results_path, zero_shot_record
@@ -39,8 +40,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model file on every set of `config`, adding a line to its run's results.jsonl for each.
 
-    `model` names the configuration of a file that does not say its own. Everything is opened and checked
-    before the first picture is read. Raises EvaluationError and CheckpointError.
+    `model` names the configuration of a file that does not say its own. A fine-tuned model's own head is its
+    classifier for the classes that it was tuned to; the record's kind is then "fine-tuned". Everything is
+    opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
     sets = zero_shot_sets(config)
     if not sets:
@@ -49,16 +51,22 @@ def evaluate(
         )
     templates = Path(config.templates) if config.templates else None
     tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
-    clip, about = _opened(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model)
+    clip, about, head = opened_model(
+        checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model
+    )
     path = results_path(Path(about["checkpoint"]))
     lines = JsonLines(path, EvaluationError)
     lines.check()
     scored, records = [], []
     measured = evaluate_sets(
-        clip, sets, batch_size=config.batch_size, workers=config.workers, display=_display
+        clip, sets, batch_size=config.batch_size, workers=config.workers, display=shown, head=head
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about)
+        if head is not None and head.fits(each.classes):
+            own = head.classes
+            record |= {"kind": "fine-tuned", "templates": len(own.templates)}
+            record |= {"templates_sha256": own.templates_sha256}
         lines.append(record, durable=True)
         tables.add(each, result)
         scored.append((each, result))
@@ -112,21 +120,30 @@ def _folder_set(
     return ZeroShotSet(classes, images)
 
 
-def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dict[str, Any]]:
+def opened_model(
+    checkpoint: Path, device: str, model: str | None
+) -> tuple[Clip, dict[str, Any], Head | None]:
+    """Open a model of any format; return it, what a record says of it, and the head of a fine-tuned one.
+
+    Raises CheckpointError as `load_model` does, and for a file that is replaced meanwhile.
+    """
     # A run in training points its `latest` at another file at any time: follow the link once.
     path = resolved(checkpoint)
     digest = model_sha256(path)
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
+    extra: dict[str, Any] = {}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
         stored = load_checkpoint(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
+        extra = stored.extra
     if model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
-    return clip, about
+    return clip, about, read_head(extra, clip.config, path)
 
 
 @contextmanager
-def _display(title: str, total: int, unit: str) -> Iterator[Report]:
+def shown(title: str, total: int, unit: str) -> Iterator[Report]:
+    """Show how far a piece of an evaluation is."""
     with Progress(title, total=total, unit=unit) as progress:
         yield progress.update
