@@ -17,6 +17,7 @@ import typer
 from clipkit import scratch
 from clipkit._version import VERSION
 from clipkit.cli_evaluate import evaluate
+from clipkit.cli_finetune import finetune
 from clipkit.cli_ingest import ingest_app
 from clipkit.cli_plot import plot_app
 from clipkit.cli_shards import shards_app
@@ -41,6 +42,7 @@ app.add_typer(shards_app, name="shards")
 app.add_typer(plot_app, name="plot")
 app.command()(train)
 app.command()(evaluate)
+app.command()(finetune)
 
 
 def _version(wanted: bool) -> None:
