@@ -101,6 +101,9 @@ class FinetuneConfig(BaseModel):
         description="Points of the line to measure, from 0, the zero-shot model, to 1, the fine-tuned one.",
     )
     save_alpha: Alphas = Field((), description="Of these points the model is kept, such as 0.5,0.8.")
+    plot: Path | None = Field(
+        None, description="The line as a picture, .png or .svg. Default: line.png in the run's folder."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

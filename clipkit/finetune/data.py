@@ -24,7 +24,8 @@ from clipkit.finetune.samples import held_out
 class Data:
     """The classes, the pictures to learn from, and the sets to measure on, all labelled by those classes.
 
-    `is_held_out` tells that the in-distribution set are pictures of the same folder.
+    `is_held_out` tells that the in-distribution set are pictures of the same folder; `reference` names the
+    shifted set that is ImageNetV2 beside ImageNet's own validation pictures, if there is one.
     """
 
     classes: ClassSet
@@ -32,6 +33,7 @@ class Data:
     in_distribution: LabelledImages
     shifted: tuple[LabelledImages, ...]
     is_held_out: bool
+    reference: str | None
 
 
 def read_data(config: FinetuneConfig) -> Data:
@@ -63,7 +65,8 @@ def read_data(config: FinetuneConfig) -> Data:
         raise EvaluationError(
             f"two sets are called {listing(same)}, after the folder's name: rename the folder"
         )
-    return Data(classes, train, validation, tuple(shifted), is_held_out)
+    reference = imagenet_v2.name if imagenet_v2 and not is_held_out else None
+    return Data(classes, train, validation, tuple(shifted), is_held_out, reference)
 
 
 def _classes(config: FinetuneConfig) -> ClassSet:

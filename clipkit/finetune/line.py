@@ -5,6 +5,7 @@ D embedding, N classes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from torch import Tensor
 
@@ -55,6 +56,11 @@ class Point:
 
     alpha: float
     results: tuple[ZeroShotResult, ...]
+
+    @property
+    def shifted(self) -> float:
+        """The mean top-1 over the shifted sets, each counting once."""
+        return fmean(result.top1 for result in self.results[1:])
 
 
 def measured(

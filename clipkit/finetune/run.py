@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from clipkit.errors import CheckpointError
+from clipkit.evaluate.drawing import check_picture
 from clipkit.evaluate.head import HEAD_KEY, Head
 from clipkit.evaluate.results import zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
@@ -64,6 +65,7 @@ class Finetuning:
         """Return a table with a line an α, and where everything is."""
         first, *shifted = self.points[0].results
         header = ["α", f"{first.name} (in distribution)", *(each.name for each in shifted)]
+        header += ["mean shifted"] * (len(shifted) > 1)
         lines = [table([self._row(point) for point in self.points], header)]
         lines.append("top-1; α 0 is the zero-shot model, 1 the fine-tuned one")
         for result in self.points[0].results:
@@ -76,7 +78,9 @@ class Finetuning:
         return "\n".join([*lines, *self._files()])
 
     def _row(self, point: Point) -> list[Cell]:
-        return [f"{point.alpha:g}", *(f"{result.top1:.2%}" for result in point.results)]
+        shares = [result.top1 for result in point.results]
+        shares += [point.shifted] * (len(shares) > 2)
+        return [f"{point.alpha:g}", *(f"{share:.2%}" for share in shares)]
 
     def _files(self) -> list[str]:
         plot = [f"drawn: {self.plot}"] if self.plot else ["no shifted set, so no plot"]
@@ -99,6 +103,7 @@ def finetune(
     """
     with open_world(device) as world:
         refuse_several(world.size)
+        check_picture(_picture(config, run))
         data = read_data(config)
         clip, about, own_head = opened_model(checkpoint, str(world.device), model)
         if own_head is not None:
@@ -114,6 +119,10 @@ def finetune(
             fine_tuned = Weights.of(clip, head_weights(clip))
             about |= {"run": run.name, "trained_pictures": len(data.train), "trained_steps": state.step}
             return _measure(clip.eval(), (zero_shot, fine_tuned), data, config, run, about, state)
+
+
+def _picture(config: FinetuneConfig, run: RunDirectory) -> Path:
+    return config.plot or run.path / "line.png"
 
 
 def _zero_shot_head(clip: Clip, data: Data) -> torch.Tensor:
@@ -155,7 +164,7 @@ def _measure(
         points=tuple(points),
         records=tuple(records),
         results_file=run.path / "results.jsonl",
-        plot=plot_line(points, run.path / "line.png") if data.shifted else None,
+        plot=plot_line(points, _picture(config, run), data.reference) if data.shifted else None,
         saved=tuple(saved),
     )
 
