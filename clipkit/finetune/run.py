@@ -1,5 +1,6 @@
 """`clipkit finetune`: fine-tune a zero-shot model, measure the line between both, keep points of it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ class Finetuning:
 
     def _row(self, point: Point) -> list[Cell]:
         shares = [result.top1 for result in point.results]
-        shares += [point.shifted] * (len(shares) > 2)
+        if len(shares) > 2:
+            shares.append(point.shifted)
         return [f"{point.alpha:g}", *(f"{share:.2%}" for share in shares)]
 
     def _files(self) -> list[str]:
@@ -101,8 +103,8 @@ def finetune(
     finished one only measured. Everything is opened and checked before the first picture is read. Raises
     EvaluationError and CheckpointError, and what `fine_tune` raises.
     """
+    refuse_several(int(os.environ.get("WORLD_SIZE", "1")))
     with open_world(device) as world:
-        refuse_several(world.size)
         check_picture(_picture(config, run))
         data = read_data(config)
         clip, about, own_head = opened_model(checkpoint, str(world.device), model)

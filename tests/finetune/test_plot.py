@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from clipkit.evaluate.zero_shot import ZeroShotResult
 from clipkit.finetune.line import Point
@@ -30,8 +30,8 @@ def points(*shifted: str) -> list[Point]:
 
 
 def at(axes: Axes, marker: str) -> list[tuple[float, float]]:
-    lines = [each for each in axes.get_lines() if isinstance(each, Line2D) and each.get_marker() == marker]
-    return [(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)]
+    lines = [each for each in axes.get_lines() if each.get_marker() == marker]
+    return [(float(x), float(y)) for line in lines for x, y in np.array(line.get_data()).T]
 
 
 def test_a_curve_goes_through_the_points_and_its_ends_are_marked() -> None:
