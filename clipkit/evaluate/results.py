@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clipkit._version import VERSION
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
+from clipkit.evaluate.per_class import worst_records
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
     from clipkit.evaluate.zero_shot import ZeroShotResult
@@ -53,6 +54,7 @@ def zero_shot_record(
         "top1_interval": list(result.top1_interval),
         "top5": result.top5,
         "mean_per_class_recall": result.mean_per_class_recall,
+        "worst_classes": worst_records(result.class_scores, class_set),
     }
 
 
