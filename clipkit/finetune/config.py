@@ -45,10 +45,10 @@ class FinetuneConfig(BaseModel):
         description="CSV of the classes of all folders: columns folder,names; names separated by |. "
         "Default: ImageNet's, by wnid.",
     )
-    templates: Path | None = Field(
+    templates: str | None = Field(
         None,
-        description="Prompts of the zero-shot classifier, one a line, {} for the name. Default: OpenAI's 80 "
-        "for ImageNet, else 'a photo of a {}.'",
+        description="Prompts of the zero-shot classifier: openai-80, openai-7, or a file, one a line, {} for the "
+        "name. Default: openai-80 for ImageNet, else 'a photo of a {}.'",
     )
     val_folder: Path | None = Field(
         None, description="The in-distribution set. Default: --imagenet-val, or a share of --folder."

@@ -10,12 +10,12 @@ from clipkit.evaluate.classes import (
     imagenet_classes,
     listing,
     read_classes,
-    read_templates,
     repeats,
 )
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.images import LabelledImages, read_folder
 from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.templates import templates_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.samples import held_out
 
@@ -70,7 +70,7 @@ def read_data(config: FinetuneConfig) -> Data:
 
 
 def _classes(config: FinetuneConfig) -> ClassSet:
-    templates = read_templates(config.templates) if config.templates else None
+    templates = templates_of(config.templates) if config.templates else None
     if config.classes is None:
         classes = imagenet_classes()
         return classes.with_templates(templates) if templates else classes

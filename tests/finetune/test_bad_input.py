@@ -195,7 +195,7 @@ def test_several_processes_are_refused(given: Given, monkeypatch: pytest.MonkeyP
 
 def test_imagenets_own_sets_are_known_by_their_classes(tmp_path: Path) -> None:
     wnids = imagenet_classes().folders
-    for number, wnid in enumerate(wnids):
+    for number, wnid in enumerate(wnids[:4]):  # --allow-subset takes what there is
         for folder, name in (("train", wnid), ("val", wnid), ("v2", f"{number}")):
             (tmp_path / folder / name).mkdir(parents=True)
             (tmp_path / folder / name / "0.jpg").touch()
@@ -208,7 +208,7 @@ def test_imagenets_own_sets_are_known_by_their_classes(tmp_path: Path) -> None:
     data = read_data(config)
     assert data.in_distribution.name == "imagenet" and not data.is_held_out
     assert [each.name for each in data.shifted] == [data.reference]
-    assert data.classes == imagenet_classes() and len(data.train) == 1000
+    assert data.classes == imagenet_classes() and len(data.train) == 4
     other = read_data(config.model_copy(update={"val_folder": tmp_path / "train"}))
     assert other.in_distribution.name == "train"
     assert [each.name for each in other.shifted] == ["imagenet", data.reference]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from clipkit.evaluate.predictions import Predictions
 from clipkit.evaluate.zero_shot import ZeroShotResult
 from clipkit.finetune.line import Point
 from clipkit.finetune.plot import line_figure, plot_line
@@ -16,7 +17,10 @@ SHIFTED = {"imagenetv2": (0.53, 0.6, 0.63, 0.62), "_sketch$": (0.4, 0.44, 0.45, 
 
 
 def result(name: str, top1: float) -> ZeroShotResult:
-    return ZeroShotResult(name, 50, 10, 10, False, top1, top1, top1, (0, 1), 50 * top1, 50 * top1, (), "")
+    none = np.zeros(0)
+    predictions = Predictions(none, none, none, none, none, none)
+    shares = (top1, top1, top1, (0.0, 1.0), 50 * top1, 50 * top1)
+    return ZeroShotResult(name, 50, 10, 10, False, *shares, (), "", (), predictions)
 
 
 def points(*shifted: str) -> list[Point]:
