@@ -19,10 +19,12 @@ PICTURE_SUFFIXES = (".png", ".svg")
 GREY = "0.35"
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE, NOTE_SIZE = 10, 9, 8, 7
 _DOTS_PER_INCH = 200
+_LONGEST_LABEL = 41
+_HALF_A_LINE = 42
 # Okabe and Ito's colours: told apart in print and by colour-blind eyes. Dashes go on where they end.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")  # none that published models have
 
 
 def colour(number: int) -> str:
@@ -36,7 +38,7 @@ def dashes(number: int) -> Dashes:
 
 
 def marker(number: int) -> str:
-    """The marker of the run `number`; 7 colours and 11 markers together repeat after 77 runs."""
+    """The marker of the run `number`; 7 colours and 10 markers together repeat after 70 runs."""
     return _MARKERS[number % len(_MARKERS)]
 
 
@@ -64,6 +66,19 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of a legend hold these labels under a panel."""
+    return 2 if max(map(len, labels), default=0) <= _HALF_A_LINE else 1
+
+
+def shortened(label: str) -> str:
+    """A run's label with its middle left out where it is too long for a legend."""
+    if len(label) <= _LONGEST_LABEL:
+        return label
+    half = (_LONGEST_LABEL - 1) // 2
+    return f"{label[:half]}…{label[-half:]}"
 
 
 def note(
