@@ -47,8 +47,8 @@ class FinetuneConfig(BaseModel):
     )
     templates: str | None = Field(
         None,
-        description="Prompts of the zero-shot classifier: openai-80, openai-7, or a file, one a line, {} for the "
-        "name. Default: openai-80 for ImageNet, else 'a photo of a {}.'",
+        description="Prompts of the zero-shot classifier: openai-80, openai-7, or a file, one a line, {} for "
+        "the name. Default: openai-80 for ImageNet, else 'a photo of a {}.'",
     )
     val_folder: Path | None = Field(
         None, description="The in-distribution set. Default: --imagenet-val, or a share of --folder."

@@ -39,8 +39,8 @@ def plot_line(points: Sequence[Point], out: Path, reference: str | None = None) 
 def line_figure(points: Sequence[Point], reference: str | None = None) -> Figure:
     """The figure of `plot_line`."""
     panels = {
-        result.name: [point.results[place].top1 for point in points]
-        for place, result in enumerate(points[0].results[1:], 1)
+        score.name: [point.scores[place].top1 for point in points]
+        for place, score in enumerate(points[0].scores[1:], 1)
     }
     if len(panels) > 1:
         panels = {f"mean of the {len(panels)} shifted sets": [p.shifted for p in points]} | panels
@@ -58,12 +58,12 @@ def line_figure(points: Sequence[Point], reference: str | None = None) -> Figure
 def _draw_panel(
     axes: Axes, points: Sequence[Point], name: str, shares: Sequence[float], is_reference: bool
 ) -> dict[str, Artist]:
-    own = [point.results[0].top1 for point in points]
+    own = [point.scores[0].top1 for point in points]
     handles: dict[str, Artist] = {}
     if is_reference:
         handles |= draw_reference(axes, reference_range([*own, *shares], zoom=True), named=False)
     else:
-        _style(axes, points[0].results[0].name, name)
+        _style(axes, points[0].scores[0].name, name)
     (curve,) = axes.plot(own, shares, color=colour(0), linewidth=1.5, marker="o", markersize=4, zorder=3)
     handles["models between, by α"] = curve
     for point, x, y in zip(points, own, shares, strict=True):

@@ -64,14 +64,14 @@ class Finetuning:
 
     def lines(self) -> str:
         """Return a table with a line an α, and where everything is."""
-        first, *shifted = self.points[0].results
+        first, *shifted = self.points[0].scores
         header = ["α", f"{first.name} (in distribution)", *(each.name for each in shifted)]
         header += ["mean shifted"] * (len(shifted) > 1)
         lines = [table([self._row(point) for point in self.points], header)]
         lines.append("top-1; α 0 is the zero-shot model, 1 the fine-tuned one")
-        for result in self.points[0].results:
-            lines.append(f"{result.name}: {result.images:,} pictures{', a subset' * result.partial}")
-            lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+        for score in self.points[0].scores:
+            lines.append(f"{score.name}: {score.images:,} pictures{', a subset' * score.partial}")
+            lines += [f"unreadable, left out of {score.name}: {path}" for path in score.unreadable]
         if self.unreadable:
             lines.append(f"{self.unreadable:,} unreadable pictures, in whose places others were trained on")
         lines.append(f"fine-tuned on {self.trained:,} pictures: {self.checkpoint}")
@@ -79,7 +79,7 @@ class Finetuning:
         return "\n".join([*lines, *self._files()])
 
     def _row(self, point: Point) -> list[Cell]:
-        shares = [result.top1 for result in point.results]
+        shares = [score.top1 for score in point.scores]
         if len(shares) > 2:
             shares.append(point.shifted)
         return [f"{point.alpha:g}", *(f"{share:.2%}" for share in shares)]
@@ -144,17 +144,17 @@ def _measure(
     sets = (data.in_distribution, *data.shifted)
     points, records, saved = [], [], []
     line = measured(clip, ends, config.points, sets, workers=config.evaluating_workers, display=shown)
-    for point, weights in line:
-        for place, (images, result) in enumerate(zip(sets, point.results, strict=True)):
+    for each in line:
+        for place, (images, result) in enumerate(zip(sets, each.results, strict=True)):
             record = zero_shot_record(result, data.classes, images, about)
             role = "shifted" if place else "in-distribution"
-            record |= {"kind": "finetune", "alpha": point.alpha, "role": role}
+            record |= {"kind": "finetune", "alpha": each.alpha, "role": role}
             run.results.append(record, durable=True)
             records.append(record)
-        points.append(point)
-        if point.alpha in config.save_alpha:
-            head = Head(data.classes, weights.head_DN)
-            saved.append(_save(clip, head, point.alpha, config, run, state))
+        points.append(each.point)
+        if each.alpha in config.save_alpha:
+            head = Head(data.classes, each.weights.head_DN)
+            saved.append(_save(clip, head, each.alpha, config, run, state))
     checkpoint = run.latest()
     assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
     return Finetuning(

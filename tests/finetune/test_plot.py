@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from clipkit.evaluate.predictions import Predictions
-from clipkit.evaluate.zero_shot import ZeroShotResult
-from clipkit.finetune.line import Point
+from clipkit.finetune.line import Point, Score
 from clipkit.finetune.plot import line_figure, plot_line
 
 ALPHAS = (0.0, 0.25, 0.5, 1.0)
@@ -16,18 +14,11 @@ OWN = (0.6, 0.68, 0.74, 0.78)
 SHIFTED = {"imagenetv2": (0.53, 0.6, 0.63, 0.62), "_sketch$": (0.4, 0.44, 0.45, 0.41)}
 
 
-def result(name: str, top1: float) -> ZeroShotResult:
-    none = np.zeros(0)
-    predictions = Predictions(none, none, none, none, none, none)
-    shares = (top1, top1, top1, (0.0, 1.0), 50 * top1, 50 * top1)
-    return ZeroShotResult(name, 50, 10, 10, False, *shares, (), "", (), predictions)
-
-
 def points(*shifted: str) -> list[Point]:
     return [
         Point(
             alpha,
-            (result("imagenet", OWN[place]), *(result(name, SHIFTED[name][place]) for name in shifted)),
+            (Score("imagenet", 50, OWN[place]), *(Score(name, 50, SHIFTED[name][place]) for name in shifted)),
         )
         for place, alpha in enumerate(ALPHAS)
     ]
