@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from clipkit._version import VERSION
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
-from clipkit.evaluate.per_class import worst_records
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
     from clipkit.evaluate.zero_shot import ZeroShotResult
@@ -31,6 +30,8 @@ def zero_shot_record(
     two lines are of the same pictures, classes and prompts.
     """
     import torch
+
+    from clipkit.evaluate.per_class import worst_records
 
     return {
         "kind": "zero-shot",
