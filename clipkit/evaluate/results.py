@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from clipkit._version import VERSION
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
-from clipkit.evaluate.per_class import worst_records
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
     from clipkit.evaluate.caption_sets import CaptionSet, Retrieved
@@ -31,6 +30,8 @@ def zero_shot_record(
     `files_sha256` (see `ZeroShotResult`), `names_sha256` and `templates_sha256` (see `ClassSet`) tell whether
     two lines are of the same pictures, classes and prompts.
     """
+    from clipkit.evaluate.per_class import worst_records
+
     return {
         **_record("zero-shot", model),
         "set": result.name,
