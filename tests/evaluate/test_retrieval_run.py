@@ -89,7 +89,7 @@ def test_shards_are_measured_as_the_trainer_does_and_recorded(checkpoint: Path, 
     assert record["text_retrieval_recall@5"] == record["image_to_text_R@5"]
     assert record["image_retrieval_recall@1"] == record["text_to_image_R@1"]
     lines = "".join(
-        f"{hashlib.sha256(picture(n, 40, 50)).hexdigest()}\t{sha256_of(caption(n))}\n"
+        f"{hashlib.sha256(picture(n, 40, 50)).hexdigest()}\t{sha256_of(caption(n).encode())}\n"
         for n in range(PICTURES)
     )
     expected = {
