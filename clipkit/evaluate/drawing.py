@@ -91,6 +91,13 @@ def note(
     return annotation
 
 
+def draw_chance(axes: Axes, value: float, text: str) -> None:
+    """Draw what guessing scores: a dotted grey line with its text at the right end."""
+    axes.axhline(value, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
+    place = ("axes fraction", "data")
+    note(axes, text, (1, value), (-2, 2), xycoords=place, ha="right", va="bottom")
+
+
 def check_picture(out: Path) -> None:
     """Raise EvaluationError unless `out` is named as a picture, and is new or a picture."""
     if out.suffix.lower() not in PICTURE_SUFFIXES:

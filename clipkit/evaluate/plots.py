@@ -20,9 +20,9 @@ from clipkit.evaluate.drawing import (
     check_picture,
     colour,
     dashes,
+    draw_chance,
     legend_below,
     new_figure,
-    note,
     style_axes,
     write_picture,
 )
@@ -114,10 +114,8 @@ def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
             )
     shown = [run for run in runs if name in run.logged or name in run.results]
     for chance in sorted({run.chance[name] for run in shown if name in run.chance}):
-        axes.axhline(chance, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
         text = f"chance {chance:.2%}" if _is_share(name) else f"guessing {chance:.2f}"
-        place = ("axes fraction", "data")
-        note(axes, text, (1, chance), (-2, 2), xycoords=place, ha="right", va="bottom")
+        draw_chance(axes, chance, text)
     axes.set_title(_title(name), fontsize=TITLE_SIZE, parse_math=False)
     axes.set_xlabel("samples seen", fontsize=LABEL_SIZE)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))

@@ -1,4 +1,4 @@
-"""Zero-shot scores of models, read back from results.jsonl and metrics.jsonl, whoever wrote the lines."""
+"""Scores of models on labelled pictures, read back from results.jsonl and metrics.jsonl."""
 
 import math
 from collections import Counter
@@ -16,6 +16,8 @@ _TOP1 = metric_name("", "top1")
 _CHANCE = metric_name("", "chance")
 _MOST_SAMPLES = 2**53
 _MOST_FOLDERS = 4
+_TUNED = "fine-tuned"
+_RESULTS = ("zero-shot", _TUNED)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Score:
     """What a model scored on one set. What its line did not say is None.
 
     `checkpoint` tells the models of a series apart, and `prompts` the classes and templates. `images` are
-    those of the set, also the `unreadable` ones. What a run logged `in_training` is of whole sets alone.
+    those of the set, also the `unreadable` ones. What a run logged `in_training` is of whole sets alone. A
+    `tuned` model has a head of its own, and is no zero-shot one.
     """
 
     checkpoint: str
@@ -41,20 +44,22 @@ class Score:
     classes: int | None = None
     partial: bool | None = None
     in_training: bool = False
+    tuned: bool = False
 
 
 @dataclass
 class Series:
     """The scores of one run's checkpoints, in the order of their lines, or those of one model file.
 
-    `folders` are those that it lies in, the innermost first. `epoch_samples` is the number of samples in an
-    epoch of the run, None if nothing tells it; `mixed` if they come of several data sets, which need not end
-    together.
+    `folders` are those that it lies in, the innermost first. `model` is the run's. `epoch_samples` is the
+    number of samples in an epoch of the run, None if nothing tells it; `mixed` if they come of several data
+    sets, which need not end together.
     """
 
     label: str
     folders: tuple[Path, ...] = ()
     scores: list[Score] = field(default_factory=list)
+    model: str | None = None
     epoch_samples: int | None = None
     mixed: bool = False
 
@@ -89,7 +94,7 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
         if not lines and file.stat().st_size:
             raise EvaluationError(f"{file}: expected lines of JSON objects, found none in it")
         for line in lines:
-            if line.get("kind") == "zero-shot" and isinstance(line.get("set"), str):
+            if line.get("kind") in _RESULTS and isinstance(line.get("set"), str):
                 _add_result(run, models, folder, line, notes)
             elif line.get("kind") in (None, "training"):
                 _add_logged(run, line, notes)
@@ -97,7 +102,9 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
 
 
 def _describe_run(run: Series, folder: Path) -> None:
-    match run_config(folder):
+    config = run_config(folder)
+    run.model = _text(config.get("model")) if isinstance(config, dict) else None
+    match config:
         case {"data": {"samples": int(samples)} as data} if samples > 0:
             run.epoch_samples = samples
             run.mixed = "shares" in data
@@ -157,6 +164,7 @@ def _score(line: dict[str, Any], top1: float) -> Score:
         unreadable=len(unreadable) if isinstance(unreadable, list) else 0,
         classes=_samples(line.get("classes")),
         partial=partial if isinstance(partial, bool) else None,
+        tuned=line["kind"] == _TUNED,
     )
 
 
