@@ -1,5 +1,6 @@
 """How every plot of the project looks, and how a picture is written."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,12 +18,15 @@ Dashes: TypeAlias = Literal["-", "--", "-.", ":"]
 
 PICTURE_SUFFIXES = (".png", ".svg")
 GREY = "0.35"
+LONGEST_TITLE = 72
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE, NOTE_SIZE = 10, 9, 8, 7
 _DOTS_PER_INCH = 200
+_LONGEST_LABEL = 41
+_HALF_A_LINE = 42
 # Okabe and Ito's colours: told apart in print and by colour-blind eyes. Dashes go on where they end.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")  # none that published models have
 
 
 def colour(number: int) -> str:
@@ -36,7 +40,7 @@ def dashes(number: int) -> Dashes:
 
 
 def marker(number: int) -> str:
-    """The marker of the run `number`; 7 colours and 11 markers together repeat after 77 runs."""
+    """The marker of the run `number`; 7 colours and 10 markers together repeat after 70 runs."""
     return _MARKERS[number % len(_MARKERS)]
 
 
@@ -66,6 +70,19 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
         text.set_parse_math(False)
 
 
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of a legend hold these labels under a panel."""
+    return 2 if max(map(len, labels), default=0) <= _HALF_A_LINE else 1
+
+
+def shortened(label: str, longest: int = _LONGEST_LABEL) -> str:
+    """A label with its middle left out where it is too long, for a legend if nothing else is said."""
+    if len(label) <= longest:
+        return label
+    half = (longest - 1) // 2
+    return f"{label[:half]}…{label[-half:]}"
+
+
 def note(
     axes: Axes, text: str, xy: tuple[float, float], offset: tuple[float, float], **settings: Any
 ) -> Text:
@@ -74,6 +91,13 @@ def note(
     annotation = axes.annotate(text, xy, offset, textcoords="offset points", **settings)
     annotation.set_parse_math(False)
     return annotation
+
+
+def draw_chance(axes: Axes, value: float, text: str) -> None:
+    """Draw what guessing scores: a dotted grey line with its text at the right end."""
+    axes.axhline(value, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
+    place = ("axes fraction", "data")
+    note(axes, text, (1, value), (-2, 2), xycoords=place, ha="right", va="bottom")
 
 
 def check_picture(out: Path) -> None:
@@ -96,5 +120,7 @@ def check_picture(out: Path) -> None:
 def write_picture(figure: Figure, out: Path) -> None:
     """Write PNG (200 dots an inch) or SVG by the name of `out`, whole or not at all; its folder is made."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(out) as temporary:
+    with replaced(out) as temporary, warnings.catch_warnings():
+        # Of scripts that the font lacks boxes are drawn.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format=out.suffix.lower()[1:], dpi=_DOTS_PER_INCH)

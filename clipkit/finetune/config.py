@@ -45,10 +45,10 @@ class FinetuneConfig(BaseModel):
         description="CSV of the classes of all folders: columns folder,names; names separated by |. "
         "Default: ImageNet's, by wnid.",
     )
-    templates: Path | None = Field(
+    templates: str | None = Field(
         None,
-        description="Prompts of the zero-shot classifier, one a line, {} for the name. Default: OpenAI's 80 "
-        "for ImageNet, else 'a photo of a {}.'",
+        description="Prompts of the zero-shot classifier: openai-80, openai-7, or a file, one a line, {} for "
+        "the name. Default: openai-80 for ImageNet, else 'a photo of a {}.'",
     )
     val_folder: Path | None = Field(
         None, description="The in-distribution set. Default: --imagenet-val, or a share of --folder."
@@ -101,6 +101,9 @@ class FinetuneConfig(BaseModel):
         description="Points of the line to measure, from 0, the zero-shot model, to 1, the fine-tuned one.",
     )
     save_alpha: Alphas = Field((), description="Of these points the model is kept, such as 0.5,0.8.")
+    plot: Path | None = Field(
+        None, description="The line as a picture, .png or .svg. Default: line.png in the run's folder."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,12 +10,12 @@ from clipkit.evaluate.classes import (
     imagenet_classes,
     listing,
     read_classes,
-    read_templates,
     repeats,
 )
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.images import LabelledImages, read_folder
 from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.templates import templates_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.samples import held_out
 
@@ -24,7 +24,8 @@ from clipkit.finetune.samples import held_out
 class Data:
     """The classes, the pictures to learn from, and the sets to measure on, all labelled by those classes.
 
-    `is_held_out` tells that the in-distribution set are pictures of the same folder.
+    `is_held_out` tells that the in-distribution set are pictures of the same folder; `reference` names the
+    shifted set that is ImageNetV2 beside ImageNet's own validation pictures, if there is one.
     """
 
     classes: ClassSet
@@ -32,6 +33,7 @@ class Data:
     in_distribution: LabelledImages
     shifted: tuple[LabelledImages, ...]
     is_held_out: bool
+    reference: str | None
 
 
 def read_data(config: FinetuneConfig) -> Data:
@@ -63,11 +65,12 @@ def read_data(config: FinetuneConfig) -> Data:
         raise EvaluationError(
             f"two sets are called {listing(same)}, after the folder's name: rename the folder"
         )
-    return Data(classes, train, validation, tuple(shifted), is_held_out)
+    reference = imagenet_v2.name if imagenet_v2 and not is_held_out else None
+    return Data(classes, train, validation, tuple(shifted), is_held_out, reference)
 
 
 def _classes(config: FinetuneConfig) -> ClassSet:
-    templates = read_templates(config.templates) if config.templates else None
+    templates = templates_of(config.templates) if config.templates else None
     if config.classes is None:
         classes = imagenet_classes()
         return classes.with_templates(templates) if templates else classes

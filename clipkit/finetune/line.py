@@ -5,6 +5,8 @@ D embedding, N classes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -49,12 +51,46 @@ def _mixed(zero_shot: Tensor, fine_tuned: Tensor, alpha: float) -> Tensor:
     return mixed if zero_shot.is_floating_point() else mixed.round().to(zero_shot.dtype)
 
 
+class Score(NamedTuple):
+    """Top-1 on one set, over so many pictures that were read; `partial` and `unreadable` as in its result."""
+
+    name: str
+    images: int
+    top1: float
+    partial: bool = False
+    unreadable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: ZeroShotResult) -> "Score":
+        """Return what of a result the line is told by."""
+        return cls(result.name, result.images, result.top1, result.partial, result.unreadable)
+
+
 @dataclass(frozen=True)
 class Point:
     """What the model at one α scored: on the in-distribution set first, then on the shifted ones."""
 
     alpha: float
+    scores: tuple[Score, ...]
+
+    @property
+    def shifted(self) -> float:
+        """The mean top-1 over the shifted sets, each counting once."""
+        return fmean(score.top1 for score in self.scores[1:])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The model at one α, and its results on the sets in their order."""
+
+    alpha: float
+    weights: Weights
     results: tuple[ZeroShotResult, ...]
+
+    @property
+    def point(self) -> Point:
+        """The point of the line."""
+        return Point(self.alpha, tuple(map(Score.of, self.results)))
 
 
 def measured(
@@ -65,7 +101,7 @@ def measured(
     *,
     workers: int | None,
     display: Display,
-) -> Iterator[tuple[Point, Weights]]:
+) -> Iterator[Measured]:
     """Evaluate the model at each α on each set; `clip` has its weights until the next one is asked for."""
     for alpha in alphas:
         weights = between(*ends, alpha)
@@ -74,4 +110,4 @@ def measured(
         for images in sets:
             with display(f"α {alpha:g} {images.name}", len(images), "images") as report:
                 results.append(classify(clip, weights.head_DN, images, workers=workers, report=report))
-        yield Point(alpha, tuple(results)), weights
+        yield Measured(alpha, weights, tuple(results))

@@ -1,5 +1,6 @@
 """`clipkit finetune`: fine-tune a zero-shot model, measure the line between both, keep points of it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import torch
 
 from clipkit.errors import CheckpointError
-from clipkit.evaluate.head import HEAD_KEY, Head
+from clipkit.evaluate.drawing import check_picture
+from clipkit.evaluate.head import Head
 from clipkit.evaluate.results import zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
@@ -20,6 +22,7 @@ from clipkit.finetune.training import fine_tune
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.model.weights import HEAD_KEY
 from clipkit.tables import Cell, table
 from clipkit.train.distributed import open_world
 from clipkit.train.run_directory import RunDirectory
@@ -62,13 +65,14 @@ class Finetuning:
 
     def lines(self) -> str:
         """Return a table with a line an α, and where everything is."""
-        first, *shifted = self.points[0].results
+        first, *shifted = self.points[0].scores
         header = ["α", f"{first.name} (in distribution)", *(each.name for each in shifted)]
+        header += ["mean shifted"] * (len(shifted) > 1)
         lines = [table([self._row(point) for point in self.points], header)]
         lines.append("top-1; α 0 is the zero-shot model, 1 the fine-tuned one")
-        for result in self.points[0].results:
-            lines.append(f"{result.name}: {result.images:,} pictures{', a subset' * result.partial}")
-            lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+        for score in self.points[0].scores:
+            lines.append(f"{score.name}: {score.images:,} pictures{', a subset' * score.partial}")
+            lines += [f"unreadable, left out of {score.name}: {path}" for path in score.unreadable]
         if self.unreadable:
             lines.append(f"{self.unreadable:,} unreadable pictures, in whose places others were trained on")
         lines.append(f"fine-tuned on {self.trained:,} pictures: {self.checkpoint}")
@@ -76,7 +80,10 @@ class Finetuning:
         return "\n".join([*lines, *self._files()])
 
     def _row(self, point: Point) -> list[Cell]:
-        return [f"{point.alpha:g}", *(f"{result.top1:.2%}" for result in point.results)]
+        shares = [score.top1 for score in point.scores]
+        if len(shares) > 2:
+            shares.append(point.shifted)
+        return [f"{point.alpha:g}", *(f"{share:.2%}" for share in shares)]
 
     def _files(self) -> list[str]:
         plot = [f"drawn: {self.plot}"] if self.plot else ["no shifted set, so no plot"]
@@ -97,8 +104,9 @@ def finetune(
     finished one only measured. Everything is opened and checked before the first picture is read. Raises
     EvaluationError and CheckpointError, and what `fine_tune` raises.
     """
+    refuse_several(int(os.environ.get("WORLD_SIZE", "1")))
     with open_world(device) as world:
-        refuse_several(world.size)
+        check_picture(_picture(config, run))
         data = read_data(config)
         clip, about, own_head = opened_model(checkpoint, str(world.device), model)
         if own_head is not None:
@@ -114,6 +122,10 @@ def finetune(
             fine_tuned = Weights.of(clip, head_weights(clip))
             about |= {"run": run.name, "trained_pictures": len(data.train), "trained_steps": state.step}
             return _measure(clip.eval(), (zero_shot, fine_tuned), data, config, run, about, state)
+
+
+def _picture(config: FinetuneConfig, run: RunDirectory) -> Path:
+    return config.plot or run.path / "line.png"
 
 
 def _zero_shot_head(clip: Clip, data: Data) -> torch.Tensor:
@@ -133,17 +145,17 @@ def _measure(
     sets = (data.in_distribution, *data.shifted)
     points, records, saved = [], [], []
     line = measured(clip, ends, config.points, sets, workers=config.evaluating_workers, display=shown)
-    for point, weights in line:
-        for place, (images, result) in enumerate(zip(sets, point.results, strict=True)):
+    for each in line:
+        for place, (images, result) in enumerate(zip(sets, each.results, strict=True)):
             record = zero_shot_record(result, data.classes, images, about)
             role = "shifted" if place else "in-distribution"
-            record |= {"kind": "finetune", "alpha": point.alpha, "role": role}
+            record |= {"kind": "finetune", "alpha": each.alpha, "role": role}
             run.results.append(record, durable=True)
             records.append(record)
-        points.append(point)
-        if point.alpha in config.save_alpha:
-            head = Head(data.classes, weights.head_DN)
-            saved.append(_save(clip, head, point.alpha, config, run, state))
+        points.append(each.point)
+        if each.alpha in config.save_alpha:
+            head = Head(data.classes, each.weights.head_DN)
+            saved.append(_save(clip, head, each.alpha, config, run, state))
     checkpoint = run.latest()
     assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
     return Finetuning(
@@ -155,7 +167,7 @@ def _measure(
         points=tuple(points),
         records=tuple(records),
         results_file=run.path / "results.jsonl",
-        plot=plot_line(points, run.path / "line.png") if data.shifted else None,
+        plot=plot_line(points, _picture(config, run), data.reference) if data.shifted else None,
         saved=tuple(saved),
     )
 

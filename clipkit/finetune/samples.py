@@ -28,9 +28,8 @@ class LabelledSet:
     def __init__(self, images: LabelledImages):
         self.source = str(images.root)
         self._images = images
-        shards = -(-len(images) // SHARD_SAMPLES)
-        self.sizes: Int64s = np.full(shards, SHARD_SAMPLES, np.int64)
-        self.sizes[-1] = len(images) - SHARD_SAMPLES * (shards - 1)
+        firsts = np.arange(0, len(images), SHARD_SAMPLES, dtype=np.int64)
+        self.sizes: Int64s = np.minimum(SHARD_SAMPLES, len(images) - firsts)
         self.fingerprint = hashlib.sha256(b"".join(_lines(images))).hexdigest()
 
     def __len__(self) -> int:
@@ -39,16 +38,11 @@ class LabelledSet:
     def read(self, shard: int, row: int) -> Sample:
         """Return the picture at `row` (0-based) of shard number `shard`. Raises SampleError."""
         place = SHARD_SAMPLES * shard + row
-        path = str(self._images.paths[place])
-        image = read_picture(path, path, MAX_PICTURE_BYTES)
-        if isinstance(image, NoPicture):
-            raise SampleError(f"it cannot be read: {image.detail}")
-        return Sample(self.key(shard, row), image, str(self._images.labels[place]))
+        return Sample(self.key(shard, row), _content(self._images, place), str(self._images.labels[place]))
 
     def key(self, shard: int, row: int) -> str:
         """Return the picture's path below the folder."""
-        path = self._images.paths[SHARD_SAMPLES * shard + row]
-        return str(path.relative_to(self._images.root))
+        return _name(self._images, SHARD_SAMPLES * shard + row)
 
     def place(self, shard: int) -> str:
         """Return where the folder lies, for messages."""
@@ -84,14 +78,26 @@ def held_out(images: LabelledImages, share: float) -> tuple[LabelledImages, Labe
     return _chosen(images, kept), _chosen(images, sorted(out))
 
 
+def _lines(images: LabelledImages) -> Iterable[bytes]:
+    for place, label in enumerate(images.labels):
+        yield os.fsencode(f"{label}\t{_name(images, place)}\n")
+
+
+def _name(images: LabelledImages, place: int) -> str:
+    return str(images.paths[place].relative_to(images.root))
+
+
+def _content(images: LabelledImages, place: int) -> bytes:
+    path = str(images.paths[place])
+    image = read_picture(path, path, MAX_PICTURE_BYTES)
+    if isinstance(image, NoPicture):
+        raise SampleError(f"it cannot be read: {image.detail}")
+    return image
+
+
 def _chosen(images: LabelledImages, places: list[int]) -> LabelledImages:
     return replace(
         images,
         paths=tuple(images.paths[place] for place in places),
         labels=tuple(images.labels[place] for place in places),
     )
-
-
-def _lines(images: LabelledImages) -> Iterable[bytes]:
-    for path, label in zip(images.paths, images.labels, strict=True):
-        yield os.fsencode(f"{label}\t{path.relative_to(images.root)}\n")
