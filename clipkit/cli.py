@@ -17,7 +17,9 @@ import typer
 from clipkit import scratch
 from clipkit._version import VERSION
 from clipkit.cli_evaluate import evaluate
+from clipkit.cli_finetune import finetune
 from clipkit.cli_ingest import ingest_app
+from clipkit.cli_plot import plot_app
 from clipkit.cli_shards import shards_app
 from clipkit.cli_train import train
 from clipkit.commands import Json, show
@@ -35,12 +37,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(shards_app, name="shards")
 app.add_typer(plot_app, name="plot")
 app.command()(train)
 app.command()(evaluate)
+app.command()(finetune)
 
 
 def _version(wanted: bool) -> None:
@@ -79,18 +81,6 @@ def convert(
     from clipkit.model.convert import convert
 
     show(convert(source, target, to, model), as_json)
-
-
-@plot_app.command("curves")
-def plot_curves(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
-    out: Annotated[Path, typer.Option(help="The picture to write: .png or .svg.")],
-    as_json: Json = False,
-) -> None:
-    """Draw loss and accuracy against the samples seen, for one or several runs."""
-    from clipkit.evaluate.plots import plot_curves
-
-    show(plot_curves(runs, out), as_json)
 
 
 @app.command()

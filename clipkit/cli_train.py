@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, config_of, given, show, with_options_of
+from clipkit.commands import Json, check_run_name, config_of, given, show, with_options_of
 from clipkit.train.config import TrainConfig
 
 
@@ -79,8 +79,7 @@ def train(
         raise typer.BadParameter(f"expected one of --shards and --csv, found {'both' if csv else 'neither'}")
     if val_shards and val_csv:
         raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
-    if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
-        raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
+    check_run_name(name)
     processes = processes_to_start(config)
     if processes > 1:
         launch(processes)

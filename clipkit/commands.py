@@ -12,6 +12,7 @@ from clipkit.progress import speaks
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
     Config = TypeVar("Config", bound=BaseModel)
 
@@ -52,6 +53,12 @@ def given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_run_name(name: str | None) -> None:
+    """Refuse a run's name that is no name of one folder, as bad usage."""
+    if name is not None and (name in {"", ".", ".."} or "/" in name or "\0" in name):
+        raise typer.BadParameter(f"--name: expected the name of one folder in --runs, found {name!r}")
+
+
 def take(parameters: Iterable[inspect.Parameter], command: Callable[..., None]) -> None:
     """Say that `command`, written with **options, takes these parameters: typer makes its options of them."""
     signature = inspect.Signature(list(parameters))
@@ -83,13 +90,30 @@ def _options(kind: "type[BaseModel]") -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=field.default,
+            default=_shown_default(field),
             annotation=Annotated[_plain(field.annotation), typer.Option(*spelled, help=field.description)],
         )
 
 
+def _shown_default(field: "FieldInfo") -> Any:
+    if field.is_required():
+        return ...
+    if _is_listed(field.annotation):
+        return ",".join(f"{each:g}" for each in field.default) or None
+    return field.default
+
+
+def _is_listed(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple and get_args(annotation)[-1] is ...
+
+
 def _plain(annotation: Any) -> Any:
-    """The type that an option is parsed as: without pydantic's conditions, and text for one of several."""
+    """The type that an option is parsed as: without pydantic's conditions, and text for one of several.
+
+    Text too for a tuple of any length, whose values stand with commas between them.
+    """
+    if _is_listed(annotation):
+        return str
     match get_origin(annotation), get_args(annotation):
         case (None, _):
             return annotation

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "model": set(),
     "train": {"shards", "model"},
     "evaluate": {"shards", "model"},
+    "finetune": {"shards", "model", "train", "evaluate"},
 }
 TORCH = {"torch", "torchvision"}
 HEAVY = TORCH | {"pandas", "pyarrow", "matplotlib", "numpy", "cv2", "PIL", "pycurl", "pydantic", "duckdb"}

@@ -1,11 +1,23 @@
 """What an evaluation is asked to measure."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 IMAGE_BATCH = 64
+
+
+def _text(value: Any) -> Any:
+    return str(value.absolute()) if isinstance(value, Path) else value  # a Path is never a list's name
 
 
 class EvaluateConfig(BaseModel):
@@ -28,12 +40,18 @@ class EvaluateConfig(BaseModel):
     classes: Path | None = Field(
         None, description="CSV for --folder: columns folder,names; names separated by |."
     )
-    templates: Path | None = Field(
+    templates: Annotated[str | None, BeforeValidator(_text)] = Field(
         None,
-        description="Prompts of every set, one a line, {} for the name. Default: OpenAI's 80 for ImageNet, "
-        "'a photo of a {}.' for --folder.",
+        description="Prompts of every set: openai-80, openai-7 (OpenAI's lists), or a file, one a line, {} "
+        "for the name. Default: openai-80 for ImageNet, 'a photo of a {}.' for --folder.",
     )
     allow_subset: bool = Field(False, description="Accept fewer classes or pictures, and say so.")
+    per_class: Path | None = Field(
+        None, description="Write a CSV of every class: recall, top-5, what it is taken for the most often."
+    )
+    predictions: Path | None = Field(
+        None, description="Write a CSV of every picture: its class, and the nearest five."
+    )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
         None, description="Processes that decode. Default: by the size of the set."
@@ -46,4 +64,8 @@ class EvaluateConfig(BaseModel):
             raise ValueError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
         if self.imagenet_labels is not None and self.imagenet_val is None:
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
+        if self.per_class is not None and self.per_class == self.predictions:
+            raise ValueError(
+                f"--per-class and --predictions: expected two files, found one: {self.per_class}"
+            )
         return self

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,20 +73,18 @@ def read_run(run: Path) -> RunCurves:
         )
     for line in JsonLines(run / RESULTS_NAME, EvaluationError).read():
         _add_result(curves, line)
-    batch_size = _batch_size(run / CONFIG_NAME)
-    if batch_size:
-        curves.chance |= {name: math.log(batch_size) for name in ("loss", VALIDATION_LOSS)}
+    match run_config(run):
+        case {"batch_size": int(batch_size)} if batch_size > 0:
+            curves.chance |= {name: math.log(batch_size) for name in ("loss", VALIDATION_LOSS)}
     return curves
 
 
-def _batch_size(config: Path) -> int | None:
+def run_config(run: Path) -> Any:
+    """Return what the run's config.json holds; None if it cannot be read, which is not worth an error."""
     try:
-        match json.loads(config.read_bytes()):
-            case {"batch_size": int(batch_size)} if batch_size > 0:
-                return batch_size
-    except (OSError, ValueError, RecursionError):  # what guessing scores is not worth an error
-        pass
-    return None
+        return json.loads((run / CONFIG_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
@@ -117,5 +116,7 @@ def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
 
 def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in line.items():
-        if name not in _PLACES and isinstance(value, int | float) and not isinstance(value, bool):
+        if name in _PLACES or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if abs(value) <= sys.float_info.max:  # neither a NaN nor what no float holds
             yield name, float(value)

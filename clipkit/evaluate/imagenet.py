@@ -10,8 +10,11 @@ from clipkit.evaluate.ground_truth import DEVKIT, FORMS, picture_number, read_gr
 from clipkit.evaluate.images import SUBSET, LabelledImages, labelled_tree, wrong_counts
 from clipkit.evaluate.trees import Tree, tree_at
 
+CLASSES = 1000
 VALIDATION_EACH = 50
+VALIDATION_IMAGES = VALIDATION_EACH * CLASSES
 V2_EACH = 10
+V2_IMAGES = V2_EACH * CLASSES
 V2_NAME = "imagenetv2"
 # The matched-frequency set is the one that is meant where ImageNetV2 is given without more words.
 _V2_NAMES = {
@@ -51,7 +54,7 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     The set is called `imagenetv2-threshold0.7` or `imagenetv2-top-images` if that stands in the name of the
     archive or folder, and else `imagenetv2`. Raises EvaluationError as `labelled_tree` does.
     """
-    labels = {str(label): label for label in range(1000)}
+    labels = {str(label): label for label in range(CLASSES)}
     tree = tree_at(root, labels)
     return labelled_tree(tree, labels, name=_v2_name(tree), expected_each=V2_EACH, allow_subset=allow_subset)
 

@@ -1,8 +1,8 @@
 """Labelled pictures: one folder a class, checked against the classes before any work is done."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipkit.errors import EvaluationError
@@ -29,6 +29,11 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def chosen(self, places: Sequence[int]) -> "LabelledImages":
+        """Return some of them, in this order."""
+        labels = tuple(self.labels[place] for place in places)
+        return replace(self, pictures=self.pictures.chosen(places), labels=labels)
 
 
 def read_folder(

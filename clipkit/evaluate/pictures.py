@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipkit.errors import EvaluationError
-from clipkit.locations import decoded
 from clipkit.shards.picture_files import NoPicture, read_picture
 from clipkit.shards.shard_files import Int64s
 from clipkit.shards.shard_set import MAX_PICTURE_BYTES
@@ -32,6 +31,9 @@ class Pictures(Protocol):
     def place(self, index: int) -> str:
         """Return where a picture lies, for messages."""
 
+    def chosen(self, places: Sequence[int]) -> "Pictures":
+        """Return some of them, in this order."""
+
 
 class FolderPictures:
     """Files by their `names` below the folder `root`."""
@@ -50,7 +52,11 @@ class FolderPictures:
 
     def place(self, index: int) -> str:
         """Return the file's path."""
-        return decoded(self._path(index))
+        return self._path(index)
+
+    def chosen(self, places: Sequence[int]) -> "FolderPictures":
+        """Return some of them, in this order."""
+        return FolderPictures(Path(self._root), [self.names[place] for place in places])
 
     def _path(self, index: int) -> str:
         return os.path.join(self._root, self.names[index])  # noqa: PTH118 (50,000 Paths are slow to make)
@@ -96,7 +102,11 @@ class TarPictures:
 
     def place(self, index: int) -> str:
         """Return the tar's path and the member's name."""
-        return f"{self._tars[int(self._ranges[index, 0])].place}: {decoded(self.names[index])}"
+        return f"{self._tars[int(self._ranges[index, 0])].place}: {self.names[index]}"
+
+    def chosen(self, places: Sequence[int]) -> "TarPictures":
+        """Return some of them, in this order."""
+        return TarPictures(self._tars, [self.names[place] for place in places], self._ranges[list(places)])
 
     def _descriptor(self, number: int) -> int:
         if number not in self._descriptors:

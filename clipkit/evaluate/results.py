@@ -31,6 +31,8 @@ def zero_shot_record(
     """
     import torch
 
+    from clipkit.evaluate.per_class import worst_records
+
     return {
         "kind": "zero-shot",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,6 +55,7 @@ def zero_shot_record(
         "top1_interval": list(result.top1_interval),
         "top5": result.top5,
         "mean_per_class_recall": result.mean_per_class_recall,
+        "worst_classes": worst_records(result.class_scores, class_set),
     }
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +14,25 @@ from clipkit.evaluate.classes import (
     imagenet_classes,
     listing,
     read_classes,
-    read_templates,
     repeats,
 )
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
+from clipkit.evaluate.evaluation import Evaluation
+from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import results_path, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
+from clipkit.evaluate.tables import Tables
+from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
-from clipkit.evaluate.zero_shot import Report, ZeroShotResult
+from clipkit.evaluate.zero_shot import Report
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_checkpoint, load_model
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
 from clipkit.progress import Progress
 from clipkit.shards.sample_set import SampleSet
-from clipkit.tables import Cell, table
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one model scored on each set, and the lines about it that were added to `results_file`."""
-
-    results: tuple[ZeroShotResult, ...]
-    records: tuple[dict[str, Any], ...]
-    results_file: Path
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the lines of results.jsonl, and where that file is."""
-        return {"results": list(self.records), "results_file": str(self.results_file)}
-
-    def lines(self) -> str:
-        """Return a table with a line a set, and the pictures that could not be read."""
-        header = ("set", "images", "classes", "top-1", "95% interval", "top-5", "mean recall", "chance", "of")
-        lines = [table([_row(result) for result in self.results], header)]
-        for result in self.results:
-            lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
-        return "\n".join([*lines, f"added to {self.results_file}"])
 
 
 def evaluate(
@@ -60,28 +40,38 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model file on every set of `config`, adding a line to its run's results.jsonl for each.
 
-    `model` names the configuration of a file that does not say its own. Everything is opened and checked
-    before the first picture is read. Raises EvaluationError and CheckpointError.
+    `model` names the configuration of a file that does not say its own. A fine-tuned model's own head is its
+    classifier for the classes that it was tuned to; the record's kind is then "fine-tuned". Everything is
+    opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
     sets = zero_shot_sets(config)
     if not sets:
         raise EvaluationError(
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, or --folder with --classes"
         )
-    clip, about = _opened(checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model)
+    templates = Path(config.templates) if config.templates else None
+    tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
+    clip, about, head = opened_model(
+        checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model
+    )
     path = results_path(Path(about["checkpoint"]))
     lines = JsonLines(path, EvaluationError)
     lines.check()
-    results, records = [], []
+    scored, records = [], []
     measured = evaluate_sets(
-        clip, sets, batch_size=config.batch_size, workers=config.workers, display=_display
+        clip, sets, batch_size=config.batch_size, workers=config.workers, display=shown, head=head
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about)
+        if head is not None and head.fits(each.classes):
+            own = head.classes
+            record |= {"kind": "fine-tuned", "templates": len(own.templates)}
+            record |= {"templates_sha256": own.templates_sha256}
         lines.append(record, durable=True)
-        results.append(result)
+        tables.add(each, result)
+        scored.append((each, result))
         records.append(record)
-    return Evaluation(tuple(results), tuple(records), path)
+    return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files))
 
 
 def evaluators(
@@ -101,7 +91,7 @@ def evaluators(
 
 def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     """Read class files and list pictures, all checked. Raises EvaluationError for what does not fit."""
-    templates = read_templates(config.templates) if config.templates else None
+    templates = templates_of(config.templates) if config.templates else None
     imagenet = imagenet_classes()
     imagenet = imagenet.with_templates(templates) if templates else imagenet
     sets = []
@@ -132,34 +122,30 @@ def _folder_set(
     return ZeroShotSet(classes, images)
 
 
-def _opened(checkpoint: Path, device: str, model: str | None) -> tuple[Clip, dict[str, Any]]:
+def opened_model(
+    checkpoint: Path, device: str, model: str | None
+) -> tuple[Clip, dict[str, Any], Head | None]:
+    """Open a model of any format; return it, what a record says of it, and the head of a fine-tuned one.
+
+    Raises CheckpointError as `load_model` does, and for a file that is replaced meanwhile.
+    """
     # A run in training points its `latest` at another file at any time: follow the link once.
     path = resolved(checkpoint)
     digest = model_sha256(path)
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
+    extra: dict[str, Any] = {}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
         stored = load_checkpoint(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
+        extra = stored.extra
     if model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
-    return clip, about
-
-
-def _row(result: ZeroShotResult) -> tuple[Cell, ...]:
-    low, high = result.top1_interval
-    shares = (f"{result.top5:.2%}", f"{result.mean_per_class_recall:.2%}", f"{result.chance:.2%}")
-    counts = (result.name, result.images, result.classes)
-    return (
-        *counts,
-        f"{result.top1:.2%}",
-        f"{low:.2%} - {high:.2%}",
-        *shares,
-        "a subset" if result.partial else "all",
-    )
+    return clip, about, read_head(extra, clip.config, path)
 
 
 @contextmanager
-def _display(title: str, total: int, unit: str) -> Iterator[Report]:
+def shown(title: str, total: int, unit: str) -> Iterator[Report]:
+    """Show how far a piece of an evaluation is."""
     with Progress(title, total=total, unit=unit) as progress:
         yield progress.update

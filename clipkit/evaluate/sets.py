@@ -9,6 +9,7 @@ import torch
 
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.config import IMAGE_BATCH
+from clipkit.evaluate.head import Head
 from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.results import metric_name
@@ -48,9 +49,11 @@ def evaluate_sets(
     workers: int | None = None,
     display: Display = no_display,
     ranks: Ranks = ALONE,
+    head: Head | None = None,
 ) -> Iterator[tuple[ZeroShotSet, ZeroShotResult]]:
     """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
 
+    A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts.
     All `ranks` call it together. The model computes in evaluation mode and is left in the mode it was in.
     Raises EvaluationError as `classify` does.
     """
@@ -59,6 +62,8 @@ def evaluate_sets(
     for each in sets:
         classes, images = each.classes, each.images
         key = (classes.names_sha256, classes.templates_sha256)
+        if head is not None and head.fits(classes):
+            classifiers[key] = head.weights_DN.to(model.logit_scale.device)
         if key not in classifiers:
             with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
                 classifiers[key] = build_classifier(model, tokenize, classes, report=report, ranks=ranks)

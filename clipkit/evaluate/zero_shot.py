@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +21,10 @@ from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.decode import SHA256_BYTES, Unreadable, decoded_batches
 from clipkit.evaluate.images import LabelledImages
+from clipkit.evaluate.per_class import ClassScore, class_scores
+from clipkit.evaluate.predictions import Gathered, Predictions
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered, own_batches
+from clipkit.locations import decoded
 from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
 
@@ -43,7 +46,8 @@ class ZeroShotResult:
     interval of `top1`. `top1_correct` and `top5_correct` are sums over the pictures, in which a tie adds a
     fraction (see `hits`). `files_sha256` is that of a line for each picture of the set, in order: its label,
     a tab, its path below the set's folder or in its archive, a tab, the SHA-256 of its bytes as they were
-    read (zeros: they could not be), in hex.
+    read (zeros: they could not be), in hex. `class_scores` are those of the classes with pictures,
+    `predictions` what they come from.
     """
 
     name: str
@@ -59,6 +63,8 @@ class ZeroShotResult:
     top5_correct: float
     unreadable: tuple[str, ...]
     files_sha256: str
+    class_scores: tuple[ClassScore, ...]
+    predictions: Predictions = field(compare=False, repr=False)
 
     @property
     def chance(self) -> float:
@@ -116,8 +122,7 @@ def classify(
     hears how far it is. Raises EvaluationError, naming them, if more than 0.1% of the pictures proved
     unreadable; fewer are left out of every count and named in the result.
     """
-    labels_K = torch.tensor(images.labels)
-    hits_2K = torch.zeros(2, len(images), dtype=torch.float64)
+    gathered = Gathered(torch.tensor(images.labels), classifier_DN.shape[1])
     sha256_K = torch.zeros(len(images), SHA256_BYTES, dtype=torch.uint8)
     unreadable: list[Unreadable] = []
     transform = EvalTransform(model.config.image_size)
@@ -131,28 +136,11 @@ def classify(
         if len(unreadable) > UNREADABLE_SHARE * len(images):
             break
         if len(batch.indices_B):
-            logits_BN = image_features(model, batch.images_BCHW) @ classifier_DN
-            labels_B = labels_K[batch.indices_B].to(logits_BN.device)
-            for row_K, k in zip(hits_2K, (1, 5), strict=True):
-                row_K[batch.indices_B] = hits(logits_BN, labels_B, k).cpu()
+            gathered.add(batch.indices_B, image_features(model, batch.images_BCHW) @ classifier_DN)
         report(batch.end)
     missing = _all_unreadable(images, unreadable, ranks)
-    hits_2K, sha256_K = ranks.total(hits_2K), ranks.total(sha256_K)
-    return _result(images, classifier_DN.shape[1], hits_2K.numpy(), missing, sha256_K.numpy())
-
-
-def hits(logits_BN: torch.Tensor, labels_B: torch.Tensor, k: int) -> torch.Tensor:
-    """Whether each label is among the k highest logits: float64 (B,), 1 or 0, and a fraction at a tie.
-
-    Where t others tie with the label for the last places, the value is the chance that a random order of the
-    tied puts the label among the first k: a model that gives every class the same logit scores k / N, not 1.
-    A logit that is not a number beats the label.
-    """
-    targets_B = logits_BN.gather(1, labels_B[:, None])
-    below_B = (logits_BN < targets_B).sum(1)
-    tied_B = (logits_BN == targets_B).sum(1)
-    above_B = logits_BN.shape[1] - below_B - tied_B
-    return ((k - above_B).double() / tied_B.clamp(min=1)).clamp(0, 1)
+    predictions = gathered.total(missing, ranks)
+    return _result(images, classifier_DN.shape[1], predictions, missing, ranks.total(sha256_K).numpy())
 
 
 @torch.no_grad()
@@ -195,31 +183,29 @@ def _files_sha256(images: LabelledImages, sha256_K: npt.NDArray[np.uint8]) -> st
 def _result(
     images: LabelledImages,
     classes: int,
-    hits_2K: npt.NDArray[np.float64],
+    predictions: Predictions,
     unreadable: list[int],
     sha256_K: npt.NDArray[np.uint8],
 ) -> ZeroShotResult:
-    read_K = np.ones(len(images), bool)
-    read_K[unreadable] = False
-    count = int(read_K.sum())
-    labels_K = np.array(images.labels)[read_K]
-    seen_N = np.bincount(labels_K, minlength=classes)
-    right_N = np.bincount(labels_K, weights=hits_2K[0, read_K], minlength=classes)
-    top1_correct, top5_correct = (float(correct) for correct in hits_2K[:, read_K].sum(axis=1))
+    scores = class_scores(predictions)
+    count = sum(each.images for each in scores)
+    top1_correct, top5_correct = (float(row[predictions.read_K].sum()) for row in predictions.hits_2K)
     return ZeroShotResult(
         name=images.name,
         images=count,
         classes=classes,
-        classes_with_images=int((seen_N > 0).sum()),
+        classes_with_images=len(scores),
         partial=images.partial,
         top1=top1_correct / count,
         top5=top5_correct / count,
-        mean_per_class_recall=float((right_N[seen_N > 0] / seen_N[seen_N > 0]).mean()),
+        mean_per_class_recall=float(np.mean([each.top1 for each in scores])),
         top1_interval=wilson_interval(top1_correct, count),
         top1_correct=top1_correct,
         top5_correct=top5_correct,
-        unreadable=tuple(map(images.pictures.place, unreadable)),
+        unreadable=tuple(decoded(images.pictures.place(place)) for place in unreadable),
         files_sha256=_files_sha256(images, sha256_K),
+        class_scores=scores,
+        predictions=predictions,
     )
 
 

@@ -82,6 +82,21 @@ def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels
     return pixels
 
 
+def rgb_pixels(image: bytes) -> Pixels:
+    """Pixels (H, W, 3) of a whole picture: those of Pillow's `convert("RGB")`. Raises as `opened` does.
+
+    What libjpeg-turbo decodes without a warning has the same pixels in Pillow, which is built on it.
+    """
+    size = jpeg_size(image)
+    if size is not None:
+        check_pixels(*size)
+        pixels = decode_jpeg(image, *size)
+        if pixels is not None:
+            return pixels
+    with opened(image) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def _check_scans(image: bytes) -> None:
     if image.startswith(_JPEG_START) and (scans := scan_count(image)) > MAX_SCANS:
         raise DatasetError(f"a JPEG has {scans} scans, over {MAX_SCANS}: leave it out")

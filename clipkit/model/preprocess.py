@@ -1,4 +1,4 @@
-"""Pictures to model input: OpenAI's evaluation transform bit for bit, OpenCLIP's training crop by a key.
+"""Pictures to model input: the evaluation transform bit for bit, OpenCLIP's training crop by a key.
 
 B batch, 3 colours, H and W pixels. The loader carries uint8; `normalize` runs on the device.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from clipkit.model.augment import Draws, crop_box, grayed, jittered
-from clipkit.model.pictures import Pixels, check_pixels, decode_jpeg, jpeg_size, opened
+from clipkit.model.pictures import Pixels, check_pixels, decode_jpeg, jpeg_size, opened, rgb_pixels
+from clipkit.model.resize import centered_box, centered_square
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,14 +27,18 @@ _APPEARANCE = 0x636F6C6F7572  # the crop and the later choices draw from two str
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Picture bytes → uint8 (3, H, W) of side `image_size`: OpenAI's `_transform` before its ToTensor."""
+    """Picture bytes → uint8 (3, H, W) of side `image_size`: OpenAI's `_transform` before its ToTensor.
+
+    The picture is made RGB before that, as by torchvision's ImageFolder and webdataset, and so in OpenCLIP
+    and CLIP_benchmark. That tells for palettes, transparency and inks; `OpenAITransform` takes those as they
+    are. A rotation that the EXIF data ask for is applied by none of them.
+    """
 
     image_size: int
 
     def __call__(self, image: bytes, key: int = 0) -> Pixels:
         """Decode, resize the short side, crop the centre; `key` is not used (the loader passes one)."""
-        with opened(image) as picture:
-            return _planes(np.asarray(_centered(picture, self.image_size)))
+        return _planes(centered_square(rgb_pixels(image), self.image_size))
 
 
 class Crop(NamedTuple):
@@ -141,16 +146,11 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _centered(picture: Image.Image, size: int) -> Image.Image:
-    # The order (resize, crop, then RGB) and the rounding are those of torchvision's Resize and CenterCrop.
-    width, height = picture.size
-    short, long = min(width, height), max(width, height)
-    longer = int(size * long / short)
-    resized = (size, longer) if width <= height else (longer, size)
-    check_pixels(*resized)
+    # The order is resize, crop, then RGB: of a palette, for one, other pixels come out than of its RGB.
+    resized, box = centered_box(*picture.size, size)
     if resized != picture.size:
         picture = picture.resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
-    return picture.crop((left, top, left + size, top + size)).convert("RGB")
+    return picture.crop(box).convert("RGB")
 
 
 def _resized(crop: Crop, size: int) -> Pixels:

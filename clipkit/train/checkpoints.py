@@ -88,10 +88,11 @@ class CheckpointWriter:
         path = self.run.checkpoints / name
         record, random = state.as_record(self.world), random_states(self.world)
         if self.world.is_first:
+            own, beside = self.parts(weights)
             checkpoint = Checkpoint(
                 epoch=epoch,
                 name=self.run.name,
-                state_dict=weights,
+                state_dict=own,
                 optimizer=self.optimizer.state_dict(),
                 step=state.step,
                 position=state.step * self._length.batch_size,
@@ -99,7 +100,7 @@ class CheckpointWriter:
                 rng=random,
                 model_config=self.model_config,
                 train_config=self.settings,
-                extra={"progress": record},
+                extra={"progress": record, **beside},
             )
             self._background.wait()  # the memory of its copy is used again
             copied = Checkpoint(**self._snapshot.of(vars(checkpoint)))
@@ -107,6 +108,14 @@ class CheckpointWriter:
         else:
             self.newest = path
         self.saved_step, self._saved_at = state.step, time.monotonic()
+
+    def parts(self, weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what a checkpoint holds as the CLIP's own weights, and what stands beside them."""
+        return weights, {}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Give the model the weights that `parts` were made of."""
+        self.model.load_state_dict(checkpoint.state_dict)
 
     def _write(self, path: Path, checkpoint: Checkpoint, before: Callable[[], None]) -> None:
         try:
@@ -164,7 +173,7 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
         stored = {**checkpoint.train_config, "network": network}
         check_same_run(path, stored, {**writer.settings, "network": writer.model_config})
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
-        writer.model.load_state_dict(checkpoint.state_dict)
+        writer.load(checkpoint)
         load_optimizer(writer.optimizer, checkpoint.optimizer or {})
         load_scaler(writer.scaler, checkpoint.scaler)
         set_random_states(checkpoint.rng or {}, writer.world)

@@ -16,7 +16,6 @@ from clipkit.train.bottleneck import Bottleneck, DeviceQueue
 from clipkit.train.checkpoints import CheckpointWriter
 from clipkit.train.config import RunLength, TrainConfig, evaluation_due
 from clipkit.train.evaluating import Evaluator, evaluate
-from clipkit.train.guards import Guards
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.logs import RunLog
 from clipkit.train.precision import MOST_SKIPPED
@@ -43,7 +42,7 @@ class Loop:
         self._clock = time.perf_counter()
         self._queue = DeviceQueue(self.step.world.device)
         if self.log is not None:
-            self._guards = Guards(self.length.batch_size, self.step.schedule.warmup, self.log.say)
+            self._guards = self.step.guards(self.length.batch_size, self.log.say)
             self._bottleneck = Bottleneck(self.config.workers, self.log.say)
 
     def train(self, stream: Iterator[Batch]) -> None:

@@ -5,7 +5,7 @@ Shapes: B this process's share of the batch, b a micro-batch of it, C, H, W pict
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from clipkit.shards.loader import Batch
 from clipkit.train.accumulation import backward_in_parts
 from clipkit.train.config import Precision
 from clipkit.train.distributed import World
+from clipkit.train.guards import Guards, Say
 from clipkit.train.loss import clip_loss
 from clipkit.train.optimizer import set_learning_rate
 from clipkit.train.precision import autocast, gradient_scaler
@@ -101,19 +102,28 @@ class TrainStep:
         norm = self._clip_gradient(with_norm or self.scaler.is_enabled())
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, _LARGEST_LOGIT_SCALE)
+        if self.model.logit_scale.requires_grad:
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(0, _LARGEST_LOGIT_SCALE)
         skipped = ~norm.isfinite() if norm is not None and self.scaler.is_enabled() else None
         return StepFigures(loss.detach(), norm, skipped)
 
-    def _forward(self, features: nn.Module, part: tuple[Tensor, Tensor]) -> ClipOutput:
+    def guards(self, batch_size: int, say: Say) -> Guards:
+        """Return what warns of batches and losses from which nothing of this kind is learned."""
+        return Guards(batch_size, self.schedule.warmup, say)
+
+    def loss(self, output: Any) -> Tensor:
+        """Return the loss of what `features` gave for a batch."""
+        images_BD, texts_BD, scale = output
+        return clip_loss(images_BD, texts_BD, scale, self.world)
+
+    def _forward(self, features: nn.Module, part: tuple[Tensor, Tensor]) -> Any:
         images_bCHW, tokens_bL = part
         with autocast(self.precision, self.world.device):
-            output: ClipOutput = features(normalize(images_bCHW), tokens_bL)
-        return output
+            return features(normalize(images_bCHW), tokens_bL)
 
-    def _backward(self, output: ClipOutput) -> Tensor:
-        loss = clip_loss(*output, self.world)
+    def _backward(self, output: Any) -> Tensor:
+        loss = self.loss(output)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss
 

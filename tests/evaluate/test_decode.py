@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
+from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import InterpolationMode
 
 from clipkit.errors import EvaluationError
@@ -40,12 +41,12 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def openai_pixels(path: Path) -> torch.Tensor:
+def image_folders_pixels(path: Path) -> torch.Tensor:
+    """Those of torchvision's ImageFolder, which makes a picture RGB first, with OpenAI's transform."""
     steps = [transforms.Resize(32, interpolation=InterpolationMode.BICUBIC), transforms.CenterCrop(32)]
-    steps += [lambda image: image.convert("RGB"), transforms.ToTensor()]
     statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    with Image.open(path) as image:
-        tensor: torch.Tensor = transforms.Compose([*steps, transforms.Normalize(*statistics)])(image)
+    steps += [transforms.ToTensor(), transforms.Normalize(*statistics)]
+    tensor: torch.Tensor = transforms.Compose(steps)(pil_loader(path))
     return tensor
 
 
@@ -61,7 +62,7 @@ def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers:
     assert images.dtype == torch.uint8
     digests = torch.cat([batch.sha256_B for batch in batches])
     assert [bytes(digest.tolist()) for digest in digests] == [sha256(path) for path in pictures]
-    assert torch.equal(normalize(images), torch.stack([openai_pixels(path) for path in pictures]))
+    assert torch.equal(normalize(images), torch.stack([image_folders_pixels(path) for path in pictures]))
 
 
 def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[Path]) -> None:

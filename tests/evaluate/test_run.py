@@ -21,8 +21,9 @@ from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
 from clipkit.evaluate import run
 from clipkit.evaluate.classes import imagenet_classes
 from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.ranks import ALONE
-from clipkit.evaluate.run import Evaluation, evaluate, evaluators, zero_shot_sets
+from clipkit.evaluate.run import evaluate, evaluators, zero_shot_sets
 from clipkit.evaluate.sets import evaluate_sets, no_display
 from clipkit.evaluate.zero_shot import Report
 from clipkit.lines import JsonLines
@@ -160,15 +161,18 @@ def test_imagenet_sets_share_one_classifier_and_say_that_they_are_parts(
         titles.append(f"{title}: {total} {unit}")
         return no_display(title, total, unit)
 
-    results = [r for _, r in evaluate_sets(load_model(checkpoint), zero_shot_sets(config), display=display)]
+    scored = list(evaluate_sets(load_model(checkpoint), zero_shot_sets(config), display=display))
+    results = [result for _, result in scored]
     assert titles == ["imagenet classifier: 1000 prompts", "imagenet: 6 images", "imagenetv2: 3 images"]
     assert [(r.name, r.images, r.classes, r.classes_with_images) for r in results] == [
         ("imagenet", 6, 1000, 3),
         ("imagenetv2", 3, 1000, 3),
     ]
     named = replace(results[0], unreadable=("val/x.jpg",))
-    text = Evaluation((named, results[1]), (), tmp_path / "results.jsonl").lines()
-    header, _, first, second, unreadable, last = text.split("\n")
+    described = Evaluation(((scored[0][0], named), scored[1]), (), tmp_path / "results.jsonl", ("c.csv",))
+    header, _, first, second, *worst, unreadable, worst_2, _, _, written, last = described.lines().split("\n")
+    assert len(worst) == 3
+    assert worst_2.startswith("worst of imagenetv2: '") and written == "written: c.csv"
     assert header.split()[:3] == ["set", "images", "classes"]
     assert unreadable == "unreadable, left out of imagenet: val/x.jpg"
     assert last == f"added to {tmp_path / 'results.jsonl'}"

@@ -14,13 +14,13 @@ from torch.nn import functional
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet, imagenet_classes
 from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.predictions import hits
 from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.zero_shot import (
     ZeroShotResult,
     build_classifier,
     classify,
     exact_steps,
-    hits,
     image_features,
     wilson_interval,
 )
@@ -291,6 +291,8 @@ def test_ranks_share_prompts_and_pictures_and_get_the_same(
     for found_weights, found in in_each_rank(3, work):
         assert torch.equal(found_weights, weights)
         assert found == result
+        for name, values in vars(result.predictions).items():
+            np.testing.assert_array_equal(getattr(found.predictions, name), values)
 
 
 def test_too_many_unreadable_pictures_are_the_same_error_in_each_rank(

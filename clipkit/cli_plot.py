@@ -1,0 +1,39 @@
+"""`clipkit plot`: the figures of runs as pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipkit.commands import Json, show
+
+plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
+
+Out = Annotated[Path, typer.Option(help="The picture to write: .png or .svg.")]
+
+
+@plot_app.command("curves")
+def plot_curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Draw loss and accuracy against the samples seen, for one or several runs."""
+    from clipkit.evaluate.plots import plot_curves
+
+    show(plot_curves(runs, out), as_json)
+
+
+@plot_app.command("robustness")
+def plot_robustness(
+    out: Out,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories or results.jsonl files; none: the published models alone."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw ImageNet against ImageNetV2, beside the trend of models trained on ImageNet."""
+    from clipkit.evaluate.robustness_plot import plot_robustness
+
+    show(plot_robustness(inputs or [], out), as_json)

@@ -1,0 +1,99 @@
+"""What a fine-tuning reads: the pictures to learn from, the in-distribution set and the shifted ones."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipkit.errors import EvaluationError
+from clipkit.evaluate.classes import (
+    DEFAULT_TEMPLATES,
+    ClassSet,
+    imagenet_classes,
+    listing,
+    read_classes,
+    repeats,
+)
+from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.templates import templates_of
+from clipkit.finetune.config import FinetuneConfig
+from clipkit.finetune.samples import held_out
+
+
+@dataclass(frozen=True)
+class Data:
+    """The classes, the pictures to learn from, and the sets to measure on, all labelled by those classes.
+
+    `is_held_out` tells that the in-distribution set are pictures of the same folder; `reference` names the
+    shifted set that is ImageNetV2 beside ImageNet's own validation pictures, if there is one.
+    """
+
+    classes: ClassSet
+    train: LabelledImages
+    in_distribution: LabelledImages
+    shifted: tuple[LabelledImages, ...]
+    is_held_out: bool
+    reference: str | None
+
+
+def read_data(config: FinetuneConfig) -> Data:
+    """List and check all pictures before any is read. Raises EvaluationError for what does not fit.
+
+    The in-distribution set is `val_folder`, else `imagenet_val`, else the share of `folder` that is held out;
+    what else is given is shifted.
+    """
+    classes = _classes(config)
+    train = _folder(config.folder, classes, config)
+    imagenet, imagenet_v2 = (
+        _imagenet(EvaluateConfig(**{name: path}, allow_subset=config.allow_subset), classes, config.classes)
+        for name, path in (("imagenet_val", config.imagenet_val), ("imagenet_v2", config.imagenet_v2))
+    )
+    named = _folder(config.val_folder, classes, config) if config.val_folder else None
+    validation = named or imagenet
+    shifted = [each for each in (imagenet, imagenet_v2) if each is not None and each is not validation]
+    shifted += [_folder(each, classes, config) for each in config.shifted or ()]
+    is_held_out = validation is None
+    if validation is None:
+        train, validation = held_out(train, config.val_share)
+        if not len(validation):
+            raise EvaluationError(
+                f"{config.folder}: one picture a class, none of which can be held out: give --val-folder"
+            )
+        validation = replace(validation, name=f"{validation.name}-held-out")
+    same = repeats(each.name for each in (validation, *shifted))
+    if same:
+        raise EvaluationError(
+            f"two sets are called {listing(same)}, after the folder's name: rename the folder"
+        )
+    reference = imagenet_v2.name if imagenet_v2 and not is_held_out else None
+    return Data(classes, train, validation, tuple(shifted), is_held_out, reference)
+
+
+def _classes(config: FinetuneConfig) -> ClassSet:
+    templates = templates_of(config.templates) if config.templates else None
+    if config.classes is None:
+        classes = imagenet_classes()
+        return classes.with_templates(templates) if templates else classes
+    return read_classes(config.classes, name=_name(config.folder), templates=templates or DEFAULT_TEMPLATES)
+
+
+def _folder(folder: Path, classes: ClassSet, config: FinetuneConfig) -> LabelledImages:
+    return read_folder(folder, classes.folder_labels, name=_name(folder), allow_subset=config.allow_subset)
+
+
+def _imagenet(wanted: EvaluateConfig, classes: ClassSet, class_file: Path | None) -> LabelledImages | None:
+    if wanted.imagenet_val is None and wanted.imagenet_v2 is None:
+        return None
+    if classes.folders != imagenet_classes().folders:
+        option = "--imagenet-val" if wanted.imagenet_val else "--imagenet-v2"
+        raise EvaluationError(
+            f"{option}: expected ImageNet's 1,000 classes in the order of their wnids, found "
+            f"{len(classes):,} others in {class_file}: leave out --classes to fine-tune to ImageNet's, or "
+            "give --shifted"
+        )
+    (found,) = zero_shot_sets(wanted)
+    return found.images
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name or "folder"
