@@ -40,6 +40,19 @@ class EvaluateConfig(BaseModel):
     classes: Path | None = Field(
         None, description="CSV for --folder: columns folder,names; names separated by |."
     )
+    val_shards: str | None = Field(
+        None,
+        description="Retrieval on a dataset directory, its address, or tars of other tools, as in train.",
+    )
+    val_csv: Path | None = Field(
+        None,
+        description="Instead of --val-shards: a table of pictures here, as OpenCLIP's CSV is.",
+    )
+    image_col: str = Field("filepath", description="The table's column of paths, from the table's folder.")
+    caption_col: str = Field("title", description="The table's column of captions.")
+    separator: str | None = Field(
+        None, description="What stands between the table's columns. Default: found, of tab , ; and |"
+    )
     templates: Annotated[str | None, BeforeValidator(_text)] = Field(
         None,
         description="Prompts of every set: openai-80, openai-7 (OpenAI's lists), or a file, one a line, {} "
@@ -64,6 +77,8 @@ class EvaluateConfig(BaseModel):
             raise ValueError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
         if self.imagenet_labels is not None and self.imagenet_val is None:
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
+        if self.val_shards is not None and self.val_csv is not None:
+            raise ValueError("expected one of --val-shards and --val-csv, found both")
         if self.per_class is not None and self.per_class == self.predictions:
             raise ValueError(
                 f"--per-class and --predictions: expected two files, found one: {self.per_class}"

@@ -9,7 +9,7 @@ import torch
 
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.drawing import check_picture
-from clipkit.evaluate.head import HEAD_KEY, Head
+from clipkit.evaluate.head import Head
 from clipkit.evaluate.results import zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
@@ -22,6 +22,7 @@ from clipkit.finetune.training import fine_tune
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.model.weights import HEAD_KEY
 from clipkit.tables import Cell, table
 from clipkit.train.distributed import open_world
 from clipkit.train.run_directory import RunDirectory

@@ -27,9 +27,8 @@ class LabelledSet:
     def __init__(self, images: LabelledImages):
         self.source = str(images.root)
         self._images = images
-        shards = -(-len(images) // SHARD_SAMPLES)
-        self.sizes: Int64s = np.full(shards, SHARD_SAMPLES, np.int64)
-        self.sizes[-1] = len(images) - SHARD_SAMPLES * (shards - 1)
+        firsts = np.arange(0, len(images), SHARD_SAMPLES, dtype=np.int64)
+        self.sizes: Int64s = np.minimum(SHARD_SAMPLES, len(images) - firsts)
         self.fingerprint = hashlib.sha256(b"".join(_lines(images))).hexdigest()
 
     def __len__(self) -> int:

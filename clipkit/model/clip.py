@@ -67,9 +67,9 @@ class Clip(nn.Module):
         tokens_BL = _trimmed_where_free(tokens_BL)
         x_BLD = self.token_embedding(tokens_BL)
         x_BLD = x_BLD + self.positional_embedding[: tokens_BL.shape[1]]
-        x_BLD = self.ln_final(self.transformer(x_BLD))
         at_end = ends_B[:, None, None].expand(-1, -1, x_BLD.shape[2])
-        features: Tensor = x_BLD.gather(1, at_end).squeeze(1) @ self.text_projection
+        x_BD = self.transformer(x_BLD, lambda x_BLD: x_BLD.gather(1, at_end).squeeze(1))
+        features: Tensor = self.ln_final(x_BD) @ self.text_projection
         return features
 
     def features(self, images_BCHW: Tensor, tokens_BL: Tensor) -> ClipOutput:

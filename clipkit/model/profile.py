@@ -16,7 +16,8 @@ class ModelFigures:
     """One row of `clipkit models`.
 
     `gflops` are of one picture and one text, a multiplication and an addition being two, for the
-    architecture as published: there the attention pool answers everywhere, although one answer is used.
+    architecture as published: there the attention pool and a transformer's last block answer everywhere,
+    although one answer is used.
     """
 
     name: str
@@ -72,9 +73,16 @@ def figures(config: ClipConfig) -> ModelFigures:
 
 
 def _unasked(config: ClipConfig) -> int:
-    # The questions, mixtures and projections of the attention pool that clipkit leaves out.
-    if not isinstance(config.vision, ResNetConfig):
-        return 0
-    width, positions = config.vision.width * 32, config.vision.grid**2
+    # What clipkit leaves out: of the last blocks the projections of the mixtures and the perceptrons.
+    text, vision = config.text, config.vision
+    unread = _unread(text.context_length, text.width)
+    if not isinstance(vision, ResNetConfig):
+        return unread + _unread(vision.grid**2 + 1, vision.width)
+    # The questions, mixtures and projections of the attention pool.
+    width, positions = vision.width * 32, vision.grid**2
     projections = 2 * positions * width * (width + config.embed_dim)
-    return projections + 4 * positions * (positions + 1) * width
+    return unread + projections + 4 * positions * (positions + 1) * width
+
+
+def _unread(positions: int, width: int) -> int:
+    return 2 * (positions - 1) * 9 * width**2

@@ -17,11 +17,12 @@ class Blocks(nn.Sequential):
 
     recomputes = False
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
-        """Through all blocks."""
+    def forward(self, input: Tensor, last: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # noqa: A002
+        """Through all blocks; `last` is the last one with what else it is to be given."""
         x = input
         for block in self:
-            x = recomputed(block, x, block.modules()) if self.recomputes else block(x)
+            compute = last if last is not None and block is self[-1] else block
+            x = recomputed(compute, x, block.modules()) if self.recomputes else compute(x)
         return x
 
 

@@ -28,6 +28,10 @@ class VisionTransformer(nn.Module):
         x_BLD = self.conv1(images_BCHW).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(x_BLD.dtype).expand(x_BLD.shape[0], 1, -1)
         x_BLD = torch.cat([class_token, x_BLD], dim=1) + self.positional_embedding.to(x_BLD.dtype)
-        x_BLD = self.transformer(self.ln_pre(x_BLD))
-        features: Tensor = self.ln_post(x_BLD[:, 0]) @ self.proj
+        x_BD = self.transformer(self.ln_pre(x_BLD), _class_token)
+        features: Tensor = self.ln_post(x_BD) @ self.proj
         return features
+
+
+def _class_token(x_BLD: Tensor) -> Tensor:
+    return x_BLD[:, 0]
