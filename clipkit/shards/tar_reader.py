@@ -21,7 +21,7 @@ _ZEROS = bytes(BLOCK_BYTES)
 _CHECKSUM = slice(148, 156)
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, pipes
-_FOLDER = b"5"
+FOLDER = b"5"
 _PAX = (b"x", b"X", b"g")
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=]+)=", re.DOTALL)
@@ -54,11 +54,6 @@ class Entry(NamedTuple):
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return self.kind in _REGULAR and not self.member.name.endswith("/")
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder; tars of before 1988 say so by the name alone."""
-        return self.kind == _FOLDER or (self.kind in _REGULAR and self.member.name.endswith("/"))
 
 
 class Header(NamedTuple):
