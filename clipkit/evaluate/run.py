@@ -116,7 +116,9 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     imagenet = imagenet.with_templates(templates) if templates else imagenet
     sets = []
     if config.imagenet_val:
-        images = imagenet_validation(config.imagenet_val, imagenet.folders, allow_subset=config.allow_subset)
+        images = imagenet_validation(
+            config.imagenet_val, imagenet, labels=config.imagenet_labels, allow_subset=config.allow_subset
+        )
         sets.append(ZeroShotSet(imagenet, images))
     if config.imagenet_v2:
         images = imagenet_v2(config.imagenet_v2, allow_subset=config.allow_subset)
