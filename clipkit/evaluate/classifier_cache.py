@@ -50,7 +50,7 @@ class ClassifierCache:
         self._of_model = {"weights_sha256": weights_sha256, **_computing(model)}
 
     def find(self, classes: ClassSet) -> torch.Tensor | None:
-        """Return the weights (D, N) that `keep` was given for these classes, on the model's device, or None."""
+        """Return the weights (D, N) that `keep` got for these classes, on the model's device, or None."""
         shape = (self._model.config.embed_dim, len(classes))
         path = self._path(classes)
         data = _read(path, _CHECK_BYTES + shape[0] * shape[1] * _FLOAT.itemsize)

@@ -19,6 +19,7 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
 from clipkit.model.tokenizer import Tokenizer
 from tests.conftest import picture
+from tests.evaluate.listed import listed
 
 MICRO = named_config("ViT-Micro/16@32px")
 CLASSES = ClassSet("pets", ("c", "d"), (("cat", "kitten"), ("dog",)), ("a photo of a {}.", "the {}"))
@@ -166,7 +167,7 @@ def test_sets_are_evaluated_alike_with_and_without(model: Clip, tmp_path: Path) 
     for number in range(12):
         paths.append(tmp_path / f"{number}.jpg")
         paths[-1].write_bytes(picture(number, 40, 40))
-    images = LabelledImages("pets", tmp_path, tuple(paths), (0,) * 6 + (1,) * 6)
+    images = LabelledImages("pets", tmp_path, listed(paths), (0,) * 6 + (1,) * 6)
     titles: list[str] = []
 
     def run(cache: ClassifierCache | None) -> object:
