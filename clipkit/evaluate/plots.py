@@ -16,6 +16,7 @@ from clipkit.evaluate.curves import RECALL, VALIDATION_LOSS, RunCurves, read_run
 from clipkit.evaluate.drawing import (
     GREY,
     LABEL_SIZE,
+    LONGEST_TITLE,
     TITLE_SIZE,
     check_picture,
     colour,
@@ -23,6 +24,7 @@ from clipkit.evaluate.drawing import (
     draw_chance,
     legend_below,
     new_figure,
+    shortened,
     style_axes,
     write_picture,
 )
@@ -116,7 +118,7 @@ def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
     for chance in sorted({run.chance[name] for run in shown if name in run.chance}):
         text = f"chance {chance:.2%}" if _is_share(name) else f"guessing {chance:.2f}"
         draw_chance(axes, chance, text)
-    axes.set_title(_title(name), fontsize=TITLE_SIZE, parse_math=False)
+    axes.set_title(shortened(_title(name), LONGEST_TITLE), fontsize=TITLE_SIZE, parse_math=False)
     axes.set_xlabel("samples seen", fontsize=LABEL_SIZE)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     if _is_share(name):
@@ -140,7 +142,7 @@ def _draw_legend(figure: Figure, runs: list[RunCurves]) -> None:
         Line2D([], [], linestyle=dashes(number), linewidth=2, color=colour(number))
         for number in range(len(runs))
     ]
-    labels = [run.label for run in runs]
+    labels = [shortened(run.label) for run in runs]
     if any(run.results for run in runs):
         handles.append(
             Line2D([], [], linestyle="none", marker="o", markersize=8, fillstyle="none", color=GREY)

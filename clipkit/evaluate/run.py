@@ -17,6 +17,7 @@ from clipkit.evaluate.classes import (
     read_classes,
     repeats,
 )
+from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
@@ -67,7 +68,13 @@ def evaluate(
     options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
     measured = evaluate_sets(
-        clip, sets, batch_size=config.batch_size, workers=config.workers, display=shown, head=head
+        clip,
+        sets,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        display=shown,
+        head=head,
+        cache=ClassifierCache(clip, about["checkpoint_sha256"]) if config.cache else None,
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about) | options
@@ -109,7 +116,9 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     imagenet = imagenet.with_templates(templates) if templates else imagenet
     sets = []
     if config.imagenet_val:
-        images = imagenet_validation(config.imagenet_val, imagenet.folders, allow_subset=config.allow_subset)
+        images = imagenet_validation(
+            config.imagenet_val, imagenet, labels=config.imagenet_labels, allow_subset=config.allow_subset
+        )
         sets.append(ZeroShotSet(imagenet, images))
     if config.imagenet_v2:
         images = imagenet_v2(config.imagenet_v2, allow_subset=config.allow_subset)

@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFo
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.drawing import (
     LABEL_SIZE,
+    LONGEST_TITLE,
     TITLE_SIZE,
     check_picture,
     colour,
@@ -131,7 +132,9 @@ def _draw_panel(axes: Axes, shown: SetScaling, numbers: dict[str, int], axis: Ax
         _draw_law(axes, law)
     if shown.chance is not None:
         draw_chance(axes, shown.chance, f"chance {shown.chance:.2%}")
-    axes.set_title(f"{shown.name}, zero-shot top-1", fontsize=TITLE_SIZE, parse_math=False)
+    axes.set_title(
+        f"{shortened(shown.name, LONGEST_TITLE)}, zero-shot top-1", fontsize=TITLE_SIZE, parse_math=False
+    )
     axes.set_xlabel(f"{_AXIS_TITLES[axis]} (log scale)", fontsize=LABEL_SIZE)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     style_axes(axes)

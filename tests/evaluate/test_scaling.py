@@ -1,6 +1,8 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from clipkit.errors import EvaluationError
+from clipkit.evaluate.robustness_plot import plot_robustness
 from clipkit.evaluate.scaling import Axis, Point, SetScaling, fit, scalings
 from clipkit.evaluate.scaling_plot import plot_scaling, scaling_figure
 from clipkit.evaluate.scores import read_series
@@ -177,3 +180,18 @@ def test_many_runs_keep_a_panel_that_reads(tmp_path: Path) -> None:
     assert len(legend.get_texts()) == 42
     assert axes.get_window_extent().height > 300
     assert legend.get_window_extent().y0 >= 0
+
+
+def test_names_that_steer_terminals_or_are_no_text_are_shown_as_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"run\xff\x1b[31m\n\xe4\xb8\xad")
+    lines = [result("set\ud800\x07" + 500 * "x", 0.3), result("imagenet", 0.3, None, checkpoint="m\x1b.pt")]
+    lines += [result(V2, 0.25, None, checkpoint="m\x1b.pt")]
+    run = write_results(tmp_path / name, lines)
+    for suffix in ("png", "svg"):
+        plot = plot_scaling([run], tmp_path / f"out.{suffix}")
+        robustness = plot_robustness([run], tmp_path / f"robustness.{suffix}")
+        said = plot.lines() + robustness.lines()
+        assert "run\\udcff\\x1b[31m 中" in said and "set\\ud800\\x07xx" in said and "m\\x1b" in said
+        assert "\x1b" not in said and said.encode()
+    ElementTree.parse(tmp_path / "out.svg")
+    ElementTree.parse(tmp_path / "robustness.svg")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.pictures import FolderPictures
 from clipkit.finetune.samples import LabelledSet, held_out, labels_of
 from clipkit.model.preprocess import TrainTransform
 from clipkit.shards.loader import batches
@@ -20,9 +21,8 @@ from tests.finetune.pictures import COLOURS, draw
 def listed(counts: list[int]) -> LabelledImages:
     places = [(label, number) for label, count in enumerate(counts) for number in range(count)]
     root = Path("/pictures")
-    return LabelledImages(
-        "pictures", root, tuple(root / f"{a}" / f"{b}.png" for a, b in places), tuple(a for a, _ in places)
-    )
+    pictures = FolderPictures(root, [f"{label}/{number}.png" for label, number in places])
+    return LabelledImages("pictures", root, pictures, tuple(label for label, _ in places))
 
 
 def names(images: LabelledImages) -> list[str]:
