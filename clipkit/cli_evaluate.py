@@ -24,7 +24,7 @@ def evaluate(
     as_json: Json = False,
     **settings: Any,
 ) -> None:
-    """Measure zero-shot classification; each result is appended to the run's results.jsonl."""
+    """Measure zero-shot classification and retrieval; each result is appended to the run's results.jsonl."""
     from clipkit.evaluate.run import evaluate
     from clipkit.train.checkpoints import naming_older
     from clipkit.train.run_directory import newest_checkpoint

@@ -37,3 +37,23 @@ def plot_robustness(
     from clipkit.evaluate.robustness_plot import plot_robustness
 
     show(plot_robustness(inputs or [], out), as_json)
+
+
+@plot_app.command("scaling")
+def plot_scaling(
+    inputs: Annotated[list[Path], typer.Argument(help="Run directories or results.jsonl files.")],
+    out: Out,
+    samples: Annotated[
+        str, typer.Option(help="seen: all that were trained on; used: different ones, at most an epoch.")
+    ] = "seen",
+    only: Annotated[
+        list[str] | None, typer.Option("--set", help="A set to draw, several times if need be. Default: all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw zero-shot accuracy against samples on a log scale, with a power law of the error."""
+    if samples not in ("seen", "used"):
+        raise typer.BadParameter(f"--samples: expected seen or used, found {samples!r}")
+    from clipkit.evaluate.scaling_plot import plot_scaling
+
+    show(plot_scaling(inputs, out, axis="used" if samples == "used" else "seen", only=only or []), as_json)

@@ -66,6 +66,11 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.splitlines()))
 
 
+def printable(text: str) -> str:
+    """Return a name as one line that steers no terminal and can be written as UTF-8, whatever it held."""
+    return one_line(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
 def first_fault(error: "ValidationError") -> str:
     """Return the first thing wrong with what was read, and where; cut short, since it may quote all of it."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

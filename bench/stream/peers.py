@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 _SCRIPT = Path(__file__).with_name("sides.py")
 # Newer releases of webdataset end OpenCLIP 3.3.0's loader in KeyError 'fname'.
-_NEEDS = {"open_clip": ("webdataset==0.2.86", "pandas"), "streaming": ("mosaicml-streaming",)}
+# Newer ones of numpy end its zero-shot evaluation, and CLIP_benchmark's, in a TypeError.
+_NEEDS = {
+    "open_clip": ("webdataset==0.2.86", "pandas"),
+    "streaming": ("mosaicml-streaming",),
+    "zero_shot": ("clip-benchmark==1.6.2", "numpy<2.4", "pandas"),
+}
 
 
 class Cost(NamedTuple):

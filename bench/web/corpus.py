@@ -39,10 +39,10 @@ def make_corpus(folder: Path) -> list[Path]:
         begun = folder.with_name(folder.name + ".begun")
         shutil.rmtree(begun, ignore_errors=True)
         begun.mkdir(parents=True)
-        sources = _sources()
-        for number, source in enumerate(sources):
-            first, last = (PICTURES * place // len(sources) for place in (number, number + 1))
-            picture = _loaded(source)
+        found = sources()
+        for number, source in enumerate(found):
+            first, last = (PICTURES * place // len(found) for place in (number, number + 1))
+            picture = loaded(source)
             for place in range(first, last):
                 suffix, content = _web_picture(picture, random.Random(place))
                 (begun / f"{place:05d}.{suffix}").write_bytes(content)
@@ -60,7 +60,8 @@ def _is_progressive(path: Path) -> bool:
         return "progressive" in image.info
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
+    """The photographs and drawings in the packages, large ones, sorted."""
     files = {path for package in PACKAGES for path in _files_of(package)}
     return sorted(path for path in files if min(_size(path)) >= _SMALLEST_SOURCE)
 
@@ -82,7 +83,8 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _loaded(path: Path) -> Image.Image:
+def loaded(path: Path) -> Image.Image:
+    """A picture as RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")
 

@@ -25,11 +25,33 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    imagenet_val: Path | None = Field(None, description="ImageNet validation: wnid folders.")
-    imagenet_v2: Path | None = Field(None, description="ImageNetV2: folders 0…999.")
-    folder: Path | None = Field(None, description="Any folder with one folder a class.")
+    imagenet_val: Path | None = Field(
+        None, description="ImageNet validation: ILSVRC2012_img_val.tar as it is, or a folder."
+    )
+    imagenet_labels: Path | None = Field(
+        None,
+        description="The classes of an --imagenet-val without class folders: the devkit archive, "
+        "LOC_val_solution.csv, lines `name wnid`. Default: the devkit beside it.",
+    )
+    imagenet_v2: Path | None = Field(
+        None, description="ImageNetV2: one of the three archives as it is, or folders 0…999."
+    )
+    folder: Path | None = Field(None, description="Any folder or tar with one folder a class.")
     classes: Path | None = Field(
         None, description="CSV for --folder: columns folder,names; names separated by |."
+    )
+    val_shards: str | None = Field(
+        None,
+        description="Retrieval on a dataset directory, its address, or tars of other tools, as in train.",
+    )
+    val_csv: Path | None = Field(
+        None,
+        description="Instead of --val-shards: a table of pictures here, as OpenCLIP's CSV is.",
+    )
+    image_col: str = Field("filepath", description="The table's column of paths, from the table's folder.")
+    caption_col: str = Field("title", description="The table's column of captions.")
+    separator: str | None = Field(
+        None, description="What stands between the table's columns. Default: found, of tab , ; and |"
     )
     templates: Annotated[str | None, BeforeValidator(_text)] = Field(
         None,
@@ -43,16 +65,23 @@ class EvaluateConfig(BaseModel):
     predictions: Path | None = Field(
         None, description="Write a CSV of every picture: its class, and the nearest five."
     )
+    cache: bool = Field(
+        True, description="Encode the prompts of a model once, and keep the classifier in the user's cache."
+    )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
         None, description="Processes that decode. Default: by the size of the set."
     )
 
     @model_validator(mode="after")
-    def _folder_with_classes(self) -> Self:
+    def _given_together(self) -> Self:
         if (self.folder is None) != (self.classes is None):
             given, lacking = ("--classes", "--folder") if self.folder is None else ("--folder", "--classes")
             raise ValueError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
+        if self.imagenet_labels is not None and self.imagenet_val is None:
+            raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
+        if self.val_shards is not None and self.val_csv is not None:
+            raise ValueError("expected one of --val-shards and --val-csv, found both")
         if self.per_class is not None and self.per_class == self.predictions:
             raise ValueError(
                 f"--per-class and --predictions: expected two files, found one: {self.per_class}"

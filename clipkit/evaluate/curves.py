@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import EvaluationError
+from clipkit.errors import EvaluationError, printable
 from clipkit.evaluate.results import RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
 
@@ -33,6 +33,7 @@ VALIDATION_LOSS = "clip_val_loss"
 RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
 _PLACES = frozenset({"step", "samples", "epoch"})
 _CHANCE = "chance"
+_MOST_SAMPLES = 2**53
 _PAIRS = "num_samples"
 
 
@@ -64,7 +65,7 @@ def read_run(run: Path) -> RunCurves:
     metrics = run / METRICS_NAME
     if not metrics.is_file():
         raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
-    curves = RunCurves(label=run.resolve().name)
+    curves = RunCurves(label=printable(run.resolve().name))
     for line in JsonLines(metrics, EvaluationError).read():
         _add_metrics(curves, line)
     if not curves.logged:
@@ -88,8 +89,8 @@ def run_config(run: Path) -> Any:
 
 
 def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
-    samples = line.get("samples")
-    if not isinstance(samples, int):
+    samples = sample_count(line.get("samples"))
+    if samples is None:
         return
     for name, value in _numbers(line):
         if name.endswith(f"-{_CHANCE}"):
@@ -99,13 +100,14 @@ def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
             recalls = {name: int(found[2]) for name in line if (found := RECALL.fullmatch(name))}
             curves.chance |= {name: min(1.0, k / value) for name, k in recalls.items() if value}
         else:
-            curves.logged.setdefault(name, {})[samples] = value
+            curves.logged.setdefault(printable(name), {})[samples] = value
 
 
 def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
-    samples, set_name = line.get("samples"), line.get("set")
-    if line.get("kind") != "zero-shot" or not isinstance(samples, int) or not isinstance(set_name, str):
+    samples, set_name = sample_count(line.get("samples")), line.get("set")
+    if line.get("kind") != "zero-shot" or samples is None or not isinstance(set_name, str):
         return
+    set_name = printable(set_name)
     for figure, value in _numbers(line):
         if figure in {"top1", "top5"}:
             curves.results.setdefault(metric_name(set_name, figure), {})[samples] = value
@@ -116,7 +118,19 @@ def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
 
 def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in line.items():
-        if name in _PLACES or not isinstance(value, int | float) or isinstance(value, bool):
+        if name in _PLACES or not is_number(value):
             continue
         if abs(value) <= sys.float_info.max:  # neither a NaN nor what no float holds
             yield name, float(value)
+
+
+def sample_count(value: Any) -> int | None:
+    """The whole number of samples that `value` is, below 2⁵³; else None."""
+    if not is_number(value) or not 0 <= value <= _MOST_SAMPLES or value != math.floor(value):
+        return None
+    return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one: maybe a NaN, which no comparison holds for, or longer than any float."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

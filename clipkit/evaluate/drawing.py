@@ -1,5 +1,6 @@
 """How every plot of the project looks, and how a picture is written."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ Dashes: TypeAlias = Literal["-", "--", "-.", ":"]
 
 PICTURE_SUFFIXES = (".png", ".svg")
 GREY = "0.35"
+LONGEST_TITLE = 72
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE, NOTE_SIZE = 10, 9, 8, 7
 _DOTS_PER_INCH = 200
 _LONGEST_LABEL = 41
@@ -73,11 +75,11 @@ def legend_columns(labels: Sequence[str]) -> int:
     return 2 if max(map(len, labels), default=0) <= _HALF_A_LINE else 1
 
 
-def shortened(label: str) -> str:
-    """A run's label with its middle left out where it is too long for a legend."""
-    if len(label) <= _LONGEST_LABEL:
+def shortened(label: str, longest: int = _LONGEST_LABEL) -> str:
+    """A label with its middle left out where it is too long, for a legend if nothing else is said."""
+    if len(label) <= longest:
         return label
-    half = (_LONGEST_LABEL - 1) // 2
+    half = (longest - 1) // 2
     return f"{label[:half]}…{label[-half:]}"
 
 
@@ -89,6 +91,13 @@ def note(
     annotation = axes.annotate(text, xy, offset, textcoords="offset points", **settings)
     annotation.set_parse_math(False)
     return annotation
+
+
+def draw_chance(axes: Axes, value: float, text: str) -> None:
+    """Draw what guessing scores: a dotted grey line with its text at the right end."""
+    axes.axhline(value, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
+    place = ("axes fraction", "data")
+    note(axes, text, (1, value), (-2, 2), xycoords=place, ha="right", va="bottom")
 
 
 def check_picture(out: Path) -> None:
@@ -111,5 +120,7 @@ def check_picture(out: Path) -> None:
 def write_picture(figure: Figure, out: Path) -> None:
     """Write PNG (200 dots an inch) or SVG by the name of `out`, whole or not at all; its folder is made."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(out) as temporary:
+    with replaced(out) as temporary, warnings.catch_warnings():
+        # Of scripts that the font lacks boxes are drawn.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format=out.suffix.lower()[1:], dpi=_DOTS_PER_INCH)

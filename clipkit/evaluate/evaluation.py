@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkit.evaluate.caption_sets import HEADER as RETRIEVAL_HEADER
+from clipkit.evaluate.caption_sets import Retrieved
 from clipkit.evaluate.per_class import worst_lines
 from clipkit.evaluate.sets import ZeroShotSet
 from clipkit.evaluate.zero_shot import ZeroShotResult
@@ -23,6 +25,7 @@ class Evaluation:
     records: tuple[dict[str, Any], ...]
     results_file: Path
     files: tuple[str, ...] = ()
+    retrieved: tuple[Retrieved, ...] = ()
 
     @property
     def results(self) -> tuple[ZeroShotResult, ...]:
@@ -35,11 +38,15 @@ class Evaluation:
         return {"results": list(self.records), "results_file": str(self.results_file), **written}
 
     def lines(self) -> str:
-        """Return a table with a line a set, the worst classes, and the pictures that could not be read."""
-        lines = [table([_row(result) for result in self.results], _HEADER)]
+        """Return tables of the sets, the worst classes, and the pictures that could not be read."""
+        lines = [table([_row(result) for result in self.results], _HEADER)] if self.scored else []
         for each, result in self.scored:
             lines += worst_lines(result.name, result.class_scores, each.classes)
             lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+        if self.retrieved:
+            lines.append(table([row for each in self.retrieved for row in each.rows()], RETRIEVAL_HEADER))
+        for each_set in self.retrieved:
+            lines += [f"unreadable, left out of {each_set.name}: {sample}" for sample in each_set.unreadable]
         tuned = [record["set"] for record in self.records if record["kind"] == "fine-tuned"]
         if tuned:
             lines.append(f"classified by the model's fine-tuned head, not by prompts: {', '.join(tuned)}")

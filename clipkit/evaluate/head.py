@@ -10,9 +10,8 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.classes import ClassSet, listing, repeats
 from clipkit.model.config import ClipConfig
-from clipkit.model.weights import check_size
+from clipkit.model.weights import HEAD_KEY, check_size
 
-HEAD_KEY = "classifier"
 _LISTS = ("folders", "names", "templates")
 
 

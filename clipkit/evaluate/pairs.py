@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.evaluate.classes import listing
 from clipkit.evaluate.config import IMAGE_BATCH
-from clipkit.evaluate.decode import EvalPicture, Pixels, loaded, shared
+from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, loaded, shared
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered
 from clipkit.evaluate.retrieval import Embedded
 from clipkit.evaluate.zero_shot import Report, Tokenize, image_features, silent, text_features
@@ -25,17 +25,23 @@ from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.bad_samples import FEWEST, MAX_BAD, BadSample
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError
+from clipkit.shards.shard_set import Sample
 
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class EmbeddedPairs:
-    """The readable pairs of a data set as a model sees them, in its order, and the names of the others."""
+    """The readable pairs of a data set as a model sees them, in its order, and the names of the others.
+
+    `files_sha256` is that of a line for each pair of the set: the SHA-256 of the picture's bytes, a tab, that
+    of the caption in UTF-8, in hex; zeros for a pair that could not be read.
+    """
 
     images: Embedded
     texts: Embedded
     unreadable: tuple[str, ...]
+    files_sha256: str
 
 
 def embedded_pairs(
@@ -56,6 +62,7 @@ def embedded_pairs(
     count, dim = len(samples), model.config.embed_dim
     features_2ND = torch.zeros(2, count, dim)
     digests_2NW = torch.zeros(2, count, 2, dtype=torch.int64)
+    sha256_2N = torch.zeros(2, count, SHA256_BYTES, dtype=torch.uint8)
     most = min(count - 1, max(FEWEST, int(MAX_BAD * count)))
     unreadable: list[_Unreadable] = []
     items = _Pairs(samples, EvalTransform(model.config.image_size), Tokenizer(model.context_length))
@@ -67,6 +74,7 @@ def embedded_pairs(
             features_2ND[0, batch.places_B] = image_features(model, batch.images_BCHW).cpu()
             features_2ND[1, batch.places_B] = text_features(model, batch.tokens_BL).cpu()
             digests_2NW[:, batch.places_B] = batch.digests_2BW
+            sha256_2N[:, batch.places_B] = batch.sha256_2B
         report(batch.end)
     missing = all_numbered([(row.place, row.name) for row in unreadable], ranks)
     if len(missing) > most:
@@ -83,7 +91,7 @@ def embedded_pairs(
         Embedded(features_ND, digests_NW.numpy())
         for features_ND, digests_NW in zip(features_2ND, digests_2NW, strict=True)
     )
-    return EmbeddedPairs(images, texts, tuple(missing.values()))
+    return EmbeddedPairs(images, texts, tuple(missing.values()), _files_sha256(ranks.total(sha256_2N)))
 
 
 class _Pair(NamedTuple):
@@ -91,6 +99,7 @@ class _Pair(NamedTuple):
     pixels: Pixels
     tokens: npt.NDArray[np.int64]
     digests: npt.NDArray[np.int64]  # (2, 2): of the pixels, and of the tokens
+    sha256: Digest  # (2, 32): of the picture's bytes, and of the caption's
 
 
 class _Unreadable(NamedTuple):
@@ -102,6 +111,7 @@ class _PairBatch(NamedTuple):
     images_BCHW: torch.Tensor
     tokens_BL: torch.Tensor
     digests_2BW: torch.Tensor
+    sha256_2B: torch.Tensor
     places_B: torch.Tensor
     unreadable: tuple[_Unreadable, ...]
     end: int  # the place behind the batch's last sample
@@ -137,11 +147,25 @@ class _Pairs(Dataset[_Item]):
         except ClipkitError as error:
             return self._unreadable(index, shard, row, error)
         (tokens,) = self._tokenize([sample.caption])
-        return _Pair(index, pixels, tokens, np.stack([_digest(pixels), _digest(tokens)]))
+        digests = np.stack([_digest(pixels), _digest(tokens)])
+        return _Pair(index, pixels, tokens, digests, _sha256(sample))
 
     def _unreadable(self, index: int, shard: int, row: int, error: ClipkitError) -> _Unreadable:
         samples = self._samples
         return _Unreadable(index, str(BadSample(samples.place(shard), samples.key(shard, row), str(error))))
+
+
+def _sha256(sample: Sample) -> Digest:
+    parts = sample.image, sample.caption.encode(errors="surrogateescape")
+    digests = b"".join(hashlib.sha256(part).digest() for part in parts)
+    return np.frombuffer(digests, np.uint8).reshape(2, SHA256_BYTES)
+
+
+def _files_sha256(sha256_2N: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for image, caption in zip(*sha256_2N.numpy(), strict=True):
+        digest.update(f"{image.tobytes().hex()}\t{caption.tobytes().hex()}\n".encode())
+    return digest.hexdigest()
 
 
 def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -159,13 +183,15 @@ def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
     end = 1 + max(places + [row.place for row in unreadable])
     if not pairs:
         nothing = torch.empty(0)
-        return _PairBatch(nothing, nothing, nothing, torch.tensor(places), unreadable, end)
+        return _PairBatch(nothing, nothing, nothing, nothing, torch.tensor(places), unreadable, end)
     batch = _PairBatch(
         images_BCHW=torch.from_numpy(np.stack([row.pixels for row in pairs])),
         tokens_BL=torch.from_numpy(np.stack([row.tokens for row in pairs])),
         digests_2BW=torch.from_numpy(np.stack([row.digests for row in pairs], axis=1)),
+        sha256_2B=torch.from_numpy(np.stack([row.sha256 for row in pairs], axis=1)),
         places_B=torch.tensor(places),
         unreadable=unreadable,
         end=end,
     )
-    return shared((batch.images_BCHW, batch.tokens_BL, batch.digests_2BW, batch.places_B)) or batch
+    tensors = (batch.images_BCHW, batch.tokens_BL, batch.digests_2BW, batch.sha256_2B, batch.places_B)
+    return shared(tensors) or batch

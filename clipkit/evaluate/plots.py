@@ -16,13 +16,15 @@ from clipkit.evaluate.curves import RECALL, VALIDATION_LOSS, RunCurves, read_run
 from clipkit.evaluate.drawing import (
     GREY,
     LABEL_SIZE,
+    LONGEST_TITLE,
     TITLE_SIZE,
     check_picture,
     colour,
     dashes,
+    draw_chance,
     legend_below,
     new_figure,
-    note,
+    shortened,
     style_axes,
     write_picture,
 )
@@ -114,11 +116,9 @@ def _draw_panel(axes: Axes, name: str, runs: list[RunCurves]) -> None:
             )
     shown = [run for run in runs if name in run.logged or name in run.results]
     for chance in sorted({run.chance[name] for run in shown if name in run.chance}):
-        axes.axhline(chance, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
         text = f"chance {chance:.2%}" if _is_share(name) else f"guessing {chance:.2f}"
-        place = ("axes fraction", "data")
-        note(axes, text, (1, chance), (-2, 2), xycoords=place, ha="right", va="bottom")
-    axes.set_title(_title(name), fontsize=TITLE_SIZE, parse_math=False)
+        draw_chance(axes, chance, text)
+    axes.set_title(shortened(_title(name), LONGEST_TITLE), fontsize=TITLE_SIZE, parse_math=False)
     axes.set_xlabel("samples seen", fontsize=LABEL_SIZE)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     if _is_share(name):
@@ -142,7 +142,7 @@ def _draw_legend(figure: Figure, runs: list[RunCurves]) -> None:
         Line2D([], [], linestyle=dashes(number), linewidth=2, color=colour(number))
         for number in range(len(runs))
     ]
-    labels = [run.label for run in runs]
+    labels = [shortened(run.label) for run in runs]
     if any(run.results for run in runs):
         handles.append(
             Line2D([], [], linestyle="none", marker="o", markersize=8, fillstyle="none", color=GREY)

@@ -9,6 +9,7 @@ from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
+    from clipkit.evaluate.caption_sets import CaptionSet, Retrieved
     from clipkit.evaluate.zero_shot import ZeroShotResult
 
 RESULTS_NAME = "results.jsonl"
@@ -29,16 +30,10 @@ def zero_shot_record(
     `files_sha256` (see `ZeroShotResult`), `names_sha256` and `templates_sha256` (see `ClassSet`) tell whether
     two lines are of the same pictures, classes and prompts.
     """
-    import torch
-
     from clipkit.evaluate.per_class import worst_records
 
     return {
-        "kind": "zero-shot",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "clipkit": VERSION,
-        "torch": str(torch.__version__),
-        **model,
+        **_record("zero-shot", model),
         "set": result.name,
         "path": str(images.root.absolute()),
         "files_sha256": result.files_sha256,
@@ -56,6 +51,33 @@ def zero_shot_record(
         "top5": result.top5,
         "mean_per_class_recall": result.mean_per_class_recall,
         "worst_classes": worst_records(result.class_scores, class_set),
+    }
+
+
+def retrieval_record(result: "Retrieved", data: "CaptionSet", model: dict[str, Any]) -> dict[str, Any]:
+    """One line of `results.jsonl`, of retrieval: as `zero_shot_record`, with the data's fingerprint."""
+    return {
+        **_record("retrieval", model),
+        "set": result.name,
+        "path": data.path,
+        "data_sha256": data.samples.fingerprint,
+        "files_sha256": result.files_sha256,
+        "unreadable": list(result.unreadable),
+        **result.figures(),
+    }
+
+
+def _record(kind: str, model: dict[str, Any]) -> dict[str, Any]:
+    import PIL
+    import torch
+
+    return {
+        "kind": kind,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "clipkit": VERSION,
+        "torch": str(torch.__version__),
+        "pillow": PIL.__version__,
+        **model,
     }
 
 

@@ -14,21 +14,47 @@ import torch
 from torch import Tensor
 
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
+from clipkit.evaluate.zero_shot import Report, silent
 
 RECALLS = (1, 5, 10)
-_SCORES = 1 << 25  # in memory at a time
+SCORES = 1 << 23
+"""So many products of features are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Recalls:
-    """One direction: `recalls[i]` is the share of queries whose pair is among the first RECALLS[i] found.
+    """One direction: `recalls[i]` is the share of queries with a right answer among the first RECALLS[i].
 
-    The best rank is 1; `median_rank` is rounded down, as OpenCLIP does.
+    The ranks are those of the first right answer, the best being 1; `median_rank` is rounded down, as
+    OpenCLIP does.
     """
 
     recalls: tuple[float, ...]
     mean_rank: float
     median_rank: float
+
+    @classmethod
+    def of(cls, above_N: Tensor, tied_N: Tensor, own_N: Tensor) -> Self:
+        """What follows for N queries with so many targets above their best right answers, and tied at these.
+
+        `own_N` of the tied are right. All are whole numbers as float64. Those that tie have all orders alike:
+        the chance of a right one among the first k is 1 − C(t − m, k − a) / C(t, k − a), the expected place
+        of the first a + (t + 1) / (m + 1).
+        """
+        tied_N = tied_N.clamp(min=1)
+        above_N, own_N = above_N.clamp(min=0), own_N.clamp(min=1).minimum(tied_N)
+        missed_N, recalls = torch.ones_like(tied_N), {}
+        for k in range(1, RECALLS[-1] + 1):
+            place_N = k - 1 - above_N  # the k-th found is this one of the tied, from 0
+            miss_N = ((tied_N - own_N - place_N) / (tied_N - place_N).clamp(min=1)).clamp(0, 1)
+            missed_N = torch.where((place_N >= 0) & (place_N < tied_N), missed_N * miss_N, missed_N)
+            recalls[k] = float((1 - missed_N).mean())
+        ranks_N = above_N + (tied_N + 1) / (own_N + 1)
+        return cls(
+            tuple(recalls[k] for k in RECALLS),
+            mean_rank=float(ranks_N.mean()),
+            median_rank=float(np.floor(np.median(ranks_N.numpy()))),
+        )
 
     def figures(self, direction: str) -> Iterator[tuple[str, float]]:
         """OpenCLIP's names of them, and their values."""
@@ -66,7 +92,12 @@ class Embedded(NamedTuple):
 
 
 def retrieval(
-    images: Embedded, texts: Embedded, *, device: torch.device | None = None, ranks: Ranks = ALONE
+    images: Embedded,
+    texts: Embedded,
+    *,
+    device: torch.device | None = None,
+    ranks: Ranks = ALONE,
+    report: Report = silent,
 ) -> RetrievalResult:
     """Rank all captions for each picture, and all pictures for each caption, by the products of features.
 
@@ -77,25 +108,22 @@ def retrieval(
     not a number comes last.
 
     The products are computed on `device` in float32. All ranks call it together, each takes its share of the
-    queries, and all get the same result. Memory does not grow with N but by the features of the different
-    targets and some numbers a pair.
+    queries, and all get the same result; `report` hears how many of 2 N are done. Memory does not grow with N
+    but by the features of the different targets and some numbers a pair.
     """
     device = device or torch.device("cpu")
-    with _exact_products():
-        different_captions, image_to_text = _ranked(images, texts, device, ranks)
-        different_images, text_to_image = _ranked(texts, images, device, ranks)
-    return RetrievalResult(
-        len(images.features_ND), different_images, different_captions, image_to_text, text_to_image
-    )
+    count = len(images.features_ND)
+    with exact_products():
+        captions = Targets.of(texts, device)
+        image_to_text = recalls(images.features_ND, captions, ranks, report)
+        different_captions = len(captions.counts_T)
+        del captions  # its features, before those of the pictures are copied
+        pictures = Targets.of(images, device)
+        text_to_image = recalls(texts.features_ND, pictures, ranks, lambda done: report(count + done))
+    return RetrievalResult(count, len(pictures.counts_T), different_captions, image_to_text, text_to_image)
 
 
-def _ranked(queries: Embedded, targets: Embedded, device: torch.device, ranks: Ranks) -> tuple[int, Recalls]:
-    """How many targets are different, and how the queries find theirs."""
-    different = _Targets.of(targets, device)
-    return len(different.counts_T), _recalls(queries.features_ND, different, ranks)
-
-
-class _Targets(NamedTuple):
+class Targets(NamedTuple):
     """What is ranked: different ones once, how many pairs have each, and which one each pair has.
 
     Of equal inputs features may differ in their last digits, by the batch that they were computed in.
@@ -107,6 +135,7 @@ class _Targets(NamedTuple):
 
     @classmethod
     def of(cls, embedded: Embedded, device: torch.device) -> Self:
+        """Find what is different among the pictures or captions of pairs."""
         _, first_T, own_N, counts_T = np.unique(
             embedded.digests_NW, axis=0, return_index=True, return_inverse=True, return_counts=True
         )
@@ -115,10 +144,11 @@ class _Targets(NamedTuple):
         return cls(features_TD.to(device), counts.to(device), torch.from_numpy(own_N.reshape(-1)).to(device))
 
 
-def _recalls(queries_ND: Tensor, targets: _Targets, ranks: Ranks) -> Recalls:
+def recalls(queries_ND: Tensor, targets: Targets, ranks: Ranks, report: Report) -> Recalls:
+    """Rank the targets for queries, of which the n-th has one right answer, `targets.own_N[n]`."""
     count = len(queries_ND)
     places_2N = torch.zeros(2, count)  # how many targets are below each query's own, and how many tie with it
-    for batch in own_batches(count, max(1, _SCORES // len(targets.counts_T)), ranks):
+    for batch in own_batches(count, max(1, SCORES // len(targets.counts_T)), ranks):
         rows = slice(batch.start, batch.stop)
         queries_BD = queries_ND[rows].to(targets.features_TD.device)
         scores_BT = queries_BD @ targets.features_TD.T
@@ -127,19 +157,16 @@ def _recalls(queries_ND: Tensor, targets: _Targets, ranks: Ranks) -> Recalls:
             places_2N, (scores_BT < own_B[:, None], scores_BT == own_B[:, None]), strict=True
         ):
             row_N[rows] = (placed_BT.float() @ targets.counts_T).cpu()
+        report(batch.stop)
     below_N, tied_N = ranks.total(places_2N).double()
-    tied_N = tied_N.clamp(min=1)
-    above_N = count - below_N - tied_N
-    ranks_N = above_N + (tied_N + 1) / 2
-    return Recalls(
-        tuple(float(((k - above_N) / tied_N).clamp(0, 1).mean()) for k in RECALLS),
-        mean_rank=float(ranks_N.mean()),
-        median_rank=float(np.floor(np.median(ranks_N.numpy()))),
-    )
+    tied_N = tied_N.clamp(min=1)  # a product that is no number: even its own target does not tie with it
+    total = float(targets.counts_T.double().sum())
+    return Recalls.of(total - below_N - tied_N, tied_N, torch.ones_like(tied_N))
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
+    """Let products of float32 be those of float32."""
     # TensorFloat-32 has three decimals: it would tie what a model tells apart.
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clipkit.errors import CheckpointError, EvaluationError
+from clipkit.evaluate.caption_sets import caption_sets, retrieved
 from clipkit.evaluate.classes import (
     DEFAULT_TEMPLATES,
     ClassSet,
@@ -16,12 +17,13 @@ from clipkit.evaluate.classes import (
     read_classes,
     repeats,
 )
+from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import read_folder
-from clipkit.evaluate.results import results_path, zero_shot_record
+from clipkit.evaluate.results import results_path, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.tables import Tables
 from clipkit.evaluate.templates import templates_of
@@ -45,9 +47,15 @@ def evaluate(
     opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
     sets = zero_shot_sets(config)
-    if not sets:
+    pairs = caption_sets(config)
+    if not sets and not pairs:
         raise EvaluationError(
-            "nothing to evaluate on: give --imagenet-val, --imagenet-v2, or --folder with --classes"
+            "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
+            "--val-shards or --val-csv"
+        )
+    if not sets and (config.per_class or config.predictions):
+        raise EvaluationError(
+            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
         )
     templates = Path(config.templates) if config.templates else None
     tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
@@ -57,12 +65,19 @@ def evaluate(
     path = results_path(Path(about["checkpoint"]))
     lines = JsonLines(path, EvaluationError)
     lines.check()
+    options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
     measured = evaluate_sets(
-        clip, sets, batch_size=config.batch_size, workers=config.workers, display=shown, head=head
+        clip,
+        sets,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        display=shown,
+        head=head,
+        cache=ClassifierCache(clip, about["checkpoint_sha256"]) if config.cache else None,
     )
     for each, result in measured:
-        record = zero_shot_record(result, each.classes, each.images, about)
+        record = zero_shot_record(result, each.classes, each.images, about) | options
         if head is not None and head.fits(each.classes):
             own = head.classes
             record |= {"kind": "fine-tuned", "templates": len(own.templates)}
@@ -71,7 +86,12 @@ def evaluate(
         tables.add(each, result)
         scored.append((each, result))
         records.append(record)
-    return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files))
+    found = []
+    for data in pairs:
+        found.append(retrieved(clip, data, config, display=shown))
+        records.append(retrieval_record(found[-1], data, about) | options)
+        lines.append(records[-1], durable=True)
+    return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files), tuple(found))
 
 
 def evaluators(
@@ -96,7 +116,9 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
     imagenet = imagenet.with_templates(templates) if templates else imagenet
     sets = []
     if config.imagenet_val:
-        images = imagenet_validation(config.imagenet_val, imagenet.folders, allow_subset=config.allow_subset)
+        images = imagenet_validation(
+            config.imagenet_val, imagenet, labels=config.imagenet_labels, allow_subset=config.allow_subset
+        )
         sets.append(ZeroShotSet(imagenet, images))
     if config.imagenet_v2:
         images = imagenet_v2(config.imagenet_v2, allow_subset=config.allow_subset)
@@ -132,6 +154,10 @@ def opened_model(
     digest = model_sha256(path)
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
+    about |= {
+        "device": _name_of(clip.logit_scale.device),
+        "precision": str(clip.dtype).removeprefix("torch."),
+    }
     extra: dict[str, Any] = {}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
         stored = load_checkpoint(path)
@@ -140,6 +166,10 @@ def opened_model(
     if model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
     return clip, about, read_head(extra, clip.config, path)
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

@@ -1,21 +1,21 @@
-"""Zero-shot scores of models, read back from results.jsonl and metrics.jsonl, whoever wrote the lines."""
+"""Scores of models on labelled pictures, read back from results.jsonl and metrics.jsonl."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import EvaluationError
-from clipkit.evaluate.curves import METRICS_NAME, run_config
+from clipkit.errors import EvaluationError, printable
+from clipkit.evaluate.curves import METRICS_NAME, is_number, run_config, sample_count
 from clipkit.evaluate.results import CHECKPOINTS_FOLDER, RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
 
 _TOP1 = metric_name("", "top1")
 _CHANCE = metric_name("", "chance")
-_MOST_SAMPLES = 2**53
 _MOST_FOLDERS = 4
+_TUNED = "fine-tuned"
+_RESULTS = ("zero-shot", _TUNED)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Score:
     """What a model scored on one set. What its line did not say is None.
 
     `checkpoint` tells the models of a series apart, and `prompts` the classes and templates. `images` are
-    those of the set, also the `unreadable` ones. What a run logged `in_training` is of whole sets alone.
+    those of the set, also the `unreadable` ones. What a run logged `in_training` is of whole sets alone. A
+    `tuned` model has a head of its own, and is no zero-shot one.
     """
 
     checkpoint: str
@@ -41,20 +42,22 @@ class Score:
     classes: int | None = None
     partial: bool | None = None
     in_training: bool = False
+    tuned: bool = False
 
 
 @dataclass
 class Series:
     """The scores of one run's checkpoints, in the order of their lines, or those of one model file.
 
-    `folders` are those that it lies in, the innermost first. `epoch_samples` is the number of samples in an
-    epoch of the run, None if nothing tells it; `mixed` if they come of several data sets, which need not end
-    together.
+    `folders` are those that it lies in, the innermost first. `model` is the run's. `epoch_samples` is the
+    number of samples in an epoch of the run, None if nothing tells it; `mixed` if they come of several data
+    sets, which need not end together.
     """
 
     label: str
     folders: tuple[Path, ...] = ()
     scores: list[Score] = field(default_factory=list)
+    model: str | None = None
     epoch_samples: int | None = None
     mixed: bool = False
 
@@ -81,7 +84,7 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
             + (f"neither {RESULTS_NAME} nor {METRICS_NAME} in it" if path.is_dir() else "no such file")
         )
     folder = (path if path.is_dir() else path.parent).resolve()
-    run = Series(folder.name, tuple(folder.parents))
+    run = Series(printable(folder.name), tuple(folder.parents))
     _describe_run(run, folder)
     models: dict[str, Series] = {}
     for file in files:
@@ -89,7 +92,7 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
         if not lines and file.stat().st_size:
             raise EvaluationError(f"{file}: expected lines of JSON objects, found none in it")
         for line in lines:
-            if line.get("kind") == "zero-shot" and isinstance(line.get("set"), str):
+            if line.get("kind") in _RESULTS and isinstance(line.get("set"), str):
                 _add_result(run, models, folder, line, notes)
             elif line.get("kind") in (None, "training"):
                 _add_logged(run, line, notes)
@@ -97,7 +100,9 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
 
 
 def _describe_run(run: Series, folder: Path) -> None:
-    match run_config(folder):
+    config = run_config(folder)
+    run.model = _model(config) if isinstance(config, dict) else None
+    match config:
         case {"data": {"samples": int(samples)} as data} if samples > 0:
             run.epoch_samples = samples
             run.mixed = "shares" in data
@@ -109,54 +114,56 @@ def _add_result(
     """Add a result to the run, or to the model file that it is about."""
     top1 = share(line.get("top1"))
     if top1 is None:
-        notes.append(f"{run.label}: passed over a result on {line['set']} whose top1 is no number in 0…1")
+        set_name = printable(line["set"])
+        notes.append(f"{run.label}: passed over a result on {set_name} whose top1 is no number in 0…1")
         return
     score = _score(line, top1)
     checkpoint = Path(_text(line.get("checkpoint")) or "")
     if score.samples is not None and checkpoint.parent.name in (CHECKPOINTS_FOLDER, ""):
         run.scores.append(score)
     else:
-        name = checkpoint.stem or score.checkpoint
+        name = printable(checkpoint.stem or score.checkpoint)
         models.setdefault(score.checkpoint, Series(name, (folder, *folder.parents))).scores.append(score)
 
 
 def _add_logged(run: Series, line: dict[str, Any], notes: list[str]) -> None:
-    samples = _samples(line.get("samples"))
+    samples = sample_count(line.get("samples"))
     for name, value in line.items():
         set_name = name.removesuffix(_TOP1)
         if samples is None or set_name == name:
             continue
         top1 = share(value)
         if top1 is None:
-            notes.append(f"{run.label}: passed over {name}s that are no numbers in 0…1")
+            notes.append(f"{run.label}: passed over {printable(name)}s that are no numbers in 0…1")
             continue
         chance = share(line.get(set_name + _CHANCE))
         checkpoint = f"{samples} samples"
-        score = Score(checkpoint, set_name, top1, samples=samples, chance=chance, in_training=True)
+        score = Score(checkpoint, printable(set_name), top1, samples=samples, chance=chance, in_training=True)
         if score not in run.scores:
             run.scores.append(score)
 
 
 def _score(line: dict[str, Any], top1: float) -> Score:
-    samples = _samples(line.get("samples"))
+    samples = sample_count(line.get("samples"))
     sha256, path = _text(line.get("checkpoint_sha256")), _text(line.get("checkpoint"))
     names, templates = _text(line.get("names_sha256")), _text(line.get("templates_sha256"))
     unreadable, partial = line.get("unreadable"), line.get("partial")
     return Score(
         checkpoint=sha256 or path or (f"{samples} samples" if samples is not None else "a model"),
-        set_name=line["set"],
+        set_name=printable(line["set"]),
         top1=top1,
-        model=_text(line.get("model")),
+        model=_model(line),
         samples=samples,
         chance=share(line.get("chance")),
         prompts=(names, templates) if names and templates else None,
-        templates=_samples(line.get("templates")) or 0,
+        templates=sample_count(line.get("templates")) or 0,
         files_sha256=_text(line.get("files_sha256")),
         path=_text(line.get("path")) or "",
-        images=_samples(line.get("images")),
+        images=sample_count(line.get("images")),
         unreadable=len(unreadable) if isinstance(unreadable, list) else 0,
-        classes=_samples(line.get("classes")),
+        classes=sample_count(line.get("classes")),
         partial=partial if isinstance(partial, bool) else None,
+        tuned=line["kind"] == _TUNED,
     )
 
 
@@ -165,9 +172,9 @@ def _tell_apart(found: list[Series]) -> None:
     for depth in range(_MOST_FOLDERS):
         for each in _of_same_label(found):
             if depth < len(each.folders) and each.folders[depth].name:
-                each.label = f"{each.folders[depth].name}/{each.label}"
+                each.label = f"{printable(each.folders[depth].name)}/{each.label}"
     for each in _of_same_label(found):
-        each.label = f"{each.label} ({each.scores[0].checkpoint[:8]})"
+        each.label = f"{each.label} ({printable(each.scores[0].checkpoint[:8])})"
 
 
 def _of_same_label(found: list[Series]) -> list[Series]:
@@ -177,18 +184,12 @@ def _of_same_label(found: list[Series]) -> list[Series]:
 
 def share(value: Any) -> float | None:
     """The number in 0…1 that `value` is, else None."""
-    return float(value) if _is_number(value) and 0 <= value <= 1 else None
+    return float(value) if is_number(value) and 0 <= value <= 1 else None
 
 
-def _samples(value: Any) -> int | None:
-    if not _is_number(value) or not 0 <= value <= _MOST_SAMPLES or value != math.floor(value):
-        return None
-    return int(value)
-
-
-def _is_number(value: Any) -> bool:
-    # Comparisons with a NaN are false; what is infinite, or longer than a float, is beyond every limit.
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _model(about: dict[str, Any]) -> str | None:
+    name = _text(about.get("model"))
+    return printable(name) if name else None
 
 
 def _text(value: Any) -> str | None:

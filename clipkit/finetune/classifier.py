@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipkit.evaluate.classes import ClassSet
-from clipkit.evaluate.head import HEAD_KEY, Head
+from clipkit.evaluate.head import Head
 from clipkit.model.checkpoint import Checkpoint
 from clipkit.model.clip import Clip
+from clipkit.model.weights import HEAD_KEY
 from clipkit.shards.loader import Batch
 from clipkit.train.checkpoints import CheckpointWriter
 from clipkit.train.guards import Guards, Say, StrangePictures

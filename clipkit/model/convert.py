@@ -14,6 +14,10 @@ from clipkit.model.formats.targets import TARGETS, Origin, Target
 from clipkit.model.released import model_file
 from clipkit.model.weights import assemble, read_weights
 
+_HEAD_NOTE = (
+    "the source's fine-tuned head is left out: these are both of its towers, the image tower fine-tuned"
+)
+
 
 @dataclass(frozen=True)
 class ConvertResult:
@@ -68,12 +72,13 @@ def convert(source: Path, target: Path, to: str, model: str | None = None) -> Co
         error = _checked_error(reference, chosen, temporary, target)
         open_with = chosen.open_with(target, clip.config)
     parameters = sum(parameter.numel() for parameter in clip.parameters())
-    return ConvertResult(to, target, parameters, error, open_with, chosen.note(reference))
+    note = "\n".join(filter(None, [chosen.note(reference), _HEAD_NOTE if origin.has_head else ""]))
+    return ConvertResult(to, target, parameters, error, open_with, note)
 
 
 def _read(source: Path, model: str | None) -> tuple[Clip, Origin]:
     weights = read_weights(source, model)
-    return assemble(weights, source), Origin(weights.epoch, weights.name)
+    return assemble(weights, source), Origin(weights.epoch, weights.name, weights.has_head)
 
 
 def _check_place(source: Path, target: Path, chosen: Target) -> None:

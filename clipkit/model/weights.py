@@ -21,6 +21,9 @@ from clipkit.model.config import (
 from clipkit.model.formats.archive import CONFIG_KEY, ModelFile, is_out_of_memory, read_model_file
 from clipkit.model.formats.openai_shapes import BUFFERS, archives_config, without_buffers
 
+HEAD_KEY = "classifier"
+"""What of a clipkit checkpoint is a fine-tuned classifier's head, beside the CLIP's own weights."""
+
 StateDict = dict[str, Tensor]
 LARGEST_SETTINGS = 1 << 20
 """Values and characters of the settings in a file; a model's are under a hundred."""
@@ -40,6 +43,8 @@ class Weights:
     state_dict: StateDict
     epoch: int = 0
     name: str = ""
+    has_head: bool = False
+    """whether a fine-tuned head, which is none of them, stands beside them"""
 
 
 def read_weights(path: Path, model: str | None = None, *, remedy: str = "leave out --model") -> Weights:
@@ -69,6 +74,7 @@ def read_weights(path: Path, model: str | None = None, *, remedy: str = "leave o
         without_buffers(tensors, config, path),
         epoch if isinstance(epoch, int) else 0,
         name if isinstance(name, str) else "",
+        HEAD_KEY in file.said,
     )
 
 

@@ -21,6 +21,7 @@ _ZEROS = bytes(BLOCK_BYTES)
 _CHECKSUM = slice(148, 156)
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, pipes
+FOLDER = b"5"
 _PAX = (b"x", b"X", b"g")
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=]+)=", re.DOTALL)
@@ -41,6 +42,18 @@ class Sample(NamedTuple):
 
     key: str
     members: dict[str, Member]
+
+
+class Entry(NamedTuple):
+    """What a tar holds at one place: `kind` says whether that is a file, or a link, a device, a folder."""
+
+    member: Member
+    kind: bytes
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.kind in _REGULAR and not self.member.name.endswith("/")
 
 
 class Header(NamedTuple):
@@ -105,6 +118,10 @@ class TarReader:
 
     def members(self) -> Iterator[Member]:
         """Yield the regular files in order; links, directories and devices are skipped."""
+        return (entry.member for entry in self.entries() if entry.is_file)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all that the tar holds in order, of any kind."""
         place = 0
         for_all: dict[bytes, bytes] = {}
         for_next: dict[bytes, bytes] = {}
@@ -121,8 +138,8 @@ class TarReader:
             elif header.kind == b"S":
                 raise self._sparse(place)
             place = self._following(content, header)
-            if header.kind in _REGULAR and not header.name.endswith(b"/"):
-                yield Member(header.name.decode("utf-8", "surrogateescape"), content, header.size)
+            member = Member(header.name.decode("utf-8", "surrogateescape"), content, header.size)
+            yield Entry(member, header.kind)
 
     def check_end(self) -> None:
         """Look at the end, where a tar that was cut off has no zeros; what is wrong is then found exactly."""

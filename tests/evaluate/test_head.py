@@ -9,10 +9,11 @@ import torch
 
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.classes import ClassSet
-from clipkit.evaluate.head import HEAD_KEY, Head, read_head
+from clipkit.evaluate.head import Head, read_head
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import build
 from clipkit.model.config import named_config
+from clipkit.model.weights import HEAD_KEY
 
 MICRO = named_config("ViT-Micro/16@32px")
 PETS = ClassSet("pets", ("cat", "dog"), (("cat", "kitten"), ("dog",)), ("a photo of a {}.",))

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,15 @@ def test_plotting_loads_neither_torch_nor_pyplot() -> None:
     code = f"import clipkit.evaluate.plots, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_names_and_numbers_that_nothing_can_draw(tmp_path: Path) -> None:
+    run = write_run(tmp_path / os.fsdecode(b"run\xff\x1b\xe4\xb8\xad"))
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"samples": 5, "loss": NaN}\n{"samples": 6, "loss": 1' + 400 * "0" + "}\n")
+        metrics.write('{"samples": 7, "set\\ud800-zeroshot-val-top1": 0.5}\n')
+        metrics.write('{"samples": 1' + 400 * "0" + ', "loss": 1.0}\n')
+    assert set(read_run(run).logged["loss"]) == {64 * step for step in range(1, 21)}
+    plot = plot_curves([run], tmp_path / "out.svg")
+    assert plot.runs == ("run\\udcff\\x1b中",)
+    ElementTree.parse(tmp_path / "out.svg")

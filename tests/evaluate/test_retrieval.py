@@ -1,6 +1,8 @@
 """Retrieval against a recomputation one query at a time, and against OpenCLIP's own figures."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_figures_are_open_clips() -> None:
 
 @pytest.mark.parametrize("scores", [1, 500, 1 << 25])
 def test_chunks_change_nothing(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SCORES", scores)
+    monkeypatch.setattr(module, "SCORES", scores)
     result = retrieval(embedded(IMAGES), embedded(TEXTS))
     assert_same(result.image_to_text, by_hand(IMAGES, TEXTS))
     assert_same(result.text_to_image, by_hand(TEXTS, IMAGES))
@@ -115,7 +117,39 @@ def test_what_is_not_a_number_comes_last() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_ranks_share_the_queries_and_get_the_same_result(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SCORES", 10 * COUNT)
+    monkeypatch.setattr(module, "SCORES", 10 * COUNT)
     alone = retrieval(embedded(IMAGES), embedded(TEXTS))
     results = in_each_rank(size, lambda ranks: retrieval(embedded(IMAGES), embedded(TEXTS), ranks=ranks))
     assert results == [alone] * size
+
+
+MANY = """
+import resource, sys, torch, numpy as np
+from torch.nn.functional import normalize
+from clipkit.evaluate.captions import captions_retrieval
+from clipkit.evaluate.retrieval import Embedded, retrieval
+
+torch.set_num_threads(1)
+count, per = int(sys.argv[1]), int(sys.argv[2])
+numbers = np.arange(count)
+digests = np.stack([numbers, numbers], axis=1)
+images = Embedded(normalize(torch.randn(count, 32), dim=1), digests // per)
+texts = Embedded(normalize(images.features_ND + 0.02 * torch.randn(count, 32), dim=1), digests)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure = retrieval if per == 1 else captions_retrieval
+print(dict(measure(images, texts).figures()))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("per", [1, 5])
+def test_memory_is_bounded_for_a_hundred_thousand_pairs(per: int) -> None:
+    """All products at once would be 40 GB."""
+    command = [sys.executable, "-c", MANY, "100000", str(per)]
+    figures, grown_mb = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    assert float(grown_mb) < 250
+    assert "nan" not in figures

@@ -135,7 +135,9 @@ def test_fine_tuning_raises_the_accuracy_in_distribution(made: Made) -> None:
 def test_a_fine_tuned_model_is_read_by_others_with_the_same_features(made: Made, tmp_path: Path) -> None:
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = load_model(made.kept("0.5")).encode_image(images).detach()
-    convert(made.kept("0.5"), tmp_path / "half.pt", "open-clip")
+    converted = convert(made.kept("0.5"), tmp_path / "half.pt", "open-clip")
+    assert "the source's fine-tuned head is left out" in converted.lines()
+    assert "head" not in convert(made.zero(), tmp_path / "zero.pt", "open-clip").lines()
     open_clip.add_model_config(tmp_path / "clipkit-half.json")
     peer = open_clip.create_model("clipkit-half", pretrained=str(tmp_path / "half.pt"))
     found = peer.encode_image(images, normalize=True).detach()

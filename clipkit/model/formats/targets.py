@@ -22,10 +22,11 @@ from clipkit.model.weights import Weights, assemble, stored_config
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint says about the run that it comes from."""
+    """What a checkpoint says about the run that it comes from, and whether a fine-tuned head is beside it."""
 
     epoch: int
     name: str
+    has_head: bool = False
 
 
 @dataclass(frozen=True)
