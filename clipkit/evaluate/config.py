@@ -68,6 +68,9 @@ class EvaluateConfig(BaseModel):
     predictions: Path | None = Field(
         None, description="Write a CSV of every picture: its class, and the nearest five."
     )
+    cache: bool = Field(
+        True, description="Encode the prompts of a model once, and keep the classifier in the user's cache."
+    )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
         None, description="Processes that decode. Default: by the size of the set."

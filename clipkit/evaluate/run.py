@@ -17,6 +17,7 @@ from clipkit.evaluate.classes import (
     read_classes,
     repeats,
 )
+from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
@@ -67,7 +68,13 @@ def evaluate(
     options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
     measured = evaluate_sets(
-        clip, sets, batch_size=config.batch_size, workers=config.workers, display=shown, head=head
+        clip,
+        sets,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        display=shown,
+        head=head,
+        cache=ClassifierCache(clip, about["checkpoint_sha256"]) if config.cache else None,
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about) | options

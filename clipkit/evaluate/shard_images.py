@@ -101,7 +101,7 @@ def shards_at(root: Path) -> list[tuple[Path, OpenedTar]] | None:
 
 
 def name_of_set(root: Path) -> str:
-    """Return a name for a set of the user's own: that of its folder or archive, or of its pattern's folder."""
+    """Return the name of a set of the user's own: its folder's or archive's, or its pattern's folder's."""
     path = root.resolve()
     name = path.parent.name if PATTERN.search(path.name) and not root.exists() else path.name
     for ending in sorted(ARCHIVE_ENDINGS, key=len, reverse=True):
