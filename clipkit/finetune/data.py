@@ -43,7 +43,12 @@ def read_data(config: FinetuneConfig) -> Data:
     what else is given is shifted.
     """
     classes = _classes(config)
-    train = _folder(config.folder, classes, config)
+    try:
+        train = _folder(config.folder, classes, config)
+    except EvaluationError as error:
+        if config.classes is not None:
+            raise
+        raise EvaluationError(f"{error}; without --classes they are ImageNet's") from None
     imagenet, imagenet_v2 = (
         _imagenet(EvaluateConfig(**{name: path}, allow_subset=config.allow_subset), classes, config.classes)
         for name, path in (("imagenet_val", config.imagenet_val), ("imagenet_v2", config.imagenet_v2))
