@@ -47,15 +47,15 @@ def evaluate(
     opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
     sets = zero_shot_sets(config)
+    if not sets and (config.per_class or config.predictions):
+        raise EvaluationError(
+            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
+        )
     pairs = caption_sets(config)
     if not sets and not pairs:
         raise EvaluationError(
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
             "--val-shards or --val-csv"
-        )
-    if not sets and (config.per_class or config.predictions):
-        raise EvaluationError(
-            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
         )
     templates = Path(config.templates) if config.templates else None
     tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
