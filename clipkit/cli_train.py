@@ -53,9 +53,13 @@ def train(
     ] = None,
     runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
     imagenet_val: Annotated[
-        Path | None, typer.Option(help="ImageNet validation (wnid folders): zero-shot after each epoch.")
+        Path | None,
+        typer.Option(help="ImageNet validation as `clipkit evaluate` takes it: zero-shot after each epoch."),
     ] = None,
-    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2 (folders 0…999), likewise.")] = None,
+    imagenet_labels: Annotated[
+        Path | None, typer.Option(help="The classes of an --imagenet-val without class folders.")
+    ] = None,
+    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2 likewise.")] = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -83,7 +87,12 @@ def train(
     with open_world(timeout=config.timeout):  # joined first: what fails from here on ends the others soon
         table = partial(CsvSet, image_column=image_col, caption_column=caption_col, separator=separator)
         validation = ShardSet(val_shards) if val_shards else table(val_csv) if val_csv else None
-        images = EvaluateConfig(imagenet_val=imagenet_val, imagenet_v2=imagenet_v2)
+        given_sets = {
+            "imagenet_val": imagenet_val,
+            "imagenet_labels": imagenet_labels,
+            "imagenet_v2": imagenet_v2,
+        }
+        images = config_of(EvaluateConfig, given_sets)
         watched = evaluators(images, validation, loss_batch=config.batch_size)
         stem = csv.stem if csv else "+".join(map(name_of, shards or []))
         run = RunDirectory(runs / (name or f"{stem}-{config.model.replace('/', '-')}"))

@@ -22,6 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's backgroun
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_cache_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CLIPKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def picture(seed: int, width: int = 48, height: int = 40) -> bytes:
     """A JPEG of smooth random colours."""
     pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)

@@ -25,11 +25,23 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    imagenet_val: Path | None = Field(None, description="ImageNet validation: wnid folders.")
-    imagenet_v2: Path | None = Field(None, description="ImageNetV2: folders 0…999.")
-    folder: Path | None = Field(None, description="Any folder with one folder a class.")
+    imagenet_val: Path | None = Field(
+        None, description="ImageNet validation: ILSVRC2012_img_val.tar as it is, a folder, or shards."
+    )
+    imagenet_labels: Path | None = Field(
+        None,
+        description="The classes of an --imagenet-val without class folders: the devkit archive, "
+        "LOC_val_solution.csv, lines `name wnid`. Default: the devkit beside it.",
+    )
+    imagenet_v2: Path | None = Field(
+        None, description="ImageNetV2: one of the three archives as it is, folders 0…999, or shards."
+    )
+    folder: Path | None = Field(
+        None, description="Any folder or tar with one folder a class, or shards with classes."
+    )
     classes: Path | None = Field(
-        None, description="CSV for --folder: columns folder,names; names separated by |."
+        None,
+        description="CSV for --folder: columns folder,names (or wnid or index,names); names separated by |.",
     )
     val_shards: str | None = Field(
         None,
@@ -56,16 +68,21 @@ class EvaluateConfig(BaseModel):
     predictions: Path | None = Field(
         None, description="Write a CSV of every picture: its class, and the nearest five."
     )
+    cache: bool = Field(
+        True, description="Encode the prompts of a model once, and keep the classifier in the user's cache."
+    )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
         None, description="Processes that decode. Default: by the size of the set."
     )
 
     @model_validator(mode="after")
-    def _folder_with_classes(self) -> Self:
+    def _given_together(self) -> Self:
         if (self.folder is None) != (self.classes is None):
             given, lacking = ("--classes", "--folder") if self.folder is None else ("--folder", "--classes")
             raise ValueError(f"{given} needs {lacking}: a CSV folder,names tells what each folder shows")
+        if self.imagenet_labels is not None and self.imagenet_val is None:
+            raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if self.val_shards is not None and self.val_csv is not None:
             raise ValueError("expected one of --val-shards and --val-csv, found both")
         if self.per_class is not None and self.per_class == self.predictions:

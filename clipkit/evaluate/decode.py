@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, EvaluationError
+from clipkit.evaluate.pictures import Pictures
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
 from clipkit.processes import end_with_parent, sharing, watched
 
@@ -33,13 +33,13 @@ _MOST_WORKERS = 16
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that could not be read or decoded: its place in the list, its path, and why, in one line.
+    """A picture that could not be read or decoded: its number, where it lies, and why, in one line.
 
-    `sha256` is that of the file's bytes, zeros where these could not be read.
+    `sha256` is that of its bytes, zeros where these could not be read.
     """
 
     index: int
-    path: Path
+    place: str
     reason: str
     sha256: Digest
 
@@ -48,7 +48,7 @@ class Unreadable:
 class DecodedBatch:
     """Pictures of one batch: `images_BCHW` uint8, `indices_B` their places in the list, and what failed.
 
-    `sha256_B` is the SHA-256 of each picture's file: uint8 of shape (B, 32).
+    `sha256_B` is the SHA-256 of each picture's bytes: uint8 of shape (B, 32).
     """
 
     images_BCHW: torch.Tensor
@@ -64,20 +64,20 @@ class DecodedBatch:
 
 
 def decoded_batches(
-    paths: Sequence[Path],
+    pictures: Pictures,
     transform: EvalPicture,
     *,
     batch_size: int,
     workers: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[DecodedBatch]:
-    """Decode `paths` in their order, `batch_size` at a time, this process's share of the batches.
+    """Decode `pictures` in their order, `batch_size` at a time, this process's share of the batches.
 
-    `transform` makes uint8 (3, H, W) of a file's bytes, or raises a ClipkitError. Every path comes back once,
-    as a picture or as `Unreadable`. `workers` and errors are those of `loaded`.
+    `transform` makes uint8 (3, H, W) of a picture's bytes, or raises a ClipkitError. Every one comes back
+    once, decoded or as `Unreadable`. `workers` and errors are those of `loaded`.
     """
-    pictures = _Pictures(paths, transform)
-    return loaded(pictures, _collate, batch_size=batch_size, workers=workers, ranks=ranks)
+    items = _Pictures(pictures, transform)
+    return loaded(items, _collate, batch_size=batch_size, workers=workers, ranks=ranks)
 
 
 def loaded(
@@ -140,23 +140,22 @@ class _Decoded:
 
 
 class _Pictures(Dataset[_Decoded | Unreadable]):
-    def __init__(self, paths: Sequence[Path], transform: EvalPicture) -> None:
-        self.paths = paths
+    def __init__(self, pictures: Pictures, transform: EvalPicture) -> None:
+        self.pictures = pictures
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.pictures.names)
 
     def __getitem__(self, index: int) -> _Decoded | Unreadable:
-        path = self.paths[index]
         sha256: Digest = np.zeros(SHA256_BYTES, np.uint8)
         try:
-            content = path.read_bytes()
+            content = self.pictures.read(index)
             sha256 = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
             return _Decoded(index, self.transform(content), sha256)
         except (OSError, ClipkitError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            return Unreadable(index, path, reason, sha256)
+            return Unreadable(index, self.pictures.place(index), reason, sha256)
 
 
 def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch | EvaluationError:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 
 from clipkit.evaluate.classes import ClassSet
+from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.head import Head
 from clipkit.evaluate.images import LabelledImages
@@ -50,10 +51,12 @@ def evaluate_sets(
     display: Display = no_display,
     ranks: Ranks = ALONE,
     head: Head | None = None,
+    cache: ClassifierCache | None = None,
 ) -> Iterator[tuple[ZeroShotSet, ZeroShotResult]]:
     """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
 
-    A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts.
+    A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts. What
+    `cache` holds is not computed again, and what is computed is put there.
     All `ranks` call it together. The model computes in evaluation mode and is left in the mode it was in.
     Raises EvaluationError as `classify` does.
     """
@@ -64,9 +67,13 @@ def evaluate_sets(
         key = (classes.names_sha256, classes.templates_sha256)
         if head is not None and head.fits(classes):
             classifiers[key] = head.weights_DN.to(model.logit_scale.device)
+        if key not in classifiers and cache is not None and (kept := cache.find(classes)) is not None:
+            classifiers[key] = kept
         if key not in classifiers:
             with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
                 classifiers[key] = build_classifier(model, tokenize, classes, report=report, ranks=ranks)
+            if cache is not None:
+                cache.keep(classes, classifiers[key])
         with display(images.name, len(images), "images") as report:
             result = classify(
                 model,

@@ -94,7 +94,7 @@ def picture_rows(each: ZeroShotSet, result: ZeroShotResult) -> Iterator[Row]:
     for place in found.read_K.nonzero()[0].tolist():
         label, nearest = int(found.labels_K[place]), found.top_KT[place].tolist()
         yield (
-            *(result.name, str(each.images.paths[place]), label, folders[label]),
+            *(result.name, each.images.pictures.place(place), label, folders[label]),
             *(nearest[0], folders[nearest[0]]),
             *(str(found.similarity_K[place]), str(found.label_similarity_K[place])),
             " ".join(map(str, nearest)),

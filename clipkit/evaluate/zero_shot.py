@@ -24,6 +24,7 @@ from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.per_class import ClassScore, class_scores
 from clipkit.evaluate.predictions import Gathered, Predictions
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered, own_batches
+from clipkit.locations import decoded
 from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
 
@@ -44,9 +45,9 @@ class ZeroShotResult:
     `classes` is N, `classes_with_images` how many of them had pictures. `top1_interval` is Wilson's 95%
     interval of `top1`. `top1_correct` and `top5_correct` are sums over the pictures, in which a tie adds a
     fraction (see `hits`). `files_sha256` is that of a line for each picture of the set, in order: its label,
-    a tab, its path below the set's folder, a tab, the SHA-256 of its bytes as they were read (zeros: they
-    could not be), in hex. `class_scores` are those of the classes with pictures, `predictions` what they come
-    from.
+    a tab, its path below the set's folder or in its archive, a tab, the SHA-256 of its bytes as they were
+    read (zeros: they could not be), in hex. `class_scores` are those of the classes with pictures,
+    `predictions` what they come from.
     """
 
     name: str
@@ -126,7 +127,7 @@ def classify(
     unreadable: list[Unreadable] = []
     transform = EvalTransform(model.config.image_size)
     for batch in decoded_batches(
-        images.paths, transform, batch_size=batch_size, workers=workers, ranks=ranks
+        images.pictures, transform, batch_size=batch_size, workers=workers, ranks=ranks
     ):
         sha256_K[batch.indices_B] = batch.sha256_B
         for row in batch.unreadable:
@@ -174,8 +175,8 @@ def wilson_interval(correct: float, count: int) -> tuple[float, float]:
 
 def _files_sha256(images: LabelledImages, sha256_K: npt.NDArray[np.uint8]) -> str:
     digest = hashlib.sha256()
-    for path, label, sha256 in zip(images.paths, images.labels, sha256_K, strict=True):
-        digest.update(os.fsencode(f"{label}\t{path.relative_to(images.root)}\t{sha256.tobytes().hex()}\n"))
+    for name, label, sha256 in zip(images.pictures.names, images.labels, sha256_K, strict=True):
+        digest.update(os.fsencode(f"{label}\t{name}\t{sha256.tobytes().hex()}\n"))
     return digest.hexdigest()
 
 
@@ -201,7 +202,7 @@ def _result(
         top1_interval=wilson_interval(top1_correct, count),
         top1_correct=top1_correct,
         top5_correct=top5_correct,
-        unreadable=tuple(str(images.paths[place]) for place in unreadable),
+        unreadable=tuple(decoded(images.pictures.place(place)) for place in unreadable),
         files_sha256=_files_sha256(images, sha256_K),
         class_scores=scores,
         predictions=predictions,
@@ -215,7 +216,7 @@ def _all_unreadable(images: LabelledImages, own: list[Unreadable], ranks: Ranks)
         first = next(iter(found.values()))
         raise EvaluationError(
             f"{images.root}: more than {UNREADABLE_SHARE:.1%} of {len(images):,} pictures cannot be read: "
-            f"{listing(str(images.paths[place]) for place in found)} ({first}); replace or remove them"
+            f"{listing(map(images.pictures.place, found))} ({first}); replace or remove them"
         )
     return list(found)
 

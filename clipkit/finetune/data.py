@@ -13,8 +13,9 @@ from clipkit.evaluate.classes import (
     repeats,
 )
 from clipkit.evaluate.config import EvaluateConfig
-from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.templates import templates_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.samples import held_out
@@ -43,7 +44,12 @@ def read_data(config: FinetuneConfig) -> Data:
     what else is given is shifted.
     """
     classes = _classes(config)
-    train = _folder(config.folder, classes, config)
+    try:
+        train = _folder(config.folder, classes, config)
+    except EvaluationError as error:
+        if config.classes is not None:
+            raise
+        raise EvaluationError(f"{error}; without --classes they are ImageNet's") from None
     imagenet, imagenet_v2 = (
         _imagenet(EvaluateConfig(**{name: path}, allow_subset=config.allow_subset), classes, config.classes)
         for name, path in (("imagenet_val", config.imagenet_val), ("imagenet_v2", config.imagenet_v2))
@@ -74,11 +80,13 @@ def _classes(config: FinetuneConfig) -> ClassSet:
     if config.classes is None:
         classes = imagenet_classes()
         return classes.with_templates(templates) if templates else classes
-    return read_classes(config.classes, name=_name(config.folder), templates=templates or DEFAULT_TEMPLATES)
+    return read_classes(
+        config.classes, name=name_of_set(config.folder), templates=templates or DEFAULT_TEMPLATES
+    )
 
 
 def _folder(folder: Path, classes: ClassSet, config: FinetuneConfig) -> LabelledImages:
-    return read_folder(folder, classes.folder_labels, name=_name(folder), allow_subset=config.allow_subset)
+    return read_labelled(folder, classes, name=name_of_set(folder), allow_subset=config.allow_subset)
 
 
 def _imagenet(wanted: EvaluateConfig, classes: ClassSet, class_file: Path | None) -> LabelledImages | None:
@@ -93,7 +101,3 @@ def _imagenet(wanted: EvaluateConfig, classes: ClassSet, class_file: Path | None
         )
     (found,) = zero_shot_sets(wanted)
     return found.images
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name or "folder"

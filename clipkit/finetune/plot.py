@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from clipkit.evaluate.drawing import (
     LABEL_SIZE,
@@ -81,7 +81,7 @@ def _draw_panel(
 def _style(axes: Axes, in_distribution: str, shifted: str) -> None:
     style_axes(axes)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
     axes.margins(0.08)
     axes.set_xlabel(f"top-1, {in_distribution} (in distribution)", fontsize=LABEL_SIZE, parse_math=False)
     axes.set_ylabel(f"top-1, {shifted}", fontsize=LABEL_SIZE, parse_math=False)

@@ -18,7 +18,7 @@ from clipkit.finetune.config import FinetuneConfig, refuse_several
 from clipkit.finetune.data import Data, read_data
 from clipkit.finetune.line import Point, Weights, measured
 from clipkit.finetune.plot import plot_line
-from clipkit.finetune.training import fine_tune
+from clipkit.finetune.training import Training, fine_tune
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
@@ -108,6 +108,7 @@ def finetune(
     with open_world(device) as world:
         check_picture(_picture(config, run))
         data = read_data(config)
+        training = Training.of(config, data, world.device.type)
         clip, about, own_head = opened_model(checkpoint, str(world.device), model)
         if own_head is not None:
             raise CheckpointError(
@@ -118,7 +119,7 @@ def finetune(
             add_head(clip, zero_shot.head_DN, freeze_image=config.freeze_image)
             start = {"pretrained": str(checkpoint), "pretrained_sha256": about["checkpoint_sha256"]}
             start |= {"model": clip.config.name}
-            state = fine_tune(clip, data, config, run, start, world)
+            state = fine_tune(clip, data, config, training, run, start, world)
             fine_tuned = Weights.of(clip, head_weights(clip))
             about |= {"run": run.name, "trained_pictures": len(data.train), "trained_steps": state.step}
             return _measure(clip.eval(), (zero_shot, fine_tuned), data, config, run, about, state)

@@ -4,16 +4,15 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from clipkit.errors import ClipkitError
 from clipkit.evaluate.images import LabelledImages
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.picture_files import NoPicture, read_picture
 from clipkit.shards.shard_files import Int64s, SampleError
-from clipkit.shards.shard_set import MAX_PICTURE_BYTES, Sample
+from clipkit.shards.shard_set import Sample
 
 
 class LabelledSet:
@@ -38,11 +37,16 @@ class LabelledSet:
     def read(self, shard: int, row: int) -> Sample:
         """Return the picture at `row` (0-based) of shard number `shard`. Raises SampleError."""
         place = SHARD_SAMPLES * shard + row
-        return Sample(self.key(shard, row), _content(self._images, place), str(self._images.labels[place]))
+        try:
+            image = self._images.pictures.read(place)
+        except (OSError, ClipkitError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise SampleError(f"it cannot be read: {reason}") from None
+        return Sample(self.key(shard, row), image, str(self._images.labels[place]))
 
     def key(self, shard: int, row: int) -> str:
         """Return the picture's path below the folder."""
-        return _name(self._images, SHARD_SAMPLES * shard + row)
+        return self._images.pictures.names[SHARD_SAMPLES * shard + row]
 
     def place(self, shard: int) -> str:
         """Return where the folder lies, for messages."""
@@ -75,29 +79,9 @@ def held_out(images: LabelledImages, share: float) -> tuple[LabelledImages, Labe
         count = min(max(1, round(share * len(drawn))), len(drawn) - 1)
         out |= {place for _, place in sorted(drawn)[:count]}
     kept = [place for place in range(len(images)) if place not in out]
-    return _chosen(images, kept), _chosen(images, sorted(out))
+    return images.chosen(kept), images.chosen(sorted(out))
 
 
 def _lines(images: LabelledImages) -> Iterable[bytes]:
-    for place, label in enumerate(images.labels):
-        yield os.fsencode(f"{label}\t{_name(images, place)}\n")
-
-
-def _name(images: LabelledImages, place: int) -> str:
-    return str(images.paths[place].relative_to(images.root))
-
-
-def _content(images: LabelledImages, place: int) -> bytes:
-    path = str(images.paths[place])
-    image = read_picture(path, path, MAX_PICTURE_BYTES)
-    if isinstance(image, NoPicture):
-        raise SampleError(f"it cannot be read: {image.detail}")
-    return image
-
-
-def _chosen(images: LabelledImages, places: list[int]) -> LabelledImages:
-    return replace(
-        images,
-        paths=tuple(images.paths[place] for place in places),
-        labels=tuple(images.labels[place] for place in places),
-    )
+    for name, label in zip(images.pictures.names, images.labels, strict=True):
+        yield os.fsencode(f"{label}\t{name}\n")

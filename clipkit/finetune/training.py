@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from clipkit.progress import Progress
 from clipkit.shards.loader import batches, prepare_workers
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import check_same_run, restore
-from clipkit.train.config import ResolvedConfig, RunLength, run_length
+from clipkit.train.config import ResolvedConfig
 from clipkit.train.distributed import World
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
+from clipkit.train.length import RunLength, run_length
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
@@ -31,10 +33,27 @@ from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 
 
+@dataclass(frozen=True)
+class Training:
+    """What the trainer is told: its settings, how long it goes, and with how many steps of warm-up."""
+
+    settings: ResolvedConfig
+    length: RunLength
+    warmup: int
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, data: Data, device_type: str) -> "Training":
+        """Work it out for so many pictures. Raises ConfigError for a batch or a warm-up that is too large."""
+        settings = config.training(device_type)
+        length = run_length(settings, len(data.train))
+        return cls(settings, length, config.warmup_steps(settings, length.steps))
+
+
 def fine_tune(
     clip: Clip,
     data: Data,
     config: FinetuneConfig,
+    training: Training,
     run: RunDirectory,
     start: dict[str, Any],
     world: World,
@@ -42,20 +61,17 @@ def fine_tune(
     """Train `clip`, which has its head, to the end of the run; return what `run`, which is open, came to.
 
     `start` are the settings that say which zero-shot model it is. The in-distribution accuracy is measured
-    before the first step and after each epoch. Raises ConfigError for settings that do not fit, TrainError
-    for a run of other settings or one that diverges, TrainInterrupted after a signal, DatasetError for too
-    many pictures that cannot be read.
+    before the first step and after each epoch. Raises TrainError for a run of other settings or one that
+    diverges, TrainInterrupted after a signal, DatasetError for too many pictures that cannot be read.
     """
-    training = config.training(world.device.type)
-    samples = LabelledSet(data.train)
-    length = run_length(training, len(samples))
-    settings = run_settings(training, samples) | config.settings() | start
+    samples, length = LabelledSet(data.train), training.length
+    settings = run_settings(training.settings, samples) | config.settings() | start
     settings |= {"classes_sha256": data.classes.names_sha256, "prompts_sha256": data.classes.templates_sha256}
     with Interruption() as interruption, ExitStack() as stack:
         if config.workers:
             prepare_workers(TrainTransform, labels_of)
-        stack.enter_context(tf32(training.tf32, world.device))
-        step = _step(clip, config, training, length, world)
+        stack.enter_context(tf32(training.settings.tf32, world.device))
+        step = _step(clip, config, training, world)
         writer = ClassifierCheckpoints(
             data.classes, run, clip, step.optimizer, step.scaler, length, settings, world
         )
@@ -71,7 +87,7 @@ def fine_tune(
             return state
         log = stack.enter_context(RunLog(run, length, state, shown, settings))
         stack.enter_context(writer)
-        bad = RunBadCount(training.max_bad, length.batch_size, state, world, log.say)
+        bad = RunBadCount(config.max_bad, length.batch_size, state, world, log.say)
         transform = TrainTransform(clip.config.image_size, scale=config.crop_scale, flip=config.flip)
         stream = batches(
             samples,
@@ -85,25 +101,25 @@ def fine_tune(
             told=bad.add,
         )
         stack.enter_context(closing(stream))
-        loop = Loop(training, length, state, bad, step, writer, [_watched(data, config)], log, interruption)
+        watched = [_watched(data, config)]
+        loop = Loop(training.settings, length, state, bad, step, writer, watched, log, interruption)
         loop.train(stream)
         return state
 
 
-def _step(
-    clip: Clip, config: FinetuneConfig, training: ResolvedConfig, length: RunLength, world: World
-) -> ClassifierStep:
+def _step(clip: Clip, config: FinetuneConfig, training: Training, world: World) -> ClassifierStep:
     torch.manual_seed(config.seed)
     clip.train()
-    adam = AdamSettings((training.beta1, training.beta2), training.eps, training.weight_decay)
+    settings = training.settings
+    adam = AdamSettings((settings.beta1, settings.beta2), settings.eps, settings.weight_decay)
     return ClassifierStep(
         clip,
         Logits(clip),
         make_optimizer(clip, adam),
-        Schedule(training.lr, config.warmup_steps(training, length.steps), length.steps),
+        Schedule(settings.lr, training.warmup, training.length.steps),
         world,
-        training.precision,
-        training.grad_clip,
+        settings.precision,
+        settings.grad_clip,
         label_smoothing=config.label_smoothing,
     )
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,8 @@ _DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited f
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
 _CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
+
+Fetch = Callable[[Path, Path, int], None]
 
 
 def user_cache() -> Path:
@@ -52,17 +54,22 @@ class Wanted(NamedTuple):
 
 
 class Cache:
-    """Files behind addresses, as descriptors of copies on this machine. Picklable; any number of threads."""
+    """Files behind addresses, as descriptors of copies on this machine. Picklable; any number of threads.
 
-    def __init__(self, folder: Path | None = None, max_bytes: int | None = None):
+    `fetch(source, target, at_most)` makes the copies: it downloads, or unpacks a compressed file, and raises
+    TooLargeError for more than `at_most` bytes.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int | None = None, fetch: Fetch | None = None):
         self.folder = folder or user_cache() / "files"
         if self.folder not in _CLEARED_AT_END:  # what workers that were ended leave, too
             _CLEARED_AT_END.add(self.folder)
             atexit.register(_clear_dead, self.folder)
         self.max_bytes = max_bytes or _from_environment()
+        self._fetch = fetch or download
 
-    def __reduce__(self) -> tuple[type["Cache"], tuple[Path, int]]:
-        return Cache, (self.folder, self.max_bytes)
+    def __reduce__(self) -> tuple[type["Cache"], tuple[Path, int, Fetch]]:
+        return Cache, (self.folder, self.max_bytes, self._fetch)
 
     def open(self, wanted: Wanted) -> int:
         """Return a descriptor of the file, which is downloaded if it is not there.
@@ -145,7 +152,7 @@ class Cache:
         temporary = temporary_path(path)
         try:
             self._make_room(temporary, wanted.bytes)
-            download(wanted.source, temporary, at_most=wanted.bytes)
+            self._fetch(wanted.source, temporary, wanted.bytes)
             found = _unfitting(temporary, wanted)
             if not found:
                 temporary.replace(path)

@@ -43,6 +43,18 @@ class Sample(NamedTuple):
     members: dict[str, Member]
 
 
+class Entry(NamedTuple):
+    """What a tar holds at one place: `kind` says whether that is a file, or a link, a device, a folder."""
+
+    member: Member
+    kind: bytes
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.kind in _REGULAR and not self.member.name.endswith("/")
+
+
 class Header(NamedTuple):
     """A member's header: its path, the size of its content, and of which kind it is (b"0": a file)."""
 
@@ -105,6 +117,10 @@ class TarReader:
 
     def members(self) -> Iterator[Member]:
         """Yield the regular files in order; links, directories and devices are skipped."""
+        return (entry.member for entry in self.entries() if entry.is_file)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all that the tar holds in order, of any kind."""
         place = 0
         for_all: dict[bytes, bytes] = {}
         for_next: dict[bytes, bytes] = {}
@@ -121,8 +137,8 @@ class TarReader:
             elif header.kind == b"S":
                 raise self._sparse(place)
             place = self._following(content, header)
-            if header.kind in _REGULAR and not header.name.endswith(b"/"):
-                yield Member(header.name.decode("utf-8", "surrogateescape"), content, header.size)
+            member = Member(header.name.decode("utf-8", "surrogateescape"), content, header.size)
+            yield Entry(member, header.kind)
 
     def check_end(self) -> None:
         """Look at the end, where a tar that was cut off has no zeros; what is wrong is then found exactly."""

@@ -19,6 +19,7 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
+from tests.evaluate.listed import listed
 from tests.processes import living, until
 
 
@@ -55,7 +56,7 @@ def sha256(path: Path) -> bytes:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers: int) -> None:
-    batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=workers))
+    batches = list(decoded_batches(listed(pictures), EvalTransform(32), batch_size=2, workers=workers))
     assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     images = torch.cat([batch.images_BCHW for batch in batches])
     assert images.dtype == torch.uint8
@@ -69,10 +70,10 @@ def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[
     pictures[1].write_bytes(whole[: len(whole) // 2])
     pictures[2].write_bytes(b"<html>")
     pictures[3].unlink()
-    batches = list(decoded_batches(pictures, EvalTransform(32), batch_size=3, workers=0))
+    batches = list(decoded_batches(listed(pictures), EvalTransform(32), batch_size=3, workers=0))
     unreadable = [row for batch in batches for row in batch.unreadable]
     assert [row.index for row in unreadable] == [1, 2, 3]
-    assert [row.path for row in unreadable] == pictures[1:4]
+    assert [row.place for row in unreadable] == [str(path) for path in pictures[1:4]]
     assert unreadable[2].reason == "No such file or directory"
     assert all(row.reason and "\n" not in row.reason for row in unreadable)
     assert [row.sha256.tobytes() for row in unreadable] == [*map(sha256, pictures[1:3]), bytes(32)]
@@ -80,7 +81,7 @@ def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[
 
 
 def test_a_batch_of_nothing_readable(tmp_path: Path) -> None:
-    (batch,) = decoded_batches([tmp_path / "none.jpg"], EvalTransform(32), batch_size=8)
+    (batch,) = decoded_batches(listed([tmp_path / "none.jpg"]), EvalTransform(32), batch_size=8)
     assert len(batch.unreadable) == 1
     assert len(batch.indices_B) == len(batch.images_BCHW) == 0
 
@@ -89,13 +90,13 @@ def test_a_hostile_size_is_unreadable_not_a_crash(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     (tmp_path / "bomb.png").write_bytes(buffer.getvalue())
-    (batch,) = decoded_batches([tmp_path / "bomb.png"], EvalTransform(32), batch_size=8)
+    (batch,) = decoded_batches(listed([tmp_path / "bomb.png"]), EvalTransform(32), batch_size=8)
     assert "megapixels" in batch.unreadable[0].reason
 
 
 def test_the_global_random_state_is_left_alone(pictures: list[Path]) -> None:
     before = torch.get_rng_state()
-    list(decoded_batches(pictures, EvalTransform(32), batch_size=2, workers=0))
+    list(decoded_batches(listed(pictures), EvalTransform(32), batch_size=2, workers=0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -132,14 +133,14 @@ def test_a_killed_worker_is_one_line(pictures: list[Path]) -> None:
     with pytest.raises(
         EvaluationError, match="a process that decodes pictures died, DataLoader worker"
     ) as caught:
-        list(decoded_batches(pictures, killed, batch_size=2, workers=1))
+        list(decoded_batches(listed(pictures), killed, batch_size=2, workers=1))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("workers_import_this")
 def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(os.fsencode(tmp_path))
-    batches = decoded_batches([tmp_path / "picture"] * 3, lost, batch_size=1, workers=1)
+    batches = decoded_batches(listed([tmp_path / "picture"] * 3), lost, batch_size=1, workers=1)
     next(batches)
     noted = tmp_path / "processes"
     until(lambda: noted.exists() and noted.read_text(), "the third call")
@@ -157,7 +158,7 @@ def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) 
 @pytest.mark.usefixtures("workers_import_this")
 def test_a_mistake_in_a_worker_is_not_taken_for_its_death(pictures: list[Path]) -> None:
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(decoded_batches(pictures, wrong, batch_size=2, workers=1))
+        list(decoded_batches(listed(pictures), wrong, batch_size=2, workers=1))
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU looks the same either way")
@@ -175,6 +176,7 @@ import os
 from pathlib import Path
 import numpy as np
 from clipkit.evaluate.decode import decoded_batches
+from clipkit.evaluate.pictures import FolderPictures
 
 def has_parent_with_torch(image: bytes) -> np.ndarray:
     maps = Path(f"/proc/{os.getppid()}/maps").read_bytes()
@@ -182,7 +184,8 @@ def has_parent_with_torch(image: bytes) -> np.ndarray:
 
 if __name__ == "__main__":
     Path("pid").write_text(str(os.getpid()))
-    (batch,) = decoded_batches([Path("pid")], has_parent_with_torch, batch_size=1, workers=1)
+    pictures = FolderPictures(Path(), ["pid"])
+    (batch,) = decoded_batches(pictures, has_parent_with_torch, batch_size=1, workers=1)
     print(*batch.images_BCHW[0, 0, 0].tolist())
 """
 

@@ -20,6 +20,7 @@ from clipkit.evaluate.ranks import ALONE
 from clipkit.evaluate.sets import ZeroShotSet
 from clipkit.evaluate.tables import CLASS_COLUMNS, PICTURE_COLUMNS, Tables
 from clipkit.evaluate.zero_shot import ZeroShotResult
+from tests.evaluate.listed import listed
 
 N = 7
 CLASSES = ClassSet(
@@ -76,7 +77,7 @@ def scored(tmp_path: Path) -> tuple[ZeroShotSet, ZeroShotResult]:
     logits = torch.full((8, N), 0.125) - torch.arange(N) / 64
     for place, nearest in enumerate((2, 6, 6, 1, 2, 4, 4, 0)):
         logits[place, nearest] = 0.5
-    images = LabelledImages("things", tmp_path, paths, tuple(labels))
+    images = LabelledImages("things", tmp_path, listed(paths), tuple(labels))
     return ZeroShotSet(CLASSES, images), result_of(gathered(labels, logits, [7]), "things")
 
 
@@ -110,7 +111,7 @@ def test_tables_hold_all_sets_so_far(scored: tuple[ZeroShotSet, ZeroShotResult],
 
 def test_a_name_that_is_no_utf_8_stands_as_it_is_on_disk(tmp_path: Path) -> None:
     name = b"caf\xe9.jpg".decode(errors="surrogateescape")
-    images = LabelledImages("x", tmp_path, (tmp_path / name,), (0,))
+    images = LabelledImages("x", tmp_path, listed([tmp_path / name]), (0,))
     config = EvaluateConfig(predictions=tmp_path / "p.csv")
     Tables(config).add(ZeroShotSet(CLASSES, images), result_of(gathered([0], torch.eye(1, N), []), "x"))
     assert b"caf\xe9.jpg" in (tmp_path / "p.csv").read_bytes()

@@ -143,6 +143,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("per", [1, 5])
 def test_memory_is_bounded_for_a_hundred_thousand_pairs(per: int) -> None:
     """All products at once would be 40 GB."""

@@ -28,6 +28,7 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import ResNetConfig, named_config
 from clipkit.model.preprocess import EvalTransform
 from clipkit.model.tokenizer import Tokenizer
+from tests.evaluate.listed import listed
 from tests.evaluate.simulated import in_each_rank
 
 MICRO = named_config("ViT-Micro/16@32px")
@@ -109,7 +110,7 @@ def peer_features(peer: torch.nn.Module, files: list[Path]) -> torch.Tensor:
 
 
 def labelled(files: list[Path], labels: list[int]) -> LabelledImages:
-    return LabelledImages("things", Path("/"), tuple(files), tuple(labels))
+    return LabelledImages("things", Path("/"), listed(files), tuple(labels))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 1024])
