@@ -30,8 +30,9 @@ from clipkit.model.clip import build
 from clipkit.model.config import named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.train.checkpoints import CheckpointWriter
-from clipkit.train.config import RunLength, TrainConfig
+from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
+from clipkit.train.length import RunLength
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import TrainState

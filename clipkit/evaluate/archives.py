@@ -20,10 +20,11 @@ from clipkit.progress import Progress
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.headers import Tar
 from clipkit.shards.shard_set import MAX_PICTURE_BYTES
-from clipkit.shards.tar_reader import FOLDER, Entry, Member, TarReader
+from clipkit.shards.tar_reader import Entry, Member, TarReader
 
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz")
 MAX_MEMBERS = 5_000_000
+_FILES_AND_FOLDERS = (b"0", b"\0", b"7", b"5")
 _GZIP = b"\x1f\x8b"
 _SHORTEST_GZIP = 18
 _CHUNK = 1 << 20
@@ -147,7 +148,7 @@ def _checked(entry: Entry, path: Path) -> Member:
         raise EvaluationError(
             f"{path}: expected files below one folder, found a path that leaves it: {shown}"
         )
-    if not entry.is_file and entry.kind != FOLDER and not member.name.endswith("/"):
+    if not entry.is_file and entry.kind not in _FILES_AND_FOLDERS:
         raise EvaluationError(
             f"{path}: expected files and folders, found a link or device: {shown}; pack the files themselves"
         )

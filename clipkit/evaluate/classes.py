@@ -12,7 +12,8 @@ from pathlib import Path
 
 from clipkit.errors import EvaluationError
 
-CLASS_COLUMNS = ("folder", "names")
+CLASS_COLUMNS = ("folder", "wnid", "index"), ("names", "name")
+"""One of each: what tells a class, and its names."""
 NAME_SEPARATOR = "|"
 SLOT = "{}"
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -89,17 +90,20 @@ def imagenet_classes() -> ClassSet:
 def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_TEMPLATES) -> ClassSet:
     """Read a CSV of classes, one row a class: `folder`, and `names`, of which several are separated by `|`.
 
-    The order of the rows is the order of the labels. Raises EvaluationError, with the line, for a file that
-    is missing or not UTF-8 CSV, other columns, an empty or repeated folder or name, and a folder that is a
-    path.
+    The order of the rows is the order of the labels. The first column may be called `wnid`, too, or `index`:
+    then it is the label itself, 0…N−1 in any order, and the folder's name. Raises EvaluationError, with the
+    line, for a file that is missing or not UTF-8 CSV, other columns, an empty or repeated folder or name, and
+    a folder that is a path.
     """
     reader = csv.reader(io.StringIO(_read_text(path, "class file")), strict=True)
     rows: list[tuple[str, tuple[str, ...]]] = []
     try:
         header = [column.strip() for column in next(reader, [])]
-        if sorted(header) != sorted(CLASS_COLUMNS):
+        if len(header) != len(CLASS_COLUMNS) or not all(set(header) & set(each) for each in CLASS_COLUMNS):
             found = ",".join(header) or "nothing"
-            raise EvaluationError(f"{path}: expected the columns {','.join(CLASS_COLUMNS)}, found {found}")
+            raise EvaluationError(
+                f"{path}: expected the columns folder,names (or wnid or index,names), found {found}"
+            )
         for fields in reader:
             if fields:
                 rows.append(_class_row(f"{path} line {reader.line_num}", header, fields))
@@ -114,12 +118,25 @@ def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_
         raise EvaluationError(
             f"{path}: {listing(repeated)} stands in more than one row; give each folder one row"
         )
+    if "index" in header:
+        rows = _in_order(path, rows)
     return ClassSet(
         name=name,
         folders=tuple(folder for folder, _ in rows),
         names=tuple(names for _, names in rows),
         templates=templates,
     )
+
+
+def _in_order(path: Path, rows: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
+    by_index = dict(rows)
+    wanted = [str(label) for label in range(len(rows))]
+    if missing := [label for label in wanted if label not in by_index]:
+        others = listing(index for index in by_index if index not in set(wanted))
+        raise EvaluationError(
+            f"{path}: expected the indexes 0…{len(rows) - 1}, found {others} and not {listing(missing)}"
+        )
+    return [(label, by_index[label]) for label in wanted]
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
@@ -160,10 +177,11 @@ def _class_row(place: str, header: list[str], fields: list[str]) -> tuple[str, t
             f"{place}: expected {len(header)} fields, found {len(fields)}; quote a name that holds a comma"
         )
     values = dict(zip(header, (field.strip() for field in fields), strict=True))
-    folder = values["folder"]
+    folder = next(values[name] for name in CLASS_COLUMNS[0] if name in values)
     if not folder or folder in {".", ".."} or any(character in folder for character in "/\\\0"):
         raise EvaluationError(f"{place}: expected the name of a class's folder, found {folder!r}")
-    names = tuple(name.strip() for name in values["names"].split(NAME_SEPARATOR))
+    text = next(values[name] for name in CLASS_COLUMNS[1] if name in values)
+    names = tuple(name.strip() for name in text.split(NAME_SEPARATOR))
     if not all(names):
         raise EvaluationError(f"{place}: an empty name for {folder!r}; expected name{NAME_SEPARATOR}name")
     repeated = repeats(names)

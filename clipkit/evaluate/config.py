@@ -26,7 +26,7 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     imagenet_val: Path | None = Field(
-        None, description="ImageNet validation: ILSVRC2012_img_val.tar as it is, or a folder."
+        None, description="ImageNet validation: ILSVRC2012_img_val.tar as it is, a folder, or shards."
     )
     imagenet_labels: Path | None = Field(
         None,
@@ -34,11 +34,14 @@ class EvaluateConfig(BaseModel):
         "LOC_val_solution.csv, lines `name wnid`. Default: the devkit beside it.",
     )
     imagenet_v2: Path | None = Field(
-        None, description="ImageNetV2: one of the three archives as it is, or folders 0…999."
+        None, description="ImageNetV2: one of the three archives as it is, folders 0…999, or shards."
     )
-    folder: Path | None = Field(None, description="Any folder or tar with one folder a class.")
+    folder: Path | None = Field(
+        None, description="Any folder or tar with one folder a class, or shards with classes."
+    )
     classes: Path | None = Field(
-        None, description="CSV for --folder: columns folder,names; names separated by |."
+        None,
+        description="CSV for --folder: columns folder,names (or wnid or index,names); names separated by |.",
     )
     val_shards: str | None = Field(
         None,

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipkit.errors import EvaluationError
-from clipkit.evaluate.classes import ClassSet, listing
+from clipkit.evaluate.classes import ClassSet, imagenet_classes, listing
 from clipkit.evaluate.ground_truth import DEVKIT, FORMS, picture_number, read_ground_truth
 from clipkit.evaluate.images import SUBSET, LabelledImages, labelled_tree, wrong_counts
+from clipkit.evaluate.shard_images import read_labelled, shards_at
 from clipkit.evaluate.trees import Tree, tree_at
 
 CLASSES = 1000
@@ -29,39 +30,52 @@ def imagenet_validation(
 ) -> LabelledImages:
     """The 50,000 validation pictures (Russakovsky et al. 2015), 50 of each of the 1,000 `classes`.
 
-    `root` is ILSVRC2012_img_val.tar as it was downloaded, or a folder: with wnid folders, or flat. What is
-    flat needs the ground truth `labels` (see `read_ground_truth`; by default the development kit beside it),
-    unless the names of the pictures end in their wnids. Raises EvaluationError for what does not fit.
+    `root` is ILSVRC2012_img_val.tar as it was downloaded, a folder with wnid folders or flat, or shards. What
+    is flat needs the ground truth `labels` (see `read_ground_truth`; by default the development kit beside
+    it), unless the names of the pictures end in their wnids. Raises EvaluationError for what does not fit.
     """
     wnids = {wnid: label for label, wnid in enumerate(classes.folders)}
+    if shards_at(root):
+        _refuse_labels(root, labels, "shards")
+        return read_labelled(
+            root, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
+        )
     tree = tree_at(root, wnids)
     if tree.folders or not tree.strays:
-        if labels is not None:
-            raise EvaluationError(
-                f"{root}: expected pictures without class folders, since --imagenet-labels is given, found "
-                f"{len(tree.folders):,} folders; leave {labels} out"
-            )
+        _refuse_labels(root, labels, f"{len(tree.folders):,} folders")
         return labelled_tree(
             tree, wnids, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
         )
     return _flat(tree, classes, labels, allow_subset)
 
 
+def _refuse_labels(root: Path, labels: Path | None, found: str) -> None:
+    if labels is not None:
+        raise EvaluationError(
+            f"{root}: expected pictures without class folders, since --imagenet-labels is given, found "
+            f"{found}; leave {labels} out"
+        )
+
+
 def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
-    """One of ImageNetV2's sets of 10,000 pictures: the archive, or folders named 0…999 (Recht et al. 2019).
+    """One of ImageNetV2's sets of 10,000 pictures: the archive, folders 0…999, shards (Recht et al. 2019).
 
     The number in a folder's name is the label: in sorted order "10" comes before "2", so positions mislead.
     The set is called `imagenetv2-threshold0.7` or `imagenetv2-top-images` if that stands in the name of the
     archive or folder, and else `imagenetv2`. Raises EvaluationError as `labelled_tree` does.
     """
+    if shards_at(root):
+        name, classes = _v2_name(str(root.absolute())), imagenet_classes()
+        return read_labelled(root, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
     labels = {str(label): label for label in range(CLASSES)}
     tree = tree_at(root, labels)
-    return labelled_tree(tree, labels, name=_v2_name(tree), expected_each=V2_EACH, allow_subset=allow_subset)
-
-
-def _v2_name(tree: Tree) -> str:
     # The folder within says it best: archives and folders are renamed.
-    for part in (*reversed(tree.inner.split("/")), tree.root.name or tree.root.resolve().name):
+    name = _v2_name(tree.inner, tree.root.name or tree.root.resolve().name)
+    return labelled_tree(tree, labels, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
+
+
+def _v2_name(*parts: str) -> str:
+    for part in parts:
         for mark, name in _V2_NAMES.items():
             if mark in part.lower():
                 return name

@@ -95,6 +95,8 @@ class TarPictures:
     def read(self, index: int) -> bytes:
         """Return a member's content. Raises OSError, and ClipkitError if the tar is not what it was."""
         number, offset, size = self._ranges[index].tolist()
+        if size > MAX_PICTURE_BYTES:
+            raise EvaluationError(f"more than {MAX_PICTURE_BYTES:,} bytes")
         content = os.pread(self._descriptor(number), size, offset)
         if len(content) != size:
             raise EvaluationError(f"expected {size:,} bytes at {offset:,}, found {len(content):,}")

@@ -48,7 +48,8 @@ class Recalls:
             place_N = k - 1 - above_N  # the k-th found is this one of the tied, from 0
             miss_N = ((tied_N - own_N - place_N) / (tied_N - place_N).clamp(min=1)).clamp(0, 1)
             missed_N = torch.where((place_N >= 0) & (place_N < tied_N), missed_N * miss_N, missed_N)
-            recalls[k] = float((1 - missed_N).mean())
+            found_N = torch.where(own_N == 1, ((k - above_N) / tied_N).clamp(0, 1), 1 - missed_N)
+            recalls[k] = float(found_N.mean())
         ranks_N = above_N + (tied_N + 1) / (own_N + 1)
         return cls(
             tuple(recalls[k] for k in RECALLS),

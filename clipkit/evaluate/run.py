@@ -22,9 +22,9 @@ from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
-from clipkit.evaluate.images import read_folder
 from clipkit.evaluate.results import results_path, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
+from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.tables import Tables
 from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
@@ -47,15 +47,15 @@ def evaluate(
     opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
     sets = zero_shot_sets(config)
+    if not sets and (config.per_class or config.predictions):
+        raise EvaluationError(
+            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
+        )
     pairs = caption_sets(config)
     if not sets and not pairs:
         raise EvaluationError(
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
             "--val-shards or --val-csv"
-        )
-    if not sets and (config.per_class or config.predictions):
-        raise EvaluationError(
-            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
         )
     templates = Path(config.templates) if config.templates else None
     tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
@@ -136,9 +136,9 @@ def zero_shot_sets(config: EvaluateConfig) -> list[ZeroShotSet]:
 def _folder_set(
     folder: Path, class_file: Path, templates: tuple[str, ...] | None, allow_subset: bool
 ) -> ZeroShotSet:
-    name = folder.resolve().name or "folder"
+    name = name_of_set(folder)
     classes: ClassSet = read_classes(class_file, name=name, templates=templates or DEFAULT_TEMPLATES)
-    images = read_folder(folder, classes.folder_labels, name=name, allow_subset=allow_subset)
+    images = read_labelled(folder, classes, name=name, allow_subset=allow_subset)
     return ZeroShotSet(classes, images)
 
 

@@ -17,7 +17,8 @@ from pydantic import (
 
 from clipkit.errors import ConfigError
 from clipkit.shards.bad_samples import MAX_BAD
-from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig, warmup_steps
+from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig
+from clipkit.train.length import warmup_steps
 
 PAPER_WARMUP = 500
 

@@ -14,8 +14,9 @@ from clipkit.evaluate.classes import (
 )
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.imagenet import V2_NAME
-from clipkit.evaluate.images import LabelledImages, read_folder
+from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.templates import templates_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.samples import held_out
@@ -83,11 +84,13 @@ def _classes(config: FinetuneConfig) -> ClassSet:
     if config.classes is None:
         classes = imagenet_classes()
         return classes.with_templates(templates) if templates else classes
-    return read_classes(config.classes, name=_name(config.folder), templates=templates or DEFAULT_TEMPLATES)
+    return read_classes(
+        config.classes, name=name_of_set(config.folder), templates=templates or DEFAULT_TEMPLATES
+    )
 
 
 def _folder(folder: Path, classes: ClassSet, config: FinetuneConfig) -> LabelledImages:
-    return read_folder(folder, classes.folder_labels, name=_name(folder), allow_subset=config.allow_subset)
+    return read_labelled(folder, classes, name=name_of_set(folder), allow_subset=config.allow_subset)
 
 
 def _imagenet(wanted: EvaluateConfig, classes: ClassSet, class_file: Path | None) -> LabelledImages | None:
@@ -102,7 +105,3 @@ def _imagenet(wanted: EvaluateConfig, classes: ClassSet, class_file: Path | None
         )
     (found,) = zero_shot_sets(wanted)
     return found.images
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name or "folder"

@@ -19,10 +19,11 @@ from clipkit.progress import Progress
 from clipkit.shards.loader import batches, prepare_workers
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import check_same_run, restore
-from clipkit.train.config import ResolvedConfig, RunLength, run_length
+from clipkit.train.config import ResolvedConfig
 from clipkit.train.distributed import World
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
+from clipkit.train.length import RunLength, run_length
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer

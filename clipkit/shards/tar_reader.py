@@ -21,7 +21,6 @@ _ZEROS = bytes(BLOCK_BYTES)
 _CHECKSUM = slice(148, 156)
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, pipes
-FOLDER = b"5"
 _PAX = (b"x", b"X", b"g")
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=]+)=", re.DOTALL)

@@ -15,8 +15,9 @@ from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from clipkit.model.clip import Clip
 from clipkit.model.weights import stored_config
 from clipkit.train.background import Background
-from clipkit.train.config import RunLength, TrainConfig
+from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
+from clipkit.train.length import RunLength
 from clipkit.train.optimizer import load_optimizer
 from clipkit.train.precision import load_scaler
 from clipkit.train.run_directory import RunDirectory

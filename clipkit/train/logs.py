@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from clipkit.progress import Progress
 from clipkit.train.boards import Board, TensorBoard, WeightsAndBiases
-from clipkit.train.config import RunLength
+from clipkit.train.length import RunLength
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.state import TrainState
 

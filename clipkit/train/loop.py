@@ -14,9 +14,10 @@ from clipkit.shards.loader import Batch
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.bottleneck import Bottleneck, DeviceQueue
 from clipkit.train.checkpoints import CheckpointWriter
-from clipkit.train.config import RunLength, TrainConfig, evaluation_due
+from clipkit.train.config import TrainConfig
 from clipkit.train.evaluating import Evaluator, evaluate
 from clipkit.train.interrupt import Interruption, TrainInterrupted
+from clipkit.train.length import RunLength, evaluation_due
 from clipkit.train.logs import RunLog
 from clipkit.train.precision import MOST_SKIPPED
 from clipkit.train.state import TrainState

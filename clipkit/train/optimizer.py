@@ -31,14 +31,14 @@ def make_optimizer(model: nn.Module, settings: AdamSettings) -> torch.optim.Adam
     """Return AdamW over the model's trainable parameters in two groups: not decayed, decayed.
 
     The groups hold the parameters in the model's order, so that a saved state fits whoever builds it again.
+    The fused kernel goes over memory once, on the CPU too.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if not decayed(p)], "weight_decay": 0.0},
         {"params": [p for p in trainable if decayed(p)], "weight_decay": settings.weight_decay},
     ]
-    on_cuda = trainable[0].device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=on_cuda)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:

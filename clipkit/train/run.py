@@ -1,10 +1,7 @@
 """`train`: put a run together, begin or continue it, and say what came of it."""
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,34 +11,30 @@ from clipkit.model.config import ClipConfig, named_config
 from clipkit.model.memory_layout import fast_layout
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.processes import keep_freed_memory
 from clipkit.progress import Progress
 from clipkit.shards.aspects import warning_of_longer
 from clipkit.shards.loader import Batch, batches, prepare_workers
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import draw_key
 from clipkit.shards.sample_set import SampleSet
-from clipkit.tables import table
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
 from clipkit.train.compiling import compiling
-from clipkit.train.config import (
-    ResolvedConfig,
-    RunLength,
-    TrainConfig,
-    run_length,
-    warmup_steps,
-)
+from clipkit.train.config import ResolvedConfig, TrainConfig
 from clipkit.train.distributed import World, open_world
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
+from clipkit.train.length import RunLength, run_length, warmup_steps
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
-from clipkit.train.overfit import described, fixed_samples, repeated, verdict
+from clipkit.train.overfit import described, fixed_samples, repeated
 from clipkit.train.precision import tf32
 from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.recipes import LARGEST_ASPECT, description
+from clipkit.train.result import TrainResult, result_of
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.shares import check_shares
@@ -54,49 +47,6 @@ _ON_THE_CPU = "training on the CPU, which takes many times as long as on a GPU"
 
 ProgressFactory = Callable[[int], Progress]
 """Makes the display for a run of so many samples."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to, over all its sittings.
-
-    `seconds` are those of training, without evaluations; `data_wait` is the share of them spent waiting for
-    data; `not_trained` counts the samples at the very end that filled no batch, `unreadable` those of all
-    processes in whose place others were trained on; `finished_before` tells that nothing was left to do, and
-    `overfit`, of a run that was to learn some samples by heart, whether it did.
-    """
-
-    run: Path
-    checkpoint: Path
-    steps: int
-    samples: int
-    not_trained: int
-    unreadable: int
-    seconds: float
-    samples_per_second: float
-    data_wait: float
-    final_loss: float
-    finished_before: bool
-    overfit: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as plain JSON values."""
-        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
-
-    def lines(self) -> str:
-        """Return the result as a table to read."""
-        rows = [
-            ("run", str(self.run)),
-            ("checkpoint", str(self.checkpoint)),
-            ("steps", f"{self.steps:,}"),
-            ("samples", f"{self.samples:,}, and {self.not_trained:,} at the end that filled no batch"),
-            *([("unreadable", f"{self.unreadable:,}, others took their places")] if self.unreadable else []),
-            ("time", f"{self.seconds:,.1f} s, {self.data_wait:.0%} of it waiting for data"),
-            ("samples/s", f"{self.samples_per_second:,.1f}"),
-            ("final loss", f"{self.final_loss:.4f}"),
-            *([("overfit", self.overfit)] if self.overfit else []),
-        ]
-        return table(rows)
 
 
 def display(samples: int) -> Progress:
@@ -122,6 +72,8 @@ def train(
     with open_world(device, config.timeout) as world, Interruption() as interruption, ExitStack() as stack:
         if config.workers:
             prepare_workers(TrainTransform, Tokenizer)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
@@ -165,7 +117,7 @@ def train(
             stack.enter_context(closing(stream))
             Loop(resolved, length, state, bad, step, checkpoints, evaluators, log, interruption).train(stream)
         world.barrier()
-        return _result(run, length, state, finished, resolved.overfit)
+        return result_of(run, length, state, finished, resolved.overfit)
 
 
 def _training_step(config: ResolvedConfig, model: Clip, length: RunLength, world: World) -> TrainStep:
@@ -246,11 +198,6 @@ def _stream(
     )
 
 
-def _last_loss(run: RunDirectory) -> float:
-    losses = (line.get("loss") for line in reversed(run.metrics.read()))
-    return next((each for each in losses if each is not None), math.nan)
-
-
 def _say_recipe(config: ResolvedConfig, shards: SampleSet | Mixture, log: RunLog) -> None:
     if config.recipe is None:
         return
@@ -259,26 +206,3 @@ def _say_recipe(config: ResolvedConfig, shards: SampleSet | Mixture, log: RunLog
         warning = warning_of_longer(each.source, LARGEST_ASPECT, "the published runs left them out")
         if warning is not None:
             log.say(warning)
-
-
-def _result(
-    run: RunDirectory, length: RunLength, state: TrainState, finished_before: bool, overfit: int | None
-) -> TrainResult:
-    samples = state.step * length.batch_size
-    loss = _last_loss(run)
-    checkpoint = run.latest()
-    assert checkpoint is not None, "a run that came to its end has written its last checkpoint"
-    return TrainResult(
-        run=run.path,
-        checkpoint=checkpoint,
-        steps=state.step,
-        samples=samples,
-        not_trained=length.not_trained,
-        unreadable=state.bad.count,
-        seconds=state.seconds,
-        samples_per_second=samples / state.seconds,
-        data_wait=state.waited / state.seconds,
-        final_loss=loss,
-        finished_before=finished_before,
-        overfit=verdict(overfit, loss) if overfit else None,
-    )

@@ -21,7 +21,8 @@ from clipkit import atomic
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.lines import JsonLines, Line
 from clipkit.locks import Held, exclusive
-from clipkit.train.config import Resume, RunLength
+from clipkit.train.config import Resume
+from clipkit.train.length import RunLength
 
 _TRAINING = "training"  # the kind of our lines in results.jsonl, among those of later evaluations
 _LATEST = "latest"

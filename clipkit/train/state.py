@@ -10,8 +10,9 @@ from clipkit.shards.bad_samples import Bad
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.plan import BLOCK, ShardPlan
 from clipkit.shards.sample_set import SampleSet
-from clipkit.train.config import TrainConfig, run_length
+from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
+from clipkit.train.length import run_length
 
 FREE_SETTINGS = frozenset(
     {

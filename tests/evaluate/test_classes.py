@@ -64,6 +64,23 @@ def test_columns_in_either_order(tmp_path: Path) -> None:
     assert read_classes(path, name="x").names == (("cat", "kitten"),)
 
 
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    by_wnid = write(tmp_path / "w.csv", "wnid,name\nn02504458,elephant\nn01440764,tench\n")
+    assert read_classes(by_wnid, name="x").folders == ("n02504458", "n01440764")
+    by_index = write(tmp_path / "i.csv", "index,names\n2,eel\n0,cat|kitten\n1,dog\n")
+    classes = read_classes(by_index, name="x")
+    assert (classes.folders, classes.names) == (("0", "1", "2"), (("cat", "kitten"), ("dog",), ("eel",)))
+    for rows, says in (
+        ("1,cat\n2,dog\n", "expected the indexes 0…1, found '2' and not '0'"),
+        ("00,cat\n1,dog\n", "found '00' and not '0'"),
+        ("0,cat\n0,dog\n", "'0' stands in more than one row"),
+    ):
+        with pytest.raises(EvaluationError, match=says):
+            read_classes(write(tmp_path / "bad.csv", f"index,names\n{rows}"), name="x")
+    with pytest.raises(EvaluationError, match="found wnid,index,names"):
+        read_classes(write(tmp_path / "bad.csv", "wnid,index,names\nn1,0,cat\n"), name="x")
+
+
 def test_prompts_are_all_names_in_all_templates() -> None:
     classes = ClassSet("x", ("a", "b"), (("cat", "{0.__class__}"), ("dog",)), ("a {}.", "{} and {}"))
     prompts, labels = classes.prompts()
@@ -84,8 +101,8 @@ def test_hashes_are_of_compact_json() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "expected the columns folder,names, found nothing"),
-        ("a,b\n1,2\n", "expected the columns folder,names, found a,b"),
+        ("", "expected the columns folder,names (or wnid or index,names), found nothing"),
+        ("a,b\n1,2\n", "or wnid or index,names), found a,b"),
         ("folder,names,licence\na,cat,x\n", "found folder,names,licence"),
         ("folder,names\n", "no class below the header"),
         ("folder,names\na,cat\nb,dog\na,cow\n", "'a' stands in more than one row"),

@@ -13,7 +13,8 @@ from clipkit.model.clip import Clip
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.evaluating import Evaluator, Together
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 
 # 64 samples: 3 epochs are 16 batches; epochs close at steps 6, 11 and 16.

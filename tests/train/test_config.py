@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from clipkit.errors import ConfigError
 from clipkit.model.config import named_config
-from clipkit.train.config import RunLength, TrainConfig, evaluation_due, run_length, warmup_steps
+from clipkit.train.config import TrainConfig
+from clipkit.train.length import RunLength, evaluation_due, run_length, warmup_steps
 
 
 def test_defaults_are_the_papers() -> None:

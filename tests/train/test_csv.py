@@ -18,7 +18,8 @@ from clipkit.shards.csv_set import CsvSet
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.interrupt import TrainInterrupted
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.conftest import picture
 from tests.train.test_run import CONFIG, Watched, lines

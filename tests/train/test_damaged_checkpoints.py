@@ -13,7 +13,8 @@ from clipkit.model.checkpoint import load_checkpoint
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.checkpoints import naming_older
 from clipkit.train.config import TrainConfig
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 
 # 64 samples: 2 epochs are 10 batches; epochs close at steps 6 and 10, and steps 3, 5 and 8 are saved besides.

@@ -14,7 +14,8 @@ from clipkit.shards.mixture import Mixture
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.interrupt import TrainInterrupted
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.conftest import WriteDataset
 from tests.train.test_run import Watched

@@ -12,7 +12,8 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.overfit import described, fixed_samples, repeated
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.conftest import picture
 from tests.tars import write_tar

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from clipkit.model.config import named_config
 from clipkit.shards.aspects import count_longer, warning_of_longer
 from clipkit.shards.shard_set import ShardSet
-from clipkit.train.config import ResolvedConfig, TrainConfig, run_length, warmup_steps
+from clipkit.train.config import ResolvedConfig, TrainConfig
+from clipkit.train.length import run_length, warmup_steps
 from clipkit.train.recipes import RECIPES
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory

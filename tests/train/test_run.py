@@ -20,7 +20,8 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
 from clipkit.train.evaluating import Evaluator, Together
 from clipkit.train.interrupt import TrainInterrupted
-from clipkit.train.run import TrainResult, train
+from clipkit.train.result import TrainResult
+from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.processes import living, wait_until_gone
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import CheckpointError, TrainError
-from clipkit.train.config import RunLength
+from clipkit.train.length import RunLength
 from clipkit.train.run_directory import RunDirectory, newest_checkpoint
 
 HOLD = """
