@@ -134,11 +134,17 @@ def main() -> None:
     print(
         f"{made.pictures:,} pictures of {len(made.names)} classes, {bytes_each / 1000:.0f} kB in the mean\n"
     )
+    faults: list[str] = []
     for name, scenario in SCENARIOS.items():
         if options.scenario in (name, "all"):
             print(f"### {name}\n", flush=True)
-            scenario(Bench(made, model, options.runs, options.quick))
+            try:
+                scenario(Bench(made, model, options.runs, options.quick))
+            except SystemExit as fault:  # the others are worth knowing
+                faults.append(f"{name}: {fault}")
             print(flush=True)
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

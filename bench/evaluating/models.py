@@ -45,7 +45,7 @@ def class_set(made: LabelledSet) -> ClassSet:
 
 def random_model(config: ClipConfig, place: Path) -> ModelFiles:
     """Write a model as it is before training."""
-    return _written(build(config, 0).eval(), place)
+    return written(build(config, 0).eval(), place)
 
 
 def fitted_model(made: LabelledSet, place: Path) -> ModelFiles:
@@ -74,10 +74,11 @@ def fitted_model(made: LabelledSet, place: Path) -> ModelFiles:
         ridge_DD = torch.eye(len(squares_DD)) * _RIDGE * squares_DD.trace() / len(squares_DD)
         found_DD = torch.linalg.solve(squares_DD + ridge_DD, features_KD.T @ torch.cat(targets))
         visual.proj.copy_(found_DD / found_DD.std() * TINY.embed_dim**-0.5)
-    return _written(model, place)
+    return written(model, place)
 
 
-def _written(model: Clip, place: Path) -> ModelFiles:
+def written(model: Clip, place: Path) -> ModelFiles:
+    """Write a model below `place`, for both sides."""
     config = model.config
     folder = place / config.file_name
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,9 @@ def opened(spec: Spec) -> tuple[Any, Any, Any]:
     import open_clip
 
     open_clip.add_model_config(spec["config"])
-    model, _, transform = open_clip.create_model_and_transforms(spec["name"], pretrained=spec["checkpoint"])
+    model, _, transform = open_clip.create_model_and_transforms(
+        spec["name"], pretrained=spec["checkpoint"], output_dict=True
+    )
     return model.eval(), transform, open_clip.get_tokenizer(spec["name"])
 
 
