@@ -204,7 +204,11 @@ def test_kill_9_anywhere_changes_no_number(tiny_dataset: Path, tmp_path: Path, w
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)], ids=["int", "usr1"]
+    ("number", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, id="usr1"),
+    ],
 )
 def test_a_signal_reaches_the_loaders_too_and_the_step_is_kept(
     tiny_dataset: Path, tmp_path: Path, number: int, exit_code: int
