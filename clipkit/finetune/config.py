@@ -60,6 +60,9 @@ class FinetuneConfig(BaseModel):
     imagenet_val: Path | None = Field(
         None, description="ImageNet validation, in any form that evaluate takes: the in-distribution set."
     )
+    imagenet_labels: Path | None = Field(
+        None, description="The classes of an --imagenet-val without class folders, as evaluate takes them."
+    )
     imagenet_v2: Path | None = Field(None, description="ImageNetV2, likewise: a shifted set.")
     shifted: list[Path] | None = Field(
         None, description="A folder of the same classes, otherwise distributed; any number of them."
@@ -108,6 +111,8 @@ class FinetuneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.imagenet_labels is not None and self.imagenet_val is None:
+            raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"

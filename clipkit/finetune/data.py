@@ -13,6 +13,7 @@ from clipkit.evaluate.classes import (
     repeats,
 )
 from clipkit.evaluate.config import EvaluateConfig
+from clipkit.evaluate.imagenet import V2_NAME
 from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.run import zero_shot_sets
 from clipkit.evaluate.shard_images import name_of_set, read_labelled
@@ -51,8 +52,11 @@ def read_data(config: FinetuneConfig) -> Data:
             raise
         raise EvaluationError(f"{error}; without --classes they are ImageNet's") from None
     imagenet, imagenet_v2 = (
-        _imagenet(EvaluateConfig(**{name: path}, allow_subset=config.allow_subset), classes, config.classes)
-        for name, path in (("imagenet_val", config.imagenet_val), ("imagenet_v2", config.imagenet_v2))
+        _imagenet(EvaluateConfig(**given, allow_subset=config.allow_subset), classes, config.classes)
+        for given in (
+            {"imagenet_val": config.imagenet_val, "imagenet_labels": config.imagenet_labels},
+            {"imagenet_v2": config.imagenet_v2},
+        )
     )
     named = _folder(config.val_folder, classes, config) if config.val_folder else None
     validation = named or imagenet
@@ -71,8 +75,8 @@ def read_data(config: FinetuneConfig) -> Data:
         raise EvaluationError(
             f"two sets are called {listing(same)}, after the folder's name: rename the folder"
         )
-    reference = imagenet_v2.name if imagenet_v2 and not is_held_out else None
-    return Data(classes, train, validation, tuple(shifted), is_held_out, reference)
+    is_reference = imagenet_v2 is not None and imagenet_v2.name == V2_NAME and not is_held_out
+    return Data(classes, train, validation, tuple(shifted), is_held_out, V2_NAME if is_reference else None)
 
 
 def _classes(config: FinetuneConfig) -> ClassSet:

@@ -226,6 +226,7 @@ def test_imagenets_own_sets_are_known_by_their_classes(tmp_path: Path) -> None:
         ("--alphas ,", "--alphas"),
         ("--save-alpha -0.1", "--save-alpha"),
         ("--crop-scale 1.0 0.5", "smaller first"),
+        ("--imagenet-labels devkit", "needs --imagenet-val"),
         ("--name a/b", "the name of one folder"),
         ("--label-smoothing 1", "--label-smoothing"),
     ],
