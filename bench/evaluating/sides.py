@@ -51,6 +51,7 @@ def clipkit_command(given: Given, *words: object) -> list[str]:
 def evaluate_command(given: Given, *words: object) -> list[str]:
     """`clipkit evaluate` of the model."""
     settings = ("--checkpoint", given.model.checkpoint, "--batch-size", BATCH_SIZE, "--workers", WORKERS)
+    words = ("--no-cache", *words)  # every run encodes the prompts, as the peers do
     return [str(word) for word in (sys.executable, "-m", "clipkit", "evaluate", *settings, *words)]
 
 

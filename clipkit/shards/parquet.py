@@ -57,7 +57,12 @@ def words_of(error: BaseException) -> str:
 
 def _table(file: Any, columns: list[str] | None) -> pa.Table:
     with at_most_more_memory(MOST_BYTES):
-        table = pq.read_table(file, columns=columns, use_threads=False)
+        # Threads of pq.read_table outlive it: one that frees our bytes while Python ends aborts the process.
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            missing = set(columns or ()) - set(parquet.schema_arrow.names)
+            if missing:
+                raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
+            table = parquet.read(columns, use_threads=False)
         table.validate(full=True)
     return table
 
