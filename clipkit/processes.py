@@ -141,10 +141,12 @@ def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker:
     ends, however it does: one that was stopped (SIGSTOP), say, and hears nothing is killed.
     """
     others = set(multiprocessing.active_children())
-    with deaf_to_interrupts():
-        made = begin()
-    workers = set(multiprocessing.active_children()) - others
+    workers: set[BaseProcess] = set()
+    made: Iterator[T] | None = None
     try:
+        with deaf_to_interrupts():  # what came meanwhile is raised on leaving
+            made = begin()
+            workers = set(multiprocessing.active_children()) - others
         yield from made
     except (RuntimeError, ConnectionError, EOFError) as found:
         line = str(found).partition("\n")[0]
