@@ -82,6 +82,8 @@ class _Running(threading.Thread):
     def __init__(self, agent: LocalElasticAgent):
         super().__init__(daemon=True)
         self._agent = agent
+        # Up to Python 3.12, a thread whose join an exception interrupts counts as ended.
+        self._ended = threading.Event()
         self.result: RunResult | None = None
         self.error: BaseException | None = None
 
@@ -91,12 +93,13 @@ class _Running(threading.Thread):
             self.result = self._agent.run()
         except BaseException as error:
             self.error = error
+        finally:
+            self._ended.set()
 
     def pass_on_when_asked(self, interruption: Interruption) -> None:
         """Wait for the end; a signal is passed on once, when all processes have begun."""
         asked = 0
-        while self.is_alive():
-            self.join(_LOOK_SECONDS)
+        while not self._ended.wait(_LOOK_SECONDS):
             if interruption.number and not asked and (begun := self._begun()):
                 asked = interruption.number
                 for each in begun:
@@ -105,11 +108,11 @@ class _Running(threading.Thread):
 
     def kill(self) -> None:
         """End all processes at once, and what they have started: each leads a session."""
-        while self.is_alive():
+        while not self._ended.is_set():
             for each in self._begun():
                 with suppress(ProcessLookupError):
                     os.killpg(each, signal.SIGKILL)
-            self.join(_LOOK_SECONDS)
+            self._ended.wait(_LOOK_SECONDS)
 
     def _begun(self) -> list[int]:
         numbers = [worker.id for worker in self._agent.get_worker_group().workers]

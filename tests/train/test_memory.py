@@ -17,7 +17,7 @@ from clipkit.train.config import TrainConfig
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 
-def memory(model):
+def memory(model, ranks):
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     yield "resident", float(fields["VmRSS"].split()[0]) / 1024
     yield "peak", float(fields["VmHWM"].split()[0]) / 1024
