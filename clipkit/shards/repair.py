@@ -92,9 +92,9 @@ def repair(
             raise
         if one.changed:
             staging.commit()
-        staging.discard()
         if one.changed or is_other:
             write_report(directory)
+        staging.discard()
         return one.result()
 
 

@@ -44,13 +44,15 @@ class Staging:
         make_folder(self.folder)
 
     def commit(self) -> None:
-        """Replace the dataset's files by those in the folder; once begun, it is finished some day."""
+        """Replace the dataset's files by those in the folder; once begun, it is finished some day.
+
+        Until `discard`, `finish_earlier` tells that there was a commit.
+        """
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         names = [path.relative_to(self.folder).as_posix() for path in paths]
         guards = {name: [_sha256(self._directory / name), _sha256(self.folder / name)] for name in _GUARDS}
         write_json(self.folder / _READY, {"names": names, "guards": guards})
         self._move(names)
-        self.discard()
 
     def discard(self) -> None:
         """Remove the folder."""

@@ -317,7 +317,8 @@ def test_killed_at_any_moment(dataset: Path, tmp_path: Path, step: int) -> None:
     assert len(killed) > 30 // step and all(each["as_expected"] for each in killed)
     left = {tuple(each["left"]) for each in killed}
     # Before anything was there, while the new files were made, while they were moved.
-    assert () in left and len([names for names in left if ".repair/ready.json" in names]) > 3 // step
+    assert step > 1 or () in left
+    assert len([names for names in left if ".repair/ready.json" in names]) > 3 // step
     assert [names for names in left if names and ".repair/ready.json" not in names]
 
 
