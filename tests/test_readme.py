@@ -1,7 +1,6 @@
 """The README's blocks, run as they stand but for the size of things."""
 
 import itertools
-import os
 import re
 import shlex
 import subprocess
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.evaluate.classes import imagenet_classes
 from clipkit.train.recipes import RECIPES
+from tests.evaluate.packed import devkit, gzipped, tarred, v2, validation
 from tests.serving import Server, answer, encoded, photo
 
 ROOT = Path(__file__).parent.parent
@@ -34,18 +33,15 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(server: Server, tmp_path: Path) -> Path:
-    """What the README's commands find: the list, pictures behind its URLs, ImageNet's folders."""
+    """What the README's commands find: the list, pictures behind its URLs, ImageNet's archives."""
     urls = [server.add(f"/{n}.jpg", answer(encoded(photo(60, 60, n)))) for n in range(40)]
     (tmp_path / "Train_GCC-training.tsv").write_text("".join(f"a picture\t{url}\n" for url in urls))
     (tmp_path / "templates.txt").write_text("a photo of a {}.\n")
     (tmp_path / "cat.jpg").write_bytes(encoded(photo()))
-    for top, names in {
-        "imagenet/val": imagenet_classes().folders,
-        "imagenetv2-matched-frequency-format-val": [str(number) for number in range(1000)],
-    }.items():
-        for name in names:
-            (tmp_path / top / name).mkdir(parents=True)
-            os.link(tmp_path / "cat.jpg", tmp_path / top / name / "0.jpg")
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(tarred(validation()))
+    devkit(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
+    inner = "imagenetv2-matched-frequency-format-val"
+    gzipped(tmp_path / "imagenetv2-matched-frequency.tar.gz", tarred(v2(inner)))
     return tmp_path
 
 

@@ -176,13 +176,15 @@ def test_a_byte_now_and_then_is_too_slow(server: Server) -> None:
 def test_silence_ends_at_the_timeout_and_at_the_deadline(server: Server) -> None:
     url = server.add("/silent", server.silence)
     for settings, attempts in (
-        ({"retries": 0}, 1),
-        ({"retries": 20, "deadline": 1.5}, 2),
-        ({"deadline": 0.3}, 1),
+        ({"retries": 0}, {1}),
+        ({"retries": 20, "deadline": 4}, {2, 3, 4}),
+        ({"deadline": 0.3}, {1}),
     ):
         failed = outcome(url, **settings)
         assert isinstance(failed, Failed)
-        assert (failed.reason, failed.http_status, failed.attempts) == ("timeout", None, attempts), settings
+        assert (failed.reason, failed.http_status) == ("timeout", None) and failed.attempts in attempts, (
+            settings
+        )
 
 
 def test_a_server_that_takes_no_more_connections_is_a_timeout() -> None:

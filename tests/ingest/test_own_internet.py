@@ -109,6 +109,7 @@ def test_a_name_is_looked_up_once_and_not_for_every_url(tmp_path: Path) -> None:
     listed = [f"http://{name}/{number}" for number in range(150) for name in names]
     seen = visit(listed, tmp_path, "--workers", "1", "--connections", "2")
     assert seen.became == dict.fromkeys(listed, "ok")
-    # For IPv4 and IPv6 each: to see whether there is a network, and for those that start at the same time.
+    # For IPv4 and IPv6 each: to see whether there is a network, and for those that start at the same time; an
+    # answer that comes late is asked for again.
     assert set(seen.asked) == set(names)
-    assert all(2 <= count <= 2 * (1 + 2) for count in seen.asked.values()), seen.asked
+    assert all(2 <= count <= 2 * 2 * (1 + 2) for count in seen.asked.values()), seen.asked

@@ -49,7 +49,9 @@ def zero_shot(model: Clip, pictures: Path, ranks: Ranks) -> dict[str, object]:
     classifier = build_classifier(model, Tokenizer(), classes, batch_size=3, ranks=ranks)
     told: list[int] = []
     result = classify(model, classifier, images, batch_size=5, workers=0, report=told.append, ranks=ranks)
-    return {"classifier": classifier, "result": asdict(result), "told": told}
+    figures = asdict(result)
+    figures["predictions"] = {name: each.tolist() for name, each in figures["predictions"].items()}
+    return {"classifier": classifier, "result": figures, "told": told}
 
 
 def interrupted(dataset: Path, path: Path, world: World) -> None:
