@@ -92,11 +92,12 @@ def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_
 
     The order of the rows is the order of the labels. The first column may be called `wnid`, too, or `index`:
     then it is the label itself, 0…N−1 in any order, and the folder's name. Raises EvaluationError, with the
-    line, for a file that is missing or not UTF-8 CSV, other columns, an empty or repeated folder or name, and
-    a folder that is a path.
+    line, for a file that is missing or not UTF-8 CSV, other columns, an empty or repeated folder or name (one
+    of two classes is repeated too), and a folder that is a path.
     """
     reader = csv.reader(io.StringIO(_read_text(path, "class file")), strict=True)
     rows: list[tuple[str, tuple[str, ...]]] = []
+    lines: list[int] = []
     try:
         header = [column.strip() for column in next(reader, [])]
         if len(header) != len(CLASS_COLUMNS) or not all(set(header) & set(each) for each in CLASS_COLUMNS):
@@ -107,6 +108,7 @@ def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_
         for fields in reader:
             if fields:
                 rows.append(_class_row(f"{path} line {reader.line_num}", header, fields))
+                lines.append(reader.line_num)
     except csv.Error as error:
         raise EvaluationError(f"{path} line {reader.line_num}: not readable as CSV: {error}") from None
     if not rows:
@@ -118,6 +120,7 @@ def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_
         raise EvaluationError(
             f"{path}: {listing(repeated)} stands in more than one row; give each folder one row"
         )
+    _refuse_shared_names(path, rows, lines)
     if "index" in header:
         rows = _in_order(path, rows)
     return ClassSet(
@@ -126,6 +129,19 @@ def read_classes(path: Path, *, name: str, templates: tuple[str, ...] = DEFAULT_
         names=tuple(names for _, names in rows),
         templates=templates,
     )
+
+
+def _refuse_shared_names(path: Path, rows: list[tuple[str, tuple[str, ...]]], lines: list[int]) -> None:
+    first: dict[str, tuple[str, int]] = {}
+    for (folder, names), line in zip(rows, lines, strict=True):
+        for name in names:
+            if name in first:
+                other, before = first[name]
+                raise EvaluationError(
+                    f"{path}: {name!r} is a name of {other!r} in line {before} and of {folder!r} in line "
+                    f"{line}; give each class names of its own"
+                )
+            first[name] = folder, line
 
 
 def _in_order(path: Path, rows: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:

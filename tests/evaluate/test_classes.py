@@ -107,6 +107,11 @@ def test_hashes_are_of_compact_json() -> None:
         ("folder,names\n", "no class below the header"),
         ("folder,names\na,cat\nb,dog\na,cow\n", "'a' stands in more than one row"),
         ("folder,names\na,cat|cat\n", "line 2: the name 'cat' occurs twice"),
+        ("folder,names\ncat,cat\neel,cat\n", "'cat' is a name of 'cat' in line 2 and of 'eel' in line 3"),
+        (
+            "folder,names\na,cat|pet\nb,eel\n\nc,dog|pet\n",
+            "'pet' is a name of 'a' in line 2 and of 'c' in line 5",
+        ),
         ("folder,names\na,cat\nb,\n", "line 3: an empty name for 'b'"),
         ("folder,names\na,cat||kitten\n", "an empty name"),
         ("folder,names\n,cat\n", "line 2: expected the name of a class's folder"),

@@ -148,7 +148,7 @@ def test_a_fine_tuned_model_is_read_by_others_with_the_same_features(made: Made,
 
 
 def test_other_classes_are_told_apart_by_prompts(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "classes.csv").write_text("folder,names\nred,warm\nblue,cold\ngreen,cold|cool\n")
+    (tmp_path / "classes.csv").write_text("folder,names\nred,warm\nblue,cold\ngreen,fresh|cool\n")
     config = EvaluateConfig(folder=made.folder / "val", classes=tmp_path / "classes.csv", workers=0)
     (found,) = evaluate(made.kept("1"), config).records
     assert found["kind"] == "zero-shot"
