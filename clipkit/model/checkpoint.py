@@ -46,7 +46,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint says of its run, as in Checkpoint; of the tensors in `extra`, only a head's are read."""
+    """What a checkpoint says of its run, as Checkpoint; of tensors in `extra`, a head's alone are read."""
 
     epoch: int
     step: int
