@@ -46,8 +46,8 @@ def read_ground_truth(path: Path, wnids: tuple[str, ...]) -> dict[int, int]:
     """Return labels by the number of the picture, which are places in the sorted `wnids`.
 
     `path` is the development kit, packed or not, or a text file: FORMS. Raises EvaluationError for what is
-    none of these, contradicts itself or the known classes of the first ten pictures, or could be read in two
-    ways.
+    none of these, contradicts itself or the known classes of the first ten pictures, or has numbers and none
+    of these ten.
     """
     path, text = _text(path)
     lines = [line.strip() for line in text.rstrip().split("\n")]
@@ -121,6 +121,11 @@ def _labels(path: Path, values: dict[int, str], wnids: tuple[str, ...]) -> dict[
         }
     else:
         readings = {"wnids": labels}
+    if len(readings) > 1 and values.keys().isdisjoint(range(1, len(KNOWN) + 1)):
+        raise EvaluationError(
+            f"{path}: these numbers could be {' or '.join(readings)}, and none of the first ten pictures, "
+            "whose classes tell which, is among them; give wnids, or all pictures' numbers"
+        )
     possible = {}
     for name, reading in readings.items():
         unknown = {value for value in values.values() if value not in reading}
@@ -138,10 +143,6 @@ def _labels(path: Path, values: dict[int, str], wnids: tuple[str, ...]) -> dict[
     if len(fitting) == 1:
         (found,) = fitting.values()
         return found
-    if fitting:
-        raise EvaluationError(
-            f"{path}: these numbers could be {' or '.join(fitting)}; give wnids, or all pictures' numbers"
-        )
     raise EvaluationError(
         f"{path}: expected {wnids[KNOWN[0]]}, {wnids[KNOWN[1]]}, {wnids[KNOWN[2]]} … for the pictures "
         f"1, 2, 3 … in {' or '.join(readings)}, found other classes: the ground truth of another set or order"

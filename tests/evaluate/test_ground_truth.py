@@ -88,6 +88,9 @@ def test_the_development_kit_packed_and_unpacked(tmp_path: Path) -> None:
             ["ILSVRC2012_val_00000011 7", "ILSVRC2012_val_00000012 8"],
             "could be ILSVRC2012's ids 1…1000 or labels",
         ),
+        # 0 and 1000 each belong to one numbering alone, or to a third: devkit's ids from 0 on, for one.
+        (["ILSVRC2012_val_00000011 0"], "none of the first ten pictures, whose classes tell which, is among"),
+        (["ILSVRC2012_val_00000011 1000"], "none of the first ten pictures"),
         (["ILSVRC2012_val_00000001,n01751748 1 2 3 4 n09193705 1 2 3 4"], "line 1: expected a line such as"),
         (["1000"] * 3, "found other classes"),
         (["-1"], "line 1: expected a wnid or a number"),
