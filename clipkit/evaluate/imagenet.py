@@ -35,7 +35,7 @@ def imagenet_validation(
     it), unless the names of the pictures end in their wnids. Raises EvaluationError for what does not fit.
     """
     wnids = {wnid: label for label, wnid in enumerate(classes.folders)}
-    if shards_at(root):
+    if shards_at(root, wnids):
         _refuse_labels(root, labels, "shards")
         return read_labelled(
             root, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
@@ -64,10 +64,10 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     The set is called `imagenetv2-threshold0.7` or `imagenetv2-top-images` if that stands in the name of the
     archive or folder, and else `imagenetv2`. Raises EvaluationError as `labelled_tree` does.
     """
-    if shards_at(root):
+    labels = {str(label): label for label in range(CLASSES)}
+    if shards_at(root, labels):
         name, classes = _v2_name(str(root.absolute())), imagenet_classes()
         return read_labelled(root, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
-    labels = {str(label): label for label in range(CLASSES)}
     tree = tree_at(root, labels)
     # The folder within says it best: archives and folders are renamed.
     name = _v2_name(tree.inner, tree.root.name or tree.root.resolve().name)
