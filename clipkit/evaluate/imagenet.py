@@ -36,7 +36,7 @@ def imagenet_validation(
     it), unless the names of the pictures end in their wnids. Raises EvaluationError for what does not fit.
     """
     wnids = {wnid: label for label, wnid in enumerate(classes.folders)}
-    if shards_at(root):
+    if shards_at(root, wnids):
         _refuse_labels(root, labels, "shards")
         return read_labelled(
             root, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
@@ -66,10 +66,10 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     archive or folder, of a folder within or of one around it, and else `imagenetv2`. Raises
     EvaluationError as `labelled_tree` does.
     """
-    if shards_at(root):
+    labels = {str(label): label for label in range(CLASSES)}
+    if shards_at(root, labels):
         name, classes = _v2_name(*_names_of(root)), imagenet_classes()
         return read_labelled(root, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
-    labels = {str(label): label for label in range(CLASSES)}
     tree = tree_at(root, labels)
     # The folder within says it best: archives and folders are renamed.
     name = _v2_name(tree.inner, *_names_of(tree.root))

@@ -30,7 +30,7 @@ from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report
 from clipkit.lines import JsonLines
-from clipkit.model.checkpoint import load_checkpoint, load_model
+from clipkit.model.checkpoint import load_model, load_origin
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
 from clipkit.progress import Progress
@@ -160,7 +160,7 @@ def opened_model(
     }
     extra: dict[str, Any] = {}
     with suppress(CheckpointError):  # another format of model file: it says nothing about a run
-        stored = load_checkpoint(path)
+        stored = load_origin(path)
         about |= {"epoch": stored.epoch, "step": stored.step, "samples": stored.position}
         extra = stored.extra
     if model_sha256(path) != digest:

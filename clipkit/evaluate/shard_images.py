@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +23,8 @@ from clipkit.shards.tar_reader import Member, Sample, TarReader
 
 CLASS_FIELDS = ("cls", "label", "class", "class_id", "wnid", "synset", "class_name")
 CAPTION_FIELDS = ("caption", "text")
-_WANTED = frozenset({*PICTURES, "cls", "json", "txt"})
-_LABEL_ENDINGS = (".cls", ".json", ".txt")
+_LABELS = frozenset({"cls", "json", "txt"})
+_WANTED = _LABELS.union(PICTURES)
 _LOOKED_AT = 64
 _AMBIGUOUS = -1
 
@@ -52,7 +52,7 @@ def read_labelled(
     else its txt, else the first of CAPTION_FIELDS in its json: the class's folder (wnid), label from 0, or
     name. The order is that of the shards. Raises EvaluationError for what does not fit, as `labelled_tree`.
     """
-    shards = shards_at(root)
+    shards = shards_at(root, classes.folders)
     if shards is None:
         return read_folder(
             root, classes.folder_labels, name=name, expected_each=expected_each, allow_subset=allow_subset
@@ -64,11 +64,17 @@ def read_labelled(
     refused: list[str] = []
     with Progress(f"index {root.name}", len(shards), "tars") as shown:
         for number, (path, tar) in enumerate(shards):
+            taken: set[str] = set()
             for sample in _samples(path, tar):
                 label = words.get(sample.word) if sample.word is not None else None
                 if sample.picture is None or label is None or label == _AMBIGUOUS:
                     refused.append(_reason(sample, label))
                     continue
+                key = sample.name.rpartition(".")[0]
+                if key in taken:
+                    refused.append(f"{decoded(sample.name)} stands in {path.name} twice")
+                    continue
+                taken.add(key)
                 names.append(f"{path.name}/{sample.name}" if several else sample.name)
                 rows.append((number, sample.picture.offset, sample.picture.size))
                 labels.append(label)
@@ -80,8 +86,8 @@ def read_labelled(
     return LabelledImages(name, root, pictures, tuple(labels), partial=fault is not None)
 
 
-def shards_at(root: Path) -> list[tuple[Path, OpenedTar]] | None:
-    """Return the tars of shards at `root`, None if it is something else.
+def shards_at(root: Path, folders: Iterable[str] = ()) -> list[tuple[Path, OpenedTar]] | None:
+    """Return the tars of shards at `root`, None if it is something else: tars beside class `folders` are.
 
     Raises DatasetError for a dataset directory or pattern that cannot be read.
     """
@@ -90,6 +96,9 @@ def shards_at(root: Path) -> list[tuple[Path, OpenedTar]] | None:
             paths = [root / name for name in DatasetFiles(root).names]
         else:
             paths = sorted(path for path in root.glob("*.tar") if not path.name.startswith("."))
+            # The archive that class folders came from is often left beside them.
+            if paths and any((root / folder).is_dir() for folder in folders):
+                return None
     elif not root.exists() and PATTERN.search(str(root)):
         paths = tar_paths([str(root)])
     elif is_archive(root):
@@ -112,24 +121,24 @@ def name_of_set(root: Path) -> str:
 def class_words(classes: ClassSet) -> dict[str, int]:
     """Return labels by what a text may say for them: the folder's name, the label in digits, a name.
 
-    A folder's name stands before all else; where such names are numbers, labels are not taken. A name of
-    several classes is known to be that: its label is -1.
+    Where folders' names are numbers, labels are not taken. A word that means several classes is known to be
+    that: its label is -1.
     """
-    words: dict[str, int] = {}
-    for label, names in enumerate(classes.names):
-        for name in names:
-            words[name] = label if words.get(name, label) == label else _AMBIGUOUS
+    meant = [(name, label) for label, names in enumerate(classes.names) for name in names]
+    meant += classes.folder_labels.items()
     if not any(folder.isdecimal() for folder in classes.folders):
-        words |= {str(label): label for label in range(len(classes))}
-    return words | classes.folder_labels
+        meant += ((str(label), label) for label in range(len(classes)))
+    words: dict[str, int] = {}
+    for word, label in meant:
+        words[word] = label if words.get(word, label) == label else _AMBIGUOUS
+    return words
 
 
 def _says_classes(path: Path, archive: OpenedTar) -> bool:
     with TarReader(path, archive.open()) as reader:
-        return any(
-            entry.member.name.lower().endswith(_LABEL_ENDINGS) and "/." not in f"/{entry.member.name}"
-            for entry in islice(reader.entries(), _LOOKED_AT)
-        )
+        samples = islice(reader.samples(_WANTED), _LOOKED_AT)
+        # A text alone, such as a README, is no label.
+        return any(_LABELS & each.members.keys() and each.members.keys() - _LABELS for each in samples)
 
 
 def _samples(path: Path, tar: OpenedTar) -> list[_Found]:
@@ -174,9 +183,7 @@ def _reason(sample: _Found, label: int | None) -> str:
         return f"{decoded(sample.name.removesuffix('.None'))} has no picture"
     if sample.word is None:
         return f"{decoded(sample.name)} has no class"
-    kind = (
-        "the name of several classes" if label == _AMBIGUOUS else "no class's wnid or folder, label or name"
-    )
+    kind = "a word for several classes" if label == _AMBIGUOUS else "no class's wnid or folder, label or name"
     return f"{decoded(sample.name)} says {sample.word[:60]!r}, {kind}"
 
 

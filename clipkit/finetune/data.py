@@ -44,6 +44,7 @@ def read_data(config: FinetuneConfig) -> Data:
     The in-distribution set is `val_folder`, else `imagenet_val`, else the share of `folder` that is held out;
     what else is given is shifted.
     """
+    _refuse_the_training_set(config)
     classes = _classes(config)
     try:
         train = _folder(config.folder, classes, config)
@@ -70,13 +71,46 @@ def read_data(config: FinetuneConfig) -> Data:
                 f"{config.folder}: one picture a class, none of which can be held out: give --val-folder"
             )
         validation = replace(validation, name=f"{validation.name}-held-out")
-    same = repeats(each.name for each in (validation, *shifted))
-    if same:
-        raise EvaluationError(
-            f"two sets are called {listing(same)}, after the folder's name: rename the folder"
-        )
-    is_reference = imagenet_v2 is not None and imagenet_v2.name == V2_NAME and not is_held_out
+    validation, *shifted = _told_apart([validation, *shifted])
+    is_reference = (
+        any(each is imagenet_v2 for each in shifted)
+        and imagenet_v2 is not None
+        and imagenet_v2.name == V2_NAME
+        and not is_held_out
+    )
     return Data(classes, train, validation, tuple(shifted), is_held_out, V2_NAME if is_reference else None)
+
+
+def _refuse_the_training_set(config: FinetuneConfig) -> None:
+    """Raise EvaluationError where a set to measure on is the folder to learn from, or is given twice."""
+    taken = {config.folder.resolve(): "--folder, which is trained on"}
+    given = [("--val-folder", config.val_folder), ("--imagenet-val", config.imagenet_val)]
+    given += [("--imagenet-v2", config.imagenet_v2), *(("--shifted", each) for each in config.shifted or ())]
+    for option, path in given:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise EvaluationError(
+                f"{option} {path}: expected other pictures, found those of {taken[path.resolve()]}"
+            )
+        taken[path.resolve()] = option
+
+
+def _told_apart(sets: list[LabelledImages]) -> list[LabelledImages]:
+    """Put the names of the folders above before the names that several sets have, until all differ."""
+    depth = 0
+    while same := repeats(each.name for each in sets):
+        depth += 1
+        above = [each.root.resolve().parents for each in sets]
+        if all(depth >= len(parents) for parents in above):
+            raise EvaluationError(f"two sets are called {listing(same)}: rename the folder of one")
+        sets = [
+            replace(each, name=f"{parents[depth - 1].name}-{each.name}")
+            if each.name in same and depth < len(parents)
+            else each
+            for each, parents in zip(sets, above, strict=True)
+        ]
+    return sets
 
 
 def _classes(config: FinetuneConfig) -> ClassSet:

@@ -83,7 +83,7 @@ class Finetuning:
         shares = [score.top1 for score in point.scores]
         if len(shares) > 2:
             shares.append(point.shifted)
-        return [f"{point.alpha:g}", *(f"{share:.2%}" for share in shares)]
+        return [_exact(point.alpha), *(f"{share:.2%}" for share in shares)]
 
     def _files(self) -> list[str]:
         plot = [f"drawn: {self.plot}"] if self.plot else ["no shifted set, so no plot"]
@@ -123,6 +123,11 @@ def finetune(
             fine_tuned = Weights.of(clip, head_weights(clip))
             about |= {"run": run.name, "trained_pictures": len(data.train), "trained_steps": state.step}
             return _measure(clip.eval(), (zero_shot, fine_tuned), data, config, run, about, state)
+
+
+def _exact(alpha: float) -> str:
+    """Every digit that tells it from others, and none for 0 and 1."""
+    return repr(alpha).removesuffix(".0")
 
 
 def _picture(config: FinetuneConfig, run: RunDirectory) -> Path:
@@ -177,11 +182,11 @@ def _save(
     clip: Clip, head: Head, alpha: float, config: FinetuneConfig, run: RunDirectory, state: TrainState
 ) -> Path:
     """Write the model at `alpha`: `clip`, whose image tower is that one's, and the head beside it."""
-    path = run.checkpoints / f"alpha_{alpha:g}.pt"
+    path = run.checkpoints / f"alpha_{_exact(alpha)}.pt"
     own = clip_weights(clip.state_dict())
     content = Checkpoint(
         epoch=config.epochs,
-        name=f"{run.name} at alpha {alpha:g}",
+        name=f"{run.name} at alpha {_exact(alpha)}",
         state_dict=own,
         model_config=clip.config.model_dump(mode="json"),
         step=state.step,

@@ -11,9 +11,9 @@ from torch import Tensor
 from clipkit.atomic import replaced
 from clipkit.errors import CheckpointError
 from clipkit.model.clip import Clip
-from clipkit.model.formats.archive import check_readable, read_pytorch
+from clipkit.model.formats.archive import check_readable, read_pytorch, read_settings
 from clipkit.model.memory_layout import fast_layout, plain_layout
-from clipkit.model.weights import assemble, check_size, clean_names, read_weights, stored_config
+from clipkit.model.weights import HEAD_KEY, assemble, check_size, clean_names, read_weights, stored_config
 
 OPEN_CLIP_KEY = "open_clip_model"
 _REQUIRED: dict[str, type] = {"epoch": int, "name": str, "state_dict": dict, "step": int, "position": int}
@@ -42,6 +42,16 @@ class Checkpoint:
     rng: dict[str, Any] | None = None
     train_config: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint says of its run, as Checkpoint; of tensors in `extra`, a head's alone are read."""
+
+    epoch: int
+    step: int
+    position: int
+    extra: dict[str, Any]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -84,7 +94,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError for a file that is missing, damaged, hostile, or no clipkit checkpoint.
     """
-    raw = read_pytorch(path)
+    return Checkpoint(**_known(read_pytorch(path), path))
+
+
+def load_origin(path: Path) -> Origin:
+    """Read of a clipkit checkpoint what it says of its run; the model's and optimizer's tensors are not read.
+
+    Raises CheckpointError as `load_checkpoint`, but what is not read is not checked for damage.
+    """
+    known = _known(read_settings(path, HEAD_KEY), path)
+    return Origin(known["epoch"], known["step"], known["position"], known["extra"])
+
+
+def _known(raw: Any, path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is no clipkit checkpoint: it holds a {type(raw).__name__}")
     missing = [key for key in _REQUIRED if key not in raw]
@@ -102,7 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     check_size(raw["train_config"], "train_config", path)
     stored_config(raw["model_config"], path)
     known: dict[str, Any] = {key: raw.get(key) for key in (*_REQUIRED, *_OPTIONAL)}
-    return Checkpoint(**known, extra={key: value for key, value in raw.items() if key not in known})
+    return known | {"extra": {key: value for key, value in raw.items() if key not in known}}
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", model: str | None = None) -> Clip:

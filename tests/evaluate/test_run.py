@@ -31,6 +31,7 @@ from clipkit.model.checkpoint import Checkpoint, load_checkpoint, load_model, sa
 from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
 from clipkit.model.convert import convert
+from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
 
 MICRO = named_config("ViT-Micro/16@32px")
 WNIDS = imagenet_classes().folders
@@ -327,6 +328,27 @@ def test_a_file_that_vanishes_meanwhile_is_one_line(
     after_loading(monkeypatch, checkpoint.unlink)
     with pytest.raises(CheckpointError, match=r"epoch_2\.pt cannot be read: No such file"):
         evaluate(checkpoint, pets)
+
+
+def test_the_optimizers_state_is_not_read_and_the_weights_once(
+    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = load_checkpoint(checkpoint)
+    states = {"state": {0: {"exp_avg": torch.zeros(12345)}}}
+    head = {"weights": torch.zeros(64, 3), "name": "pets", "folders": ["cat", "eel", "dog"]}
+    head |= {"names": [["cat", "kitten"], ["eel"], ["dog"]], "templates": ["{}"]}
+    save_checkpoint(checkpoint, replace(stored, optimizer=states, extra={"classifier": head}))
+    sizes, read = [], PytorchFile.tensor
+
+    def tensor(file: PytorchFile, stored: StoredTensor) -> torch.Tensor:
+        sizes.append(stored.shape)
+        return read(file, stored)
+
+    monkeypatch.setattr(PytorchFile, "tensor", tensor)
+    (record,) = evaluate(checkpoint, pets).records
+    assert (record["kind"], record["epoch"], record["step"]) == ("fine-tuned", 2, 30)
+    weights = [tuple(value.shape) for value in stored.state_dict.values()]
+    assert sorted(sizes) == sorted([*weights, (64, 3)])
 
 
 def test_links_in_a_circle_are_one_line(tmp_path: Path, pets: EvaluateConfig) -> None:

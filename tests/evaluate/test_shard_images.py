@@ -94,11 +94,12 @@ def test_clipkits_own_shards(tmp_path: Path, write_dataset: WriteDataset) -> Non
             "found 1 others of 3: 00002.jpg says '3', no class's wnid or folder, label or",
         ),
         ({"jpg": b"x", "cls": -1}, "says '-1', no class's"),
-        ({"jpg": b"x", "txt": "dog"}, "says 'dog', the name of several classes"),
+        ({"jpg": b"x", "txt": "dog"}, "says 'dog', a word for several classes"),
         ({"jpg": b"x", "txt": "a photo of an eel"}, "says 'a photo of an eel', no class's"),
         ({"jpg": b"x", "json": "[]"}, "00002.jpg has no class"),
         ({"jpg": b"x", "json": '{"label": true, "class": [0]}'}, "00002.jpg has no class"),
         ({"cls": 2}, "00002 has no picture"),
+        ({"__key__": "00001", "jpg": b"x", "cls": 2}, "00001.jpg stands in pets.tar twice"),
         ({"jpg": b"x", "cls": "1"}, "expected pictures of 3 classes, found none of 'n3'"),
     ],
 )
@@ -143,9 +144,36 @@ def test_imagenet_and_v2_as_shards(tmp_path: Path) -> None:
         imagenet_validation(root, imagenet_classes(), labels=tmp_path / "labels", allow_subset=True)
 
 
+def test_class_folders_are_read_though_a_tar_lies_beside_them(tmp_path: Path) -> None:
+    for wnid in WNIDS[:2]:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+        (tmp_path / "val" / wnid / "0.jpg").write_bytes(picture(0))
+    (tmp_path / "val" / "ILSVRC2012_img_val.tar").write_bytes(tarred({"ILSVRC2012_val_00000001.JPEG": b"x"}))
+    images = imagenet_validation(tmp_path / "val", imagenet_classes(), allow_subset=True)
+    assert images.labels == (0, 1)
+    for name in PETS.folders:
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "0.jpg").write_bytes(picture(0))
+    (tmp_path / "pets" / "pets.tar").write_bytes(tarred({"n1/0.jpg": b"x"}))
+    assert read(tmp_path / "pets").labels == (0, 1, 2)
+    (tmp_path / "v2" / "3").mkdir(parents=True)
+    (tmp_path / "v2" / "3" / "0.jpeg").write_bytes(picture(0))
+    (tmp_path / "v2" / "v2.tar").write_bytes(tarred({"3/0.jpeg": b"x"}))
+    assert imagenet_v2(tmp_path / "v2", allow_subset=True).labels == (3,)
+
+
+def test_a_text_without_a_picture_makes_no_shards_of_a_tar(tmp_path: Path) -> None:
+    texts = {"pets/README.txt": b"dog", "pets/licence.json": b"{}"}
+    pictures = {f"pets/{folder}/0.jpg": picture(0) for folder in PETS.folders}
+    (tmp_path / "pets.tar").write_bytes(tarred(texts | pictures))
+    assert read(tmp_path / "pets.tar").labels == (0, 1, 2)
+
+
 def test_words_of_classes() -> None:
     assert class_words(PETS) == {"n1": 0, "n2": 1, "n3": 2, "0": 0, "1": 1, "2": 2} | {
         "cat": 0, "kitten": 0, "dog": -1, "eel": 2,
     }  # fmt: skip
     numbers = ClassSet("x", ("1", "0"), (("one",), ("zero",)), ("{}",))
     assert class_words(numbers) == {"1": 0, "0": 1, "one": 0, "zero": 1}
+    overlapping = ClassSet("x", ("a", "b", "c"), (("2",), ("8", "c"), ("2 cats",)), ("{}",))
+    assert class_words(overlapping) == {"a": 0, "b": 1, "c": -1, "0": 0, "1": 1, "2": -1, "8": 1, "2 cats": 2}

@@ -75,8 +75,17 @@ def no_classes(given: Given) -> dict[str, Any]:
     return {"classes": None}
 
 
-def two_sets_of_one_name(given: Given) -> dict[str, Any]:
-    return {"shifted": [draw(given.folder / place / "pale", 1, seed=1) for place in "ab"]}
+def shifted_is_the_training_set(given: Given) -> dict[str, Any]:
+    return {"shifted": [given.folder / "train" / ".." / "train"]}
+
+
+def validation_is_the_training_set(given: Given) -> dict[str, Any]:
+    (given.folder / "link").symlink_to(given.folder / "train")
+    return {"val_folder": given.folder / "link"}
+
+
+def one_set_twice(given: Given) -> dict[str, Any]:
+    return {"shifted": [draw(given.folder / "pale", 1, seed=1)] * 2}
 
 
 def imagenet_of_other_classes(given: Given) -> dict[str, Any]:
@@ -116,7 +125,9 @@ def plot_that_is_no_picture(given: Given) -> dict[str, Any]:
             EvaluationError,
             "found 3; .*; without --classes they are ImageNet's",
         ),
-        (two_sets_of_one_name, EvaluationError, "two sets are called 'pale'"),
+        (shifted_is_the_training_set, EvaluationError, "--shifted .*found those of --folder"),
+        (validation_is_the_training_set, EvaluationError, "--val-folder .*link: .*found those of --folder"),
+        (one_set_twice, EvaluationError, "found those of --shifted"),
         (imagenet_of_other_classes, EvaluationError, "--imagenet-v2: expected ImageNet's 1,000 classes"),
         (nothing_to_hold_out, EvaluationError, "none of which can be held out: give --val-folder"),
         (no_folder, EvaluationError, "nowhere"),
@@ -142,6 +153,19 @@ def test_a_subset_is_taken_where_it_is_allowed_and_said(given: Given) -> None:
     result = given.finetune(shifted=[pale], allow_subset=True)
     assert [each["partial"] for each in result.records] == [False, True] * 2
     assert "pale: 4 pictures, a subset" in result.lines()
+
+
+def test_sets_of_one_name_are_told_apart_by_the_folders_above(given: Given) -> None:
+    a, b, c = (draw(given.folder / place / "val", 1, seed=1) for place in ("A", "x/B", "y/B"))
+    options = given.options | {"val_folder": a, "shifted": [b, c]}
+    data = read_data(FinetuneConfig.model_validate(options))
+    assert data.in_distribution.name == "A-val"
+    assert [each.name for each in data.shifted] == ["x-B-val", "y-B-val"]
+
+
+def test_models_at_points_that_nearly_agree_are_kept_apart(given: Given) -> None:
+    saved = given.finetune(save_alpha="0.1234567,0.1234568").saved
+    assert [path.name for path in saved] == ["alpha_0.1234567.pt", "alpha_0.1234568.pt"]
 
 
 def test_a_fine_tuned_model_is_no_start(given: Given) -> None:
@@ -200,7 +224,7 @@ def test_several_processes_are_refused(given: Given, monkeypatch: pytest.MonkeyP
 def test_imagenets_own_sets_are_known_by_their_classes(tmp_path: Path) -> None:
     wnids = imagenet_classes().folders
     for number, wnid in enumerate(wnids[:4]):  # --allow-subset takes what there is
-        for folder, name in (("train", wnid), ("val", wnid), ("v2", f"{number}")):
+        for folder, name in (("train", wnid), ("val", wnid), ("v2", f"{number}"), ("own", wnid)):
             (tmp_path / folder / name).mkdir(parents=True)
             (tmp_path / folder / name / "0.jpg").touch()
     config = FinetuneConfig(
@@ -213,8 +237,8 @@ def test_imagenets_own_sets_are_known_by_their_classes(tmp_path: Path) -> None:
     assert data.in_distribution.name == "imagenet" and not data.is_held_out
     assert [each.name for each in data.shifted] == [data.reference]
     assert data.classes == imagenet_classes() and len(data.train) == 4
-    other = read_data(config.model_copy(update={"val_folder": tmp_path / "train"}))
-    assert other.in_distribution.name == "train"
+    other = read_data(config.model_copy(update={"val_folder": tmp_path / "own"}))
+    assert other.in_distribution.name == "own"
     assert [each.name for each in other.shifted] == ["imagenet", data.reference]
 
 

@@ -84,6 +84,24 @@ def read_pytorch(path: Path) -> Any:
         return content
 
 
+def read_settings(path: Path, with_tensors: str) -> Any:
+    """What `read_pytorch` returns with a StoredTensor for each tensor, none of which is read into memory.
+
+    Only those that stand in the dictionary under the key `with_tensors`, if there is one, are read. Raises
+    CheckpointError as `read_pytorch`, but what is not read is not checked for damage.
+    """
+    with _opened(path) as file:
+        content = file.content(lambda stored: stored)
+        part = content.get(with_tensors) if isinstance(content, dict) else None
+        if isinstance(part, dict):
+            read = {
+                key: file.tensor(value) if isinstance(value, StoredTensor) else value
+                for key, value in part.items()
+            }
+            return content | {with_tensors: read}
+        return content
+
+
 def check_readable(path: Path) -> None:
     """Raise CheckpointError if `read_pytorch` would refuse what is in a file; its tensors are not read."""
     with _opened(path) as file:
