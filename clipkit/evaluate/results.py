@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clipkit._version import VERSION
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
+from clipkit.locations import decoded
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
     from clipkit.evaluate.caption_sets import CaptionSet, Retrieved
@@ -65,6 +66,15 @@ def retrieval_record(result: "Retrieved", data: "CaptionSet", model: dict[str, A
         "unreadable": list(result.unreadable),
         **result.figures(),
     }
+
+
+def decoded_record(value: Any) -> Any:
+    """Return a record, or a part of one, as it can be written down: names of files may be no text."""
+    if isinstance(value, str):
+        return decoded(value)
+    if isinstance(value, dict):
+        return {key: decoded_record(part) for key, part in value.items()}
+    return [decoded_record(part) for part in value] if isinstance(value, list) else value
 
 
 def _record(kind: str, model: dict[str, Any]) -> dict[str, Any]:

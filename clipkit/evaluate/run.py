@@ -22,7 +22,7 @@ from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
-from clipkit.evaluate.results import results_path, retrieval_record, zero_shot_record
+from clipkit.evaluate.results import decoded_record, results_path, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.tables import Tables
@@ -82,14 +82,14 @@ def evaluate(
             own = head.classes
             record |= {"kind": "fine-tuned", "templates": len(own.templates)}
             record |= {"templates_sha256": own.templates_sha256}
-        lines.append(record, durable=True)
+        records.append(decoded_record(record))
+        lines.append(records[-1], durable=True)
         tables.add(each, result)
         scored.append((each, result))
-        records.append(record)
     found = []
     for data in pairs:
         found.append(retrieved(clip, data, config, display=shown))
-        records.append(retrieval_record(found[-1], data, about) | options)
+        records.append(decoded_record(retrieval_record(found[-1], data, about) | options))
         lines.append(records[-1], durable=True)
     return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files), tuple(found))
 

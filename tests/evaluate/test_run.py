@@ -351,6 +351,17 @@ def test_the_optimizers_state_is_not_read_and_the_weights_once(
     assert sorted(sizes) == sorted([*weights, (64, 3)])
 
 
+def test_names_that_are_no_utf8_are_recorded_as_far_as_they_can_be(
+    checkpoint: Path, pets: EvaluateConfig, tmp_path: Path
+) -> None:
+    folder = (tmp_path / "pets").rename(tmp_path / os.fsdecode(b"p\xe9ts"))
+    named = checkpoint.rename(checkpoint.with_name(os.fsdecode(b"\xe9.pt")))
+    evaluated = evaluate(named, pets.model_copy(update={"folder": folder}))
+    (line,) = JsonLines(evaluated.results_file).read()
+    assert (line["set"], line["path"]) == ("p\ufffdts", str(tmp_path / "p\ufffdts"))
+    assert line["options"]["folder"] == line["path"] and line["checkpoint"].endswith("/\ufffd.pt")
+
+
 def test_links_in_a_circle_are_one_line(tmp_path: Path, pets: EvaluateConfig) -> None:
     (tmp_path / "latest").symlink_to("latest")
     with pytest.raises(CheckpointError, match=r"latest cannot be read: "):
