@@ -57,7 +57,7 @@ def embedded_pairs(
     """Embed every picture and caption of `samples`, with OpenAI's evaluation transform.
 
     All ranks call it together and get all of it; each reads its share, and `report` hears how far it is.
-    Raises EvaluationError, naming them, if more than 0.1% of the samples and more than `fewest` cannot be read,
+    Raises EvaluationError, naming them, if more than 0.1% of the samples and than `fewest` cannot be read,
     or all; DatasetError if a shard is damaged.
     """
     count, dim = len(samples), model.config.embed_dim
