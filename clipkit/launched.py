@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from clipkit.errors import tell
+from clipkit.errors import ConfigError, tell
 
 LAUNCHER = "CLIPKIT_LAUNCHER"
 """The environment variable in which `clipkit train` hands its process number to the processes it starts."""
@@ -19,6 +19,13 @@ _LOOK_SECONDS = 0.5
 def is_launched() -> bool:
     """Whether a launcher has started this process as one of several, or of one."""
     return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def refuse_several(command: str) -> None:
+    """Raise ConfigError for a command of one process that a launcher has started several of."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ConfigError(f"{command} runs in one process, found {processes}: start it without torchrun")
 
 
 def fail(line: str, kind: str, code: int) -> None:

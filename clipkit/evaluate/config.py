@@ -1,5 +1,6 @@
 """What an evaluation is asked to measure."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -85,7 +86,8 @@ class EvaluateConfig(BaseModel):
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if self.val_shards is not None and self.val_csv is not None:
             raise ValueError("expected one of --val-shards and --val-csv, found both")
-        if self.per_class is not None and self.per_class == self.predictions:
+        tables = [os.path.realpath(path) for path in (self.per_class, self.predictions) if path is not None]
+        if len(tables) > len({*tables}):
             raise ValueError(
                 f"--per-class and --predictions: expected two files, found one: {self.per_class}"
             )

@@ -42,13 +42,15 @@ class RunCurves:
     """One run: by the name of a figure, its values over samples seen.
 
     `logged` comes from the run's own metrics, `results` from evaluations of its checkpoints afterwards, and
-    `chance[NAME]` is what guessing scores for the figure NAME: ln(batch size) for losses.
+    `chance[NAME]` is what guessing scores for the figure NAME: ln(batch size) for losses. `notes` say what
+    was left out.
     """
 
     label: str
     logged: dict[str, dict[int, float]] = field(default_factory=dict)
     results: dict[str, dict[int, float]] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def evaluations(self) -> set[str]:
@@ -108,6 +110,9 @@ def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
     if line.get("kind") != "zero-shot" or samples is None or not isinstance(set_name, str):
         return
     set_name = printable(set_name)
+    if line.get("partial") is True:
+        curves.notes.append(f"{curves.label}: left out a result on {set_name}, a subset")
+        return
     for figure, value in _numbers(line):
         if figure in {"top1", "top5"}:
             curves.results.setdefault(metric_name(set_name, figure), {})[samples] = value

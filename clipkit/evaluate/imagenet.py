@@ -1,7 +1,8 @@
 """ImageNet's validation set and ImageNetV2, in the forms that people have them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from clipkit.errors import EvaluationError
@@ -62,16 +63,23 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
 
     The number in a folder's name is the label: in sorted order "10" comes before "2", so positions mislead.
     The set is called `imagenetv2-threshold0.7` or `imagenetv2-top-images` if that stands in the name of the
-    archive or folder, and else `imagenetv2`. Raises EvaluationError as `labelled_tree` does.
+    archive or folder, of a folder within or of one around it, and else `imagenetv2`. Raises
+    EvaluationError as `labelled_tree` does.
     """
     labels = {str(label): label for label in range(CLASSES)}
     if shards_at(root, labels):
-        name, classes = _v2_name(str(root.absolute())), imagenet_classes()
+        name, classes = _v2_name(*_names_of(root)), imagenet_classes()
         return read_labelled(root, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
     tree = tree_at(root, labels)
     # The folder within says it best: archives and folders are renamed.
-    name = _v2_name(tree.inner, tree.root.name or tree.root.resolve().name)
+    name = _v2_name(tree.inner, *_names_of(tree.root))
     return labelled_tree(tree, labels, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
+
+
+def _names_of(root: Path) -> Iterator[str]:
+    """The names on the way to it, the nearest first: as it was given, and with links followed."""
+    for given, resolved in zip_longest(*(reversed(path.parts) for path in (root.absolute(), root.resolve()))):
+        yield from (name for name in (given, resolved) if name)
 
 
 def _v2_name(*parts: str) -> str:

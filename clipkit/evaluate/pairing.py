@@ -1,6 +1,7 @@
 """Models that were scored on ImageNet and on ImageNetV2, and how far they lie above the trend."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,13 +107,13 @@ def _best(label: str, prompts: dict[tuple[Any, ...], dict[str, Score]], notes: l
     return [most[_IMAGENET], most.get(_MATCHED) or most[_NOT_STATED]]
 
 
-def _each_once(models: Iterable[list[Score]], label: str) -> Iterator[Robustness]:
-    # What was evaluated afterwards stands for what the same checkpoint scored during training.
-    chosen: dict[Any, list[Score]] = {}
-    for imagenet, v2 in sorted(models, key=lambda pair: not pair[0].in_training):
-        key = imagenet.samples if imagenet.samples is not None else imagenet.checkpoint
-        chosen[key] = [imagenet, v2]
-    for imagenet, v2 in sorted(chosen.values(), key=lambda pair: pair[0].samples or 0):
+def _each_once(models: list[list[Score]], label: str) -> Iterator[Robustness]:
+    # What was evaluated afterwards stands for what the same checkpoint scored during training. That names no
+    # checkpoint: of several with its samples, such as those of a fine-tuning's line, none is known to be it.
+    evaluated = Counter(imagenet.samples for imagenet, _ in models if not imagenet.in_training)
+    for imagenet, v2 in sorted(models, key=lambda pair: pair[0].samples or 0):
+        if imagenet.in_training and evaluated[imagenet.samples] == 1:
+            continue
         stated = _v2_set(v2)
         yield Robustness(label, imagenet.samples, imagenet.top1, v2.top1, stated or _NOT_STATED)
 

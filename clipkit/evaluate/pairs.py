@@ -52,18 +52,19 @@ def embedded_pairs(
     workers: int | None = None,
     report: Report = silent,
     ranks: Ranks = ALONE,
+    fewest: int = FEWEST,
 ) -> EmbeddedPairs:
     """Embed every picture and caption of `samples`, with OpenAI's evaluation transform.
 
     All ranks call it together and get all of it; each reads its share, and `report` hears how far it is.
-    Raises EvaluationError, naming them, if more than 0.1% of the samples and more than ten cannot be read, or
-    all; DatasetError if a shard is damaged.
+    Raises EvaluationError, naming them, if more than 0.1% of the samples and than `fewest` cannot be read,
+    or all; DatasetError if a shard is damaged.
     """
     count, dim = len(samples), model.config.embed_dim
     features_2ND = torch.zeros(2, count, dim)
     digests_2NW = torch.zeros(2, count, 2, dtype=torch.int64)
     sha256_2N = torch.zeros(2, count, SHA256_BYTES, dtype=torch.uint8)
-    most = min(count - 1, max(FEWEST, int(MAX_BAD * count)))
+    most = min(count - 1, max(fewest, int(MAX_BAD * count)))
     unreadable: list[_Unreadable] = []
     items = _Pairs(samples, EvalTransform(model.config.image_size), Tokenizer(model.context_length))
     for batch in loaded(items, _collate, batch_size=batch_size, workers=workers, ranks=ranks):

@@ -40,27 +40,33 @@ _SMOOTHED_POINTS = 100
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture that was written, and what it shows."""
+    """A picture that was written, what it shows, and what was left out."""
 
     path: Path
     runs: tuple[str, ...]
     panels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the path and the names of runs and panels."""
-        return {"path": str(self.path), "runs": list(self.runs), "panels": list(self.panels)}
+        """Return the path, the names of runs and panels, and the notes."""
+        return {
+            "path": str(self.path),
+            "runs": list(self.runs),
+            "panels": list(self.panels),
+            "notes": list(self.notes),
+        }
 
     def lines(self) -> str:
-        """Return one line."""
-        return f"{self.path}: {'; '.join(self.panels)} of {', '.join(self.runs)}"
+        """Return one line, and one for each note."""
+        return "\n".join([f"{self.path}: {'; '.join(self.panels)} of {', '.join(self.runs)}", *self.notes])
 
 
 def plot_curves(runs: list[Path], out: Path) -> Plot:
     """Draw training loss, speed, and every evaluation of the run directories `runs` into the picture `out`.
 
-    Lines are what the runs logged, rings the results of evaluating their checkpoints, grey dots chance. The
-    name of `out` ends in .png (200 dots an inch) or .svg. Raises EvaluationError for another ending, for no
-    run, for what is no picture at `out`, and as `read_run` does.
+    Lines are what the runs logged, rings the results of evaluating their checkpoints on whole sets,
+    grey dots chance. The name of `out` ends in .png (200 dots an inch) or .svg. Raises EvaluationError
+    for another ending, for no run, for what is no picture at `out`, and as `read_run` does.
     """
     check_picture(out)
     if not runs:
@@ -69,7 +75,8 @@ def plot_curves(runs: list[Path], out: Path) -> Plot:
     figure = curves_figure(curves)
     write_picture(figure, out)
     panels = tuple(axes.get_title() for axes in figure.axes)
-    return Plot(out, tuple(run.label for run in curves), panels)
+    notes = dict.fromkeys(note for run in curves for note in run.notes)
+    return Plot(out, tuple(run.label for run in curves), panels, tuple(notes))
 
 
 def curves_figure(runs: list[RunCurves]) -> Figure:

@@ -29,6 +29,7 @@ from clipkit.evaluate.tables import Tables
 from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report
+from clipkit.launched import refuse_several
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_model, load_origin
 from clipkit.model.clip import Clip
@@ -46,6 +47,7 @@ def evaluate(
     classifier for the classes that it was tuned to; the record's kind is then "fine-tuned". Everything is
     opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
     """
+    refuse_several("evaluate")
     sets = zero_shot_sets(config)
     if not sets and (config.per_class or config.predictions):
         raise EvaluationError(
@@ -58,7 +60,10 @@ def evaluate(
             "--val-shards or --val-csv"
         )
     templates = Path(config.templates) if config.templates else None
-    tables = Tables(config, (config.classes, templates, checkpoint, results_path(checkpoint)))
+    sources = (config.imagenet_val, config.imagenet_labels, config.imagenet_v2, config.folder, config.val_csv)
+    shards = Path(config.val_shards) if config.val_shards else None
+    needed = (*sources, shards, config.classes, templates, checkpoint)
+    tables = Tables(config, (*needed, results_path(checkpoint), results_path(resolved(checkpoint))))
     clip, about, head = opened_model(
         checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model
     )

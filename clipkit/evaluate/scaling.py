@@ -6,7 +6,7 @@ The law is that of the scaling-law literature for CLIP (Cherti et al. 2023, arXi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,8 @@ from clipkit.evaluate.scores import Score, Series
 Axis: TypeAlias = Literal["seen", "used"]
 
 LEAST_POINTS = 3  # a line goes through any two
+LEAST_RATIO = 1.25  # of numbers of samples that differ clearly
+_LARGEST_LOGARITHM = 300  # of the factor; that of what no float holds is 709
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,11 @@ def scalings(series: Sequence[Series], axis: Axis, notes: list[str]) -> list[Set
 def fit(points: Sequence[Point], name: str, runs: int = 1) -> PowerLaw | None:
     """The power law through points, by least squares in logarithms.
 
-    None if fewer than three of them have different numbers of samples. Points without an error are left out.
+    None if fewer than three of them have numbers of samples that differ clearly, each LEAST_RATIO times the
+    one before, or if the factor is out of reach. Points without an error are left out.
     """
     with_error = [each for each in points if each.top1 < 1]
-    if len({each.samples for each in with_error}) < LEAST_POINTS:
+    if _clearly_different(each.samples for each in with_error) < LEAST_POINTS:
         return None
     x = np.log([each.samples for each in with_error])
     y = np.log([1 - each.top1 for each in with_error])
@@ -130,6 +133,8 @@ def fit(points: Sequence[Point], name: str, runs: int = 1) -> PowerLaw | None:
     spread = float(((x - middle) ** 2).sum())
     exponent = float(((x - middle) * y).sum()) / spread
     constant = float(y.mean()) - exponent * float(middle)
+    if abs(constant) > _LARGEST_LOGARITHM:
+        return None
     squares = float(((y - exponent * x - constant) ** 2).sum())
     total = float(((y - y.mean()) ** 2).sum())
     samples = [each.samples for each in with_error]
@@ -146,6 +151,15 @@ def fit(points: Sequence[Point], name: str, runs: int = 1) -> PowerLaw | None:
     )
 
 
+def _clearly_different(samples: Iterable[int]) -> int:
+    """How many of the numbers, from the lowest on, are LEAST_RATIO times the one counted before."""
+    count, last = 0, 0
+    for each in sorted(samples):
+        if each > 0 and each >= LEAST_RATIO * last:
+            count, last = count + 1, each
+    return count
+
+
 def _fit_all(found: SetScaling) -> None:
     """Fit the last checkpoints of a model's runs; of too few runs, each run's own checkpoints."""
     models: dict[str | None, list[RunScaling]] = {}
@@ -158,8 +172,9 @@ def _fit_all(found: SetScaling) -> None:
         if not all(laws):
             name = runs[0].run if len(runs) == 1 else model or "the model"
             found.no_fit.append(
-                f"{name}: no fit, it needs {LEAST_POINTS} runs, or checkpoints of a run, with different "
-                "numbers of samples"
+                f"{name}: no fit, it needs {LEAST_POINTS} runs, or checkpoints of a run, with clearly "
+                f"different numbers of samples (each {LEAST_RATIO} times the one before) and errors "
+                "that a law can follow"
             )
 
 
@@ -181,7 +196,9 @@ def _points(run: Series, scores: list[Score], axis: Axis, notes: list[str]) -> t
     for score in sorted(scores, key=lambda each: each.templates):
         if score.samples is None:
             notes.append(f"{run.label}: left out, its results do not say how many samples it has seen")
-        elif score.samples:  # 0 has no place on a log scale
+        elif score.samples <= 0:
+            notes.append(f"{run.label}: left out at 0 samples, which have no place on a log scale")
+        else:
             found[score.samples] = score
     points: dict[int, Point] = {}
     for seen, score in sorted(found.items()):

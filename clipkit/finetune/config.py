@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from clipkit.errors import ConfigError
 from clipkit.shards.bad_samples import MAX_BAD
 from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig
 from clipkit.train.length import warmup_steps
@@ -150,9 +149,3 @@ class FinetuneConfig(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Return what decides the fine-tuned weights beside what the trainer and the data's identity say."""
         return self.model_dump(mode="json", include={"label_smoothing", "freeze_image"})
-
-
-def refuse_several(processes: int) -> None:
-    """Raise ConfigError for more than one process."""
-    if processes > 1:
-        raise ConfigError(f"finetune runs in one process, found {processes}: start it without torchrun")

@@ -1,6 +1,5 @@
 """`clipkit finetune`: fine-tune a zero-shot model, measure the line between both, keep points of it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from clipkit.evaluate.results import zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
 from clipkit.finetune.classifier import add_head, clip_weights, head_weights
-from clipkit.finetune.config import FinetuneConfig, refuse_several
+from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.data import Data, read_data
 from clipkit.finetune.line import Point, Weights, measured
 from clipkit.finetune.plot import plot_line
 from clipkit.finetune.training import Training, fine_tune
+from clipkit.launched import refuse_several
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
@@ -104,7 +104,7 @@ def finetune(
     finished one only measured. Everything is opened and checked before the first picture is read. Raises
     EvaluationError and CheckpointError, and what `fine_tune` raises.
     """
-    refuse_several(int(os.environ.get("WORLD_SIZE", "1")))
+    refuse_several("finetune")
     with open_world(device) as world:
         check_picture(_picture(config, run))
         data = read_data(config)

@@ -193,7 +193,9 @@ def test_v2s_archives_unopened_unpacked_and_renamed(tmp_path: Path, published: s
     inner = outer / f"{published}-format-val"
     named_outside = unpacked(tmp_path / published, v2("images"))
     unnamed = unpacked(tmp_path / "other", v2("images"))
-    for root in (archive, renamed, outer, inner, named_outside, unnamed):
+    within = named_outside / "images"
+    (linked := tmp_path / "link").symlink_to(within)
+    for root in (archive, renamed, outer, inner, named_outside, within, linked, unnamed):
         images = imagenet_v2(root, allow_subset=True)
         assert images.name == ("imagenetv2" if root == unnamed else name)
         assert images.labels == (0, 0, 2, 2, 10, 10, 999, 999)

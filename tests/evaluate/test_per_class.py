@@ -1,6 +1,7 @@
 """The scores of single classes, and the tables of classes and pictures, from predictions to files."""
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -145,6 +146,8 @@ def test_files_that_cannot_be_written_are_told_before_the_work(tmp_path: Path) -
             Tables(EvaluateConfig(per_class=tmp_path / name), [tmp_path / "classes.csv"])
     with pytest.raises(ValueError, match="--per-class and --predictions: expected two files, found one"):
         EvaluateConfig(per_class=tmp_path / "x", predictions=tmp_path / "x")
+    with pytest.raises(ValueError, match="--per-class and --predictions: expected two files, found one"):
+        EvaluateConfig(per_class=os.path.relpath(tmp_path / "x"), predictions=tmp_path / "x")
 
 
 def test_similarities_are_the_cosines_themselves() -> None:

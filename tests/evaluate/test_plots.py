@@ -67,6 +67,18 @@ def test_other_results_are_passed_over(tmp_path: Path) -> None:
     assert read_run(run).results[TOP1] == {640: 0.03}
 
 
+def test_results_on_a_subset_are_left_out_and_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    subset = {"kind": "zero-shot", "set": "emoji", "samples": 640, "top1": 0.9, "chance": 0.5}
+    with (run / "results.jsonl").open("a") as results:
+        results.write(2 * (json.dumps(subset | {"partial": True}) + "\n"))
+    curves = read_run(run)
+    assert (curves.results[TOP1], curves.chance[TOP1]) == ({640: 0.03}, 0.001)
+    plot = plot_curves([run], tmp_path / "out.png")
+    said = "run: left out a result on emoji, a subset"
+    assert (plot.lines().splitlines()[1:], plot.as_json()["notes"]) == ([said], [said])
+
+
 def test_the_figure_shows_every_run_and_figure(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path / name, steps)) for name, steps in [("one", 20), ("_two_$x$", 200)]]
     figure = curves_figure(runs)

@@ -94,6 +94,23 @@ def test_what_was_evaluated_stands_for_what_was_logged(tmp_path: Path) -> None:
     assert (model.imagenet, model.imagenet_v2, model.stated) == (0.61, 0.54, True)
 
 
+def test_checkpoints_of_the_same_samples_are_models_of_their_own(tmp_path: Path) -> None:
+    """As those of a fine-tuning's line are."""
+    lines = [
+        line
+        for alpha, imagenet in ((0.2, 0.6), (0.5, 0.63), (0.8, 0.65))
+        for line in both(
+            imagenet, 0.55, checkpoint=f"/r/checkpoints/alpha_{alpha}.pt", checkpoint_sha256=f"{alpha}"
+        )
+    ]
+    found, notes = models_of(tmp_path / "run", [*lines, *lines[:2]])
+    assert ([each.imagenet for each in found], notes) == ([0.6, 0.63, 0.65], [])
+    logged = {"kind": "training", "samples": 1_000_000, "imagenet-zeroshot-val-top1": 0.61}
+    logged[f"{V2}-zeroshot-val-top1"] = 0.54
+    found, _ = models_of(tmp_path / "logged", [*lines, logged])
+    assert sorted(each.imagenet for each in found) == [0.6, 0.61, 0.63, 0.65]  # none is known to be it
+
+
 def test_accuracies_of_none_and_all_have_no_place(tmp_path: Path) -> None:
     run = write_results(
         tmp_path / "run", [*both(0.0, 0.0), *both(1.0, 1.0, 2_000_000), *both(0.5, 0.4, 3_000_000)]

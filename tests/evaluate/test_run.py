@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import write_link
-from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
+from clipkit.errors import CheckpointError, ClipkitError, ConfigError, EvaluationError
 from clipkit.evaluate import run
 from clipkit.evaluate.classes import imagenet_classes
 from clipkit.evaluate.config import EvaluateConfig
@@ -360,6 +361,26 @@ def test_names_that_are_no_utf8_are_recorded_as_far_as_they_can_be(
     (line,) = JsonLines(evaluated.results_file).read()
     assert (line["set"], line["path"]) == ("p\ufffdts", str(tmp_path / "p\ufffdts"))
     assert line["options"]["folder"] == line["path"] and line["checkpoint"].endswith("/\ufffd.pt")
+
+
+def test_a_table_is_never_written_over_what_is_read(
+    checkpoint: Path, pets: EvaluateConfig, tmp_path: Path
+) -> None:
+    archive = tmp_path / "pets.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tmp_path / "pets", "pets")
+    content = archive.read_bytes()
+    with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file for a table"):
+        evaluate(checkpoint, pets.model_copy(update={"folder": archive, "per_class": archive}))
+    assert archive.read_bytes() == content
+
+
+def test_several_processes_are_refused(
+    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="evaluate runs in one process, found 2: start it without torchrun"):
+        evaluate(checkpoint, pets)
 
 
 def test_links_in_a_circle_are_one_line(tmp_path: Path, pets: EvaluateConfig) -> None:

@@ -16,6 +16,7 @@ from clipkit.evaluate.scaling_plot import plot_scaling, scaling_figure
 from clipkit.evaluate.scores import read_series
 from tests.evaluate.scored import V2, result, write_results
 
+AT_ZERO = "left out at 0 samples, which have no place on a log scale"
 LAW = (1.3, -0.05)  # of the error, by samples
 
 
@@ -72,16 +73,35 @@ def test_too_few_points_have_no_law() -> None:
     assert flat is not None and (flat.exponent, flat.r2) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    "samples", [(12_800_000, 12_800_512, 12_801_024), (2**53, 2**53 - 1, 2**53 - 2), (10, 1000, 1001)]
+)
+def test_numbers_of_samples_that_hardly_differ_have_no_law(tmp_path: Path, samples: tuple[int, ...]) -> None:
+    runs = [
+        write_results(tmp_path / f"r{place}", [result("imagenet", 0.1 + place / 50, each)])
+        for place, each in enumerate(samples)
+    ]
+    (found,), _ = sets_of(runs, "seen")
+    assert (found.laws, len(found.no_fit)) == ([], 1)
+    assert "no fit" in plot_scaling(runs, tmp_path / "out.png").lines()
+
+
+def test_a_law_that_no_float_holds_is_none() -> None:
+    errors = (1.0, 1e-8, 2e-16)
+    assert fit([Point(10**9 * 5**n // 4**n, 1 - error) for n, error in enumerate(errors)], "steep") is None
+
+
 def test_runs_of_one_model_are_fitted_by_their_last_checkpoints(tmp_path: Path) -> None:
     runs = [trained(tmp_path / f"r{n}", n) for n in (100_000, 1_000_000, 10_000_000)]
     runs += [trained(tmp_path / f"vit{n}", n, model="ViT-B/32") for n in (100_000, 1_000_000)]
     (found,), notes = sets_of(runs, "used")
-    assert notes == []
+    assert notes == [f"{run.name}: {AT_ZERO}" for run in runs]
     (law,) = found.laws
     assert (law.name, law.runs, law.low, law.high) == ("RN50, 3 runs", 3, 100_000, 10_000_000)
     assert (law.factor, law.exponent) == pytest.approx(LAW)
     assert found.no_fit == [
-        "ViT-B/32: no fit, it needs 3 runs, or checkpoints of a run, with different numbers of samples"
+        "ViT-B/32: no fit, it needs 3 runs, or checkpoints of a run, with clearly different numbers of "
+        "samples (each 1.25 times the one before) and errors that a law can follow"
     ]
     (seen,), _ = sets_of(runs[:3], "seen")
     assert [(law.low, law.high) for law in seen.laws] == [(200_000, 20_000_000)]
@@ -115,6 +135,7 @@ def test_what_tells_no_number_of_samples_is_left_out_and_told(tmp_path: Path) ->
     assert notes == [
         "bare: left out, nothing tells how many samples its data set has",
         "RN50: left out, its results do not say how many samples it has seen",
+        f"mixed: {AT_ZERO}",
         "mixed: left out after its first epoch, of several data sets nothing tells how many different "
         "samples were used",
     ]
