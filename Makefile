@@ -7,9 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python examples/emoji/demo.py
 
-# Each file's tests in one of several processes: they wait for others' timeouts more than they compute.
+# Each file's tests in one of several processes of up to 3 GB: they wait for timeouts more than they compute.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # One of the long tests looks at a page in Chromium, and fails where there is none: apt-get install chromium.
 test-all: .venv/installed-all .venv-img2dataset/installed
