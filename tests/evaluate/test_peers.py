@@ -19,22 +19,13 @@ from torchvision.datasets import ImageFolder
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.run import evaluate
 from clipkit.model.checkpoint import Checkpoint, save_checkpoint
-from clipkit.model.clip import Clip, build
+from clipkit.model.clip import build
 from clipkit.model.config import named_config
 from clipkit.model.formats.open_clip import to_json
+from tests.evaluate.spread import spread_model
 
 NAMES = ["cat", "dog", "red fox", "tree", "boat", "a very old house"]
 BENCH = Path(__file__).parent.parent.parent / "bench"
-
-
-def spread_model() -> Clip:
-    """OpenAI's small initial weights put all pictures and texts close together."""
-    model = build(named_config("ViT-Micro/16@32px"), seed=5)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(4)
-    return model.eval()
 
 
 def clear(image: Image.Image) -> Image.Image:

@@ -17,10 +17,10 @@ from clipkit.evaluate.run import evaluate
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import Checkpoint, load_model, save_checkpoint
-from clipkit.model.clip import build
 from clipkit.model.config import named_config
 from clipkit.shards.shard_set import ShardSet
 from tests.conftest import picture
+from tests.evaluate.spread import spread_model
 from tests.tars import write_tar
 
 MICRO = named_config("ViT-Micro/16@32px")
@@ -35,11 +35,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    model = build(MICRO, seed=5)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(4)
+    model = spread_model()
     path = tmp_path / "runs" / "first" / "checkpoints" / "epoch_2.pt"
     path.parent.mkdir(parents=True)
     content = Checkpoint(

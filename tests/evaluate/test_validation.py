@@ -19,12 +19,12 @@ from clipkit.evaluate import validation as module
 from clipkit.evaluate.pairs import EmbeddedPairs, embedded_pairs
 from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.validation import contrastive_loss, validation_evaluator
-from clipkit.model.clip import Clip, build
-from clipkit.model.config import named_config
+from clipkit.model.clip import Clip
 from clipkit.shards.csv_set import CsvSet
 from clipkit.shards.shard_set import ShardSet
 from tests.conftest import picture
 from tests.evaluate.simulated import Thread, in_each_rank
+from tests.evaluate.spread import spread_model
 from tests.tars import write_tar
 
 COUNT = 53
@@ -39,13 +39,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Clip:
-    """Weights that tell pictures and captions apart; untrained ones hardly do."""
-    model = build(named_config("ViT-Micro/16@32px"), seed=5)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(4)
-    return model.eval()
+    return spread_model()
 
 
 @pytest.fixture(scope="module")

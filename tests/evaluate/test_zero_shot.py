@@ -30,6 +30,7 @@ from clipkit.model.preprocess import EvalTransform
 from clipkit.model.tokenizer import Tokenizer
 from tests.evaluate.listed import listed
 from tests.evaluate.simulated import in_each_rank
+from tests.evaluate.spread import spread_model
 
 MICRO = named_config("ViT-Micro/16@32px")
 NAMES = (
@@ -58,12 +59,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Clip:
-    model = build(MICRO, seed=5)
-    with torch.no_grad():  # OpenAI's small initial weights put all texts close together; spread them
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(4)
-    return model.eval()
+    return spread_model()
 
 
 @pytest.fixture(scope="module")
