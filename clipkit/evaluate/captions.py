@@ -16,6 +16,7 @@ from clipkit.evaluate.retrieval import (
     Recalls,
     Targets,
     exact_products,
+    places,
     recalls,
 )
 from clipkit.evaluate.zero_shot import Report, silent
@@ -80,10 +81,7 @@ def _any_of(pictures: Targets, captions: Targets, ranks: Ranks, report: Report) 
         own_V = scores_BT[of_V, owned_N[pairs]]
         own_V = own_V.masked_fill(own_V.isnan(), -torch.inf)
         best_B = torch.full((len(batch),), -torch.inf, device=device).scatter_reduce(0, of_V, own_V, "amax")
-        for row_K, placed_BT in zip(
-            places_3K[:2], (scores_BT < best_B[:, None], scores_BT == best_B[:, None]), strict=True
-        ):
-            row_K[rows] = (placed_BT.float() @ captions.counts_T).cpu()
+        places_3K[:2, rows] = places(scores_BT, best_B, captions)
         best_V = (own_V == best_B[of_V]).float()
         places_3K[2, rows] = torch.zeros_like(best_B).index_add(0, of_V, best_V).cpu()
         report(batch.stop)

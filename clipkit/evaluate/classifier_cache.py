@@ -100,10 +100,14 @@ class ClassifierCache:
             total -= size
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's product name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _computing(model: Clip) -> Mapping[str, Any]:
     """What decides about the last digits, beside the weights and the prompts."""
     device = model.logit_scale.device
-    on_gpu = device.type == "cuda"
     return {
         "format": _FORMAT,
         "clipkit": VERSION,
@@ -111,7 +115,7 @@ def _computing(model: Clip) -> Mapping[str, Any]:
         "torch": str(torch.__version__),
         "model": model.config.model_dump(mode="json"),
         "dtype": str(model.dtype),
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "device": device_name(device),
         "cpu": [platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability()],
         "threads": torch.get_num_threads(),
         "matmul": torch.get_float32_matmul_precision(),

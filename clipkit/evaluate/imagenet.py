@@ -9,7 +9,7 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet, imagenet_classes, listing
 from clipkit.evaluate.ground_truth import DEVKIT, FORMS, picture_number, read_ground_truth
 from clipkit.evaluate.images import SUBSET, LabelledImages, labelled_tree, wrong_counts
-from clipkit.evaluate.shard_images import read_labelled, shards_at
+from clipkit.evaluate.shard_images import read_shards, shards_at
 from clipkit.evaluate.trees import Tree, tree_at
 
 CLASSES = 1000
@@ -35,11 +35,11 @@ def imagenet_validation(
     is flat needs the ground truth `labels` (see `read_ground_truth`; by default the development kit beside
     it), unless the names of the pictures end in their wnids. Raises EvaluationError for what does not fit.
     """
-    wnids = {wnid: label for label, wnid in enumerate(classes.folders)}
-    if shards_at(root, wnids):
+    wnids = classes.folder_labels
+    if shards := shards_at(root, wnids):
         _refuse_labels(root, labels, "shards")
-        return read_labelled(
-            root, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
+        return read_shards(
+            root, shards, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
         )
     tree = tree_at(root, wnids)
     if tree.folders or not tree.strays:
@@ -67,9 +67,9 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     EvaluationError as `labelled_tree` does.
     """
     labels = {str(label): label for label in range(CLASSES)}
-    if shards_at(root, labels):
+    if shards := shards_at(root, labels):
         name, classes = _v2_name(*_names_of(root)), imagenet_classes()
-        return read_labelled(root, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
+        return read_shards(root, shards, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
     tree = tree_at(root, labels)
     # The folder within says it best: archives and folders are renamed.
     name = _v2_name(tree.inner, *_names_of(tree.root))
@@ -91,7 +91,7 @@ def _v2_name(*parts: str) -> str:
 
 
 def _flat(tree: Tree, classes: ClassSet, truth: Path | None, allow_subset: bool) -> LabelledImages:
-    root, wnids = tree.root, {wnid: label for label, wnid in enumerate(classes.folders)}
+    root, wnids = tree.root, classes.folder_labels
     found = {name: picture_number(name) for name in tree.strays}
     numbers = [each[0] for each in found.values() if each]
     if not numbers:

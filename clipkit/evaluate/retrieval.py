@@ -154,15 +154,18 @@ def recalls(queries_ND: Tensor, targets: Targets, ranks: Ranks, report: Report) 
         queries_BD = queries_ND[rows].to(targets.features_TD.device)
         scores_BT = queries_BD @ targets.features_TD.T
         own_B = scores_BT.gather(1, targets.own_N[rows, None])[:, 0]
-        for row_N, placed_BT in zip(
-            places_2N, (scores_BT < own_B[:, None], scores_BT == own_B[:, None]), strict=True
-        ):
-            row_N[rows] = (placed_BT.float() @ targets.counts_T).cpu()
+        places_2N[:, rows] = places(scores_BT, own_B, targets)
         report(batch.stop)
     below_N, tied_N = ranks.total(places_2N).double()
     tied_N = tied_N.clamp(min=1)  # a product that is no number: even its own target does not tie with it
     total = float(targets.counts_T.double().sum())
     return Recalls.of(total - below_N - tied_N, tied_N, torch.ones_like(tied_N))
+
+
+def places(scores_BT: Tensor, own_B: Tensor, targets: Targets) -> Tensor:
+    """How many pairs' targets score less than each query's own, and how many as much: (2, B), on the CPU."""
+    placed = (scores_BT < own_B[:, None], scores_BT == own_B[:, None])
+    return torch.stack([(placed_BT.float() @ targets.counts_T).cpu() for placed_BT in placed])
 
 
 @contextmanager

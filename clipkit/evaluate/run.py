@@ -17,7 +17,7 @@ from clipkit.evaluate.classes import (
     read_classes,
     repeats,
 )
-from clipkit.evaluate.classifier_cache import ClassifierCache
+from clipkit.evaluate.classifier_cache import ClassifierCache, device_name
 from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
@@ -160,7 +160,7 @@ def opened_model(
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
     about |= {
-        "device": _name_of(clip.logit_scale.device),
+        "device": device_name(clip.logit_scale.device),
         "precision": str(clip.dtype).removeprefix("torch."),
     }
     extra: dict[str, Any] = {}
@@ -171,10 +171,6 @@ def opened_model(
     if model_sha256(path) != digest:
         raise CheckpointError(f"{path} was replaced while it was read: run the same command again")
     return clip, about, read_head(extra, clip.config, path)
-
-
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

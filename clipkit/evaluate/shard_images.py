@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.archives import ARCHIVE_ENDINGS, is_archive, open_archive
@@ -28,6 +28,8 @@ _WANTED = _LABELS.union(PICTURES)
 _LOOKED_AT = 64
 _AMBIGUOUS = -1
 
+Shards: TypeAlias = Sequence[tuple[Path, OpenedTar]]
+
 
 class _Found(NamedTuple):
     """A sample's picture, and what it says of its class, None if it says nothing."""
@@ -48,15 +50,33 @@ def read_labelled(
     """List the pictures of `classes` in a folder or archive (see `labelled_tree`), or in shards.
 
     Shards are a dataset directory, a folder of tars, a brace or glob pattern, or one tar whose samples have
-    cls, json or txt members. A sample's class is its cls member, else the first of CLASS_FIELDS in its json,
-    else its txt, else the first of CAPTION_FIELDS in its json: the class's folder (wnid), label from 0, or
-    name. The order is that of the shards. Raises EvaluationError for what does not fit, as `labelled_tree`.
+    cls, json or txt members. Raises EvaluationError for what does not fit.
     """
     shards = shards_at(root, classes.folders)
     if shards is None:
         return read_folder(
             root, classes.folder_labels, name=name, expected_each=expected_each, allow_subset=allow_subset
         )
+    return read_shards(
+        root, shards, classes, name=name, expected_each=expected_each, allow_subset=allow_subset
+    )
+
+
+def read_shards(
+    root: Path,
+    shards: Shards,
+    classes: ClassSet,
+    *,
+    name: str,
+    expected_each: int | None = None,
+    allow_subset: bool = False,
+) -> LabelledImages:
+    """List the pictures of `classes` in the shards that `shards_at` has found at `root`, in their order.
+
+    A sample's class is its cls member, else the first of CLASS_FIELDS in its json, else its txt, else the
+    first of CAPTION_FIELDS in its json: the class's folder (wnid), label from 0, or name. Raises
+    EvaluationError for what does not fit, as `labelled_tree`.
+    """
     words, several = class_words(classes), len(shards) > 1
     names: list[str] = []
     rows: list[tuple[int, int, int]] = []
@@ -86,7 +106,7 @@ def read_labelled(
     return LabelledImages(name, root, pictures, tuple(labels), partial=fault is not None)
 
 
-def shards_at(root: Path, folders: Iterable[str] = ()) -> list[tuple[Path, OpenedTar]] | None:
+def shards_at(root: Path, folders: Iterable[str] = ()) -> Shards | None:
     """Return the tars of shards at `root`, None if it is something else: tars beside class `folders` are.
 
     Raises DatasetError for a dataset directory or pattern that cannot be read.

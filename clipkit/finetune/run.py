@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.drawing import check_picture
 from clipkit.evaluate.head import Head
-from clipkit.evaluate.results import zero_shot_record
+from clipkit.evaluate.results import RESULTS_NAME, zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
 from clipkit.finetune.classifier import add_head, clip_weights, head_weights
@@ -172,7 +172,7 @@ def _measure(
         unreadable=state.bad.count,
         points=tuple(points),
         records=tuple(records),
-        results_file=run.path / "results.jsonl",
+        results_file=run.path / RESULTS_NAME,
         plot=plot_line(points, _picture(config, run), data.reference) if data.shifted else None,
         saved=tuple(saved),
     )
