@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.model.clip import Clip, ClipOutput, without_padding
 from clipkit.model.preprocess import normalize
+from clipkit.model.recomputing import statistics_kept
 from clipkit.shards.loader import Batch
 from clipkit.train.accumulation import backward_in_parts
 from clipkit.train.config import Precision
@@ -46,7 +47,26 @@ def wrapped_features(model: Clip, world: World, compiled: bool = False) -> nn.Mo
     if world.size == 1:
         return features
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(features, device_ids=devices)
+    wrapped = DistributedDataParallel(features, device_ids=devices)
+    _settle_buckets(wrapped, model, world)
+    return wrapped
+
+
+def _settle_buckets(wrapped: DistributedDataParallel, model: Clip, world: World) -> None:
+    """Let `wrapped` see in which order the gradients come, and leave the model as it was.
+
+    It sums them in buckets, which it forms anew, by that order, after its first backward pass; and the order
+    in which numbers of several processes are added depends on where in a bucket they lie. Without this a run
+    that goes on from a checkpoint would round its first step otherwise than the run that was not ended.
+    """
+    config = model.config
+    shape = (2, 3, config.image_size, config.image_size)
+    images_BCHW = torch.zeros(shape, dtype=model.logit_scale.dtype, device=world.device)
+    tokens_BL = torch.ones(2, config.text.context_length, dtype=torch.int64, device=world.device)
+    with torch.compiler.set_stance("force_eager"), statistics_kept(model.modules()):
+        outputs = [each.sum() for each in wrapped(images_BCHW, tokens_BL) if each.requires_grad]
+        torch.stack(outputs).sum().backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
 
 
 class StepFigures(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.train.distributed import open_world
 from clipkit.train.run_directory import RunDirectory
+from tests.train.launching import launched
 
 
 def measured(out: Path, ranks: int) -> list[dict[str, Any]]:
@@ -46,6 +47,10 @@ def test_parameter_gradients_of_two_ranks_are_those_of_one(one: Path, two: Path)
         assert half["gradients"].keys() == whole["gradients"].keys()
         for name, gradient in half["gradients"].items():
             torch.testing.assert_close(gradient, whole["gradients"][name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_first_step_of_processes_rounds_as_all_others() -> None:
+    launched(4, Path(__file__).with_name("two_passes.py"))
 
 
 def test_a_run_of_two_ranks_is_the_run_of_one(one: Path, two: Path) -> None:
