@@ -22,7 +22,8 @@ from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
-from clipkit.evaluate.results import decoded_record, results_path, retrieval_record, zero_shot_record
+from clipkit.evaluate.outputs import check_outputs, results_lines
+from clipkit.evaluate.results import decoded_record, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.tables import Tables
@@ -30,7 +31,6 @@ from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report
 from clipkit.launched import refuse_several
-from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_model, load_origin
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
@@ -59,17 +59,12 @@ def evaluate(
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
             "--val-shards or --val-csv"
         )
-    templates = Path(config.templates) if config.templates else None
-    sources = (config.imagenet_val, config.imagenet_labels, config.imagenet_v2, config.folder, config.val_csv)
-    shards = Path(config.val_shards) if config.val_shards else None
-    needed = (*sources, shards, config.classes, templates, checkpoint)
-    tables = Tables(config, (*needed, results_path(checkpoint), results_path(resolved(checkpoint))))
+    check_outputs(config, sets, pairs, checkpoint)
+    tables = Tables(config)
     clip, about, head = opened_model(
         checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model
     )
-    path = results_path(Path(about["checkpoint"]))
-    lines = JsonLines(path, EvaluationError)
-    lines.check()
+    lines = results_lines(config, Path(about["checkpoint"]))
     options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
     measured = evaluate_sets(
@@ -96,7 +91,7 @@ def evaluate(
         found.append(retrieved(clip, data, config, display=shown))
         records.append(decoded_record(retrieval_record(found[-1], data, about) | options))
         lines.append(records[-1], durable=True)
-    return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files), tuple(found))
+    return Evaluation(tuple(scored), tuple(records), lines.path, tuple(tables.files), tuple(found))
 
 
 def evaluators(

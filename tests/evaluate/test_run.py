@@ -254,7 +254,7 @@ def test_results_that_could_not_be_written_stop_before_the_work(
     checkpoint: Path, pets: EvaluateConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkpoint.parent.parent / "results.jsonl").mkdir()
-    with pytest.raises(EvaluationError, match=r"results\.jsonl: cannot be written, Is a directory"):
+    with pytest.raises(EvaluationError, match=r"results\.jsonl: cannot be written, Is a directory.*; --results FILE puts"):
         evaluate(checkpoint, pets)
     assert "images" not in capsys.readouterr().err
 
@@ -370,7 +370,7 @@ def test_a_table_is_never_written_over_what_is_read(
     with tarfile.open(archive, "w") as tar:
         tar.add(tmp_path / "pets", "pets")
     content = archive.read_bytes()
-    with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file for a table"):
+    with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file, found one that is needed"):
         evaluate(checkpoint, pets.model_copy(update={"folder": archive, "per_class": archive}))
     assert archive.read_bytes() == content
 
