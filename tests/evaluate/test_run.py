@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import write_link
-from clipkit.errors import CheckpointError, ClipkitError, ConfigError, EvaluationError
+from clipkit.errors import CheckpointError, ClipkitError, EvaluationError
 from clipkit.evaluate import run
 from clipkit.evaluate.classes import imagenet_classes
 from clipkit.evaluate.config import EvaluateConfig
@@ -373,14 +373,6 @@ def test_a_table_is_never_written_over_what_is_read(
     with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file for a table"):
         evaluate(checkpoint, pets.model_copy(update={"folder": archive, "per_class": archive}))
     assert archive.read_bytes() == content
-
-
-def test_several_processes_are_refused(
-    checkpoint: Path, pets: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="evaluate runs in one process, found 2: start it without torchrun"):
-        evaluate(checkpoint, pets)
 
 
 def test_links_in_a_circle_are_one_line(tmp_path: Path, pets: EvaluateConfig) -> None:
