@@ -85,6 +85,17 @@ def test_every_point_is_measured_on_every_set_and_recorded(made: Made) -> None:
     assert json.loads(json.dumps(made.result.as_json()))["trained_pictures"] == 48
 
 
+def test_a_record_is_enough_to_repeat_it(made: Made, tmp_path: Path) -> None:
+    lines = [each for each in JsonLines(made.result.results_file).read() if each["kind"] == "finetune"]
+    last = lines[-1]
+    config = FinetuneConfig.model_validate(last["options"])
+    assert config == made.config and last["seed"] == made.config.seed
+    assert last["trained_path"] == str(made.folder / "train") and last["trained_precision"] == "fp32"
+    again = finetune(Path(last["checkpoint"]), config, RunDirectory(tmp_path / "colours")).records[-1]
+    assert again.pop("date") >= last.pop("date")
+    assert json.loads(json.dumps(again)) == last
+
+
 @pytest.mark.parametrize("name", ["val", "pale"])
 def test_alpha_0_is_the_zero_shot_model(made: Made, name: str) -> None:
     (expected,) = evaluate(made.zero(), made.on(name)).records
