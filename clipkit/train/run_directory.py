@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from clipkit import atomic
-from clipkit.errors import CheckpointError, TrainError
+from clipkit.errors import CheckpointError, TrainError, one_line
 from clipkit.lines import JsonLines, Line
 from clipkit.locks import Held, exclusive
 from clipkit.train.config import Resume
@@ -204,7 +204,7 @@ class RunDirectory:
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {one_line(line)}\n")
 
 
 def _samples_trained(name: str, length: RunLength) -> int:
