@@ -7,7 +7,6 @@
 file in its place; the newest is then the checkpoint that is furthest trained.
 """
 
-import json
 import math
 import re
 import shlex
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from clipkit import atomic
 from clipkit.errors import CheckpointError, TrainError
+from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines, Line
 from clipkit.locks import Held, exclusive
 from clipkit.train.config import Resume
@@ -92,7 +92,7 @@ class RunDirectory:
     def read_config(self) -> Line | None:
         """Return what `write_config` stored, None for a new run. Raises TrainError if the file is damaged."""
         try:
-            config = json.loads(self._config.read_text(encoding="utf-8"))
+            config = parsed_json(self._config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
