@@ -130,9 +130,12 @@ def shards_at(root: Path, folders: Iterable[str] = ()) -> Shards | None:
 
 
 def name_of_set(root: Path) -> str:
-    """Return the name of a set of the user's own: its folder's or archive's, or its pattern's folder's."""
+    """Return the name of a set of the user's own: its folder's or archive's, or its pattern's folder's.
+
+    It names figures: what is no UTF-8 in it becomes U+FFFD.
+    """
     path = root.resolve()
-    name = path.parent.name if PATTERN.search(path.name) and not root.exists() else path.name
+    name = decoded(path.parent.name if PATTERN.search(path.name) and not root.exists() else path.name)
     for ending in sorted(ARCHIVE_ENDINGS, key=len, reverse=True):
         name = name.removesuffix(ending)
     return name or "folder"

@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.drawing import check_picture
 from clipkit.evaluate.head import Head
-from clipkit.evaluate.results import RESULTS_NAME, zero_shot_record
+from clipkit.evaluate.results import RESULTS_NAME, decoded_record, zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
 from clipkit.finetune.classifier import add_head, clip_weights, head_weights
@@ -170,8 +170,8 @@ def _measure(
             record = zero_shot_record(result, data.classes, images, about)
             role = "shifted" if place else "in-distribution"
             record |= {"kind": "finetune", "alpha": each.alpha, "role": role}
-            run.results.append(record, durable=True)
-            records.append(record)
+            records.append(decoded_record(record))
+            run.results.append(records[-1], durable=True)
         points.append(each.point)
         if each.alpha in config.save_alpha:
             head = Head(data.classes, each.weights.head_DN)

@@ -20,6 +20,7 @@ from clipkit import atomic
 from clipkit.errors import CheckpointError, TrainError
 from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines, Line
+from clipkit.locations import decoded
 from clipkit.locks import Held, exclusive
 from clipkit.train.config import Resume
 from clipkit.train.length import RunLength
@@ -48,8 +49,13 @@ class RunDirectory:
     def opened(self) -> Iterator[None]:
         """Create the folder if need be and hold it for this process alone, where its file system has locks.
 
-        Raises TrainError if it holds something else than a run, cannot be written, or is in use.
+        Raises TrainError if it holds something else than a run, cannot be written, is in use, or has a path
+        that is no UTF-8, which TensorBoard cannot write to.
         """
+        if decoded(str(self.path)) != str(self.path):
+            raise TrainError(
+                f"{self.path}: expected the run's folder to have a path in UTF-8: choose another"
+            )
         self._refuse_foreign()
         with ExitStack() as stack:
             try:
@@ -204,7 +210,7 @@ class RunDirectory:
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {decoded(line)}\n")
 
 
 def _samples_trained(name: str, length: RunLength) -> int:
