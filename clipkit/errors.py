@@ -89,6 +89,11 @@ def first_fault(error: "ValidationError") -> str:
     return fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…"
 
 
+def install_extra(name: str) -> str:
+    """Say how to install the extra `name`; the package index has another project of clipkit's name."""
+    return f"pip install '.[{name}]' in a checkout of clipkit"
+
+
 def tell(line: str) -> None:
     """Print a line on standard error in one write: lines of several processes do not mix, buffered or not."""
     print(f"{one_line(line)}\n", end="", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ ROOT_MODULES = {
     "progress",
     "tables",
     "processes",
+    "json_values",
     "launched",
     "lines",
     "locations",

@@ -1,6 +1,5 @@
 """The figures of a run over the samples that it had seen, from its metrics.jsonl and results.jsonl."""
 
-import json
 import math
 import re
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from clipkit.errors import EvaluationError, one_line
 from clipkit.evaluate.results import RESULTS_NAME, metric_name
+from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines
 
 METRICS_NAME = "metrics.jsonl"
@@ -85,8 +85,8 @@ def read_run(run: Path) -> RunCurves:
 def run_config(run: Path) -> Any:
     """Return what the run's config.json holds; None if it cannot be read, which is not worth an error."""
     try:
-        return json.loads((run / CONFIG_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parsed_json((run / CONFIG_NAME).read_bytes())
+    except (OSError, ValueError):
         return None
 
 

@@ -1,6 +1,5 @@
 """Labelled pictures in shards: webdataset's with `cls` members, and any whose text or json says the class."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -12,6 +11,7 @@ from clipkit.evaluate.archives import ARCHIVE_ENDINGS, is_archive, open_archive
 from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.images import SUBSET, LabelledImages, read_folder, wrong_counts
 from clipkit.evaluate.pictures import OpenedTar, TarPictures, ranges_of
+from clipkit.json_values import parsed_json
 from clipkit.locations import decoded
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
@@ -190,8 +190,8 @@ def _text(reader: TarReader, member: Member) -> str:
 
 def _fields(text: str) -> Mapping[str, object]:
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = parsed_json(text)
+    except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}
 

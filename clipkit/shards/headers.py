@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from clipkit.atomic import make_folder, write_table
 from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote
 from clipkit.locks import exclusive
 from clipkit.shards.cache import Cache, Wanted, user_cache
@@ -205,7 +206,7 @@ def _kept_at(place: Path, tar: Tar) -> pa.Table | None:
 
 def _noted(table: pa.Table) -> dict[str, Any]:
     try:
-        noted = json.loads((table.schema.metadata or {}).get(_OF_TAR, b"{}"))
+        noted = parsed_json((table.schema.metadata or {}).get(_OF_TAR, b"{}"))
     except ValueError:
         noted = {}
     nothing = {"version": None, "bytes": None, "changed": None, "left_out": 0}
@@ -231,8 +232,8 @@ def _row(reader: TarReader, sample: Sample) -> tuple[str, int, int, int, int, st
     text, field = sample.members.get("txt"), None
     if text is None and (text := sample.members.get("json")) is not None and text.size <= MAX_CAPTION_BYTES:
         try:
-            field = _caption_field(json.loads(reader.read(text)))
-        except (ValueError, RecursionError):
+            field = _caption_field(parsed_json(reader.read(text)))
+        except ValueError:
             field = None
         text = text if field else None
     if picture is None or text is None or text.size > MAX_CAPTION_BYTES:

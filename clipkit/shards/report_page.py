@@ -127,7 +127,7 @@ def _hosts(report: "Report") -> str:
 
 def _pictures(report: "Report") -> str:
     figures = "".join(
-        figure(shown.jpeg, shown.caption, f"<span>{shown.key}</span>") for shown in report.pictures
+        figure(shown.jpeg, shown.caption, f"<span>{text(shown.key)}</span>") for shown in report.pictures
     )
     return f'<h2>Samples, spread evenly</h2><div class="grid">{figures}</div>' if figures else ""
 
@@ -145,7 +145,7 @@ def _examples(report: "Report") -> str:
 def _origin(report: "Report") -> str:
     rows = "".join(
         f"<tr><td><bdi>{text(file.name)}</bdi></td><td class=n>{_bytes(file.bytes)}</td>"
-        f"<td><code>{file.sha256}</code></td></tr>"
+        f"<td><code>{text(file.sha256)}</code></td></tr>"
         for file in report.description.sources[:_FILES]
     )
     left = len(report.description.sources) - _FILES
