@@ -209,8 +209,9 @@ class RunDirectory:
 
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
+        time = datetime.now().astimezone().isoformat(timespec="seconds")
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {one_line(decoded(line))}\n")
+            log.write(f"{time} {one_line(decoded(line))}\n")
 
 
 def _samples_trained(name: str, length: RunLength) -> int:
