@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.atomic import make_folder, write_table
+from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote
@@ -165,9 +166,7 @@ def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
     if any(is_remote(tar.path) for tar in tars):  # what lies elsewhere is waited for
         yield from mapped_in_threads(make, tars, _DOWNLOADS)
         return
-    processes = min(
-        sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, len(os.sched_getaffinity(0)), _MOST_PROCESSES
-    )
+    processes = min(sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, available_cpus(), _MOST_PROCESSES)
     # Not of the fork server, from which the loader's processes come that need torch in it.
     for tar, made in mapped(make, tars, processes if min(processes, len(tars)) > 1 else 0, "spawn"):
         if isinstance(made, Died):
