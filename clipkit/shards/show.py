@@ -37,7 +37,10 @@ class ShownSample(NamedTuple):
 
     def lines(self) -> str:
         """Return it as a table, a row a column of the manifest."""
-        rows = [("shard", self.shard), *((name, _word(value)) for name, value in self.row.items())]
+        rows = [
+            ("shard", self.shard),
+            *((name, "-" if value is None else str(value)) for name, value in self.row.items()),
+        ]
         if self.out:
             rows.append(("written", str(self.out)))
         return table(rows)
@@ -188,9 +191,3 @@ def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> N
 
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def _word(value: Any) -> str:
-    # As JSON has it where it is a text with control characters: these must not steer a terminal.
-    shown = "-" if value is None else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

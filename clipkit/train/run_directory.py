@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from clipkit import atomic
-from clipkit.errors import CheckpointError, TrainError
+from clipkit.errors import CheckpointError, TrainError, one_line
 from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines, Line
 from clipkit.locations import decoded
@@ -209,8 +209,9 @@ class RunDirectory:
 
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
+        time = datetime.now().astimezone().isoformat(timespec="seconds")
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {decoded(line)}\n")
+            log.write(f"{time} {one_line(decoded(line))}\n")
 
 
 def _samples_trained(name: str, length: RunLength) -> int:
