@@ -18,7 +18,6 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
-MOST_SHOWN = 1000
 _SIDE = 480  # pixels: sharp on a screen of two for each
 _PAGE = b"<!doctype html>"
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
