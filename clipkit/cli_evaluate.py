@@ -1,12 +1,12 @@
 """`clipkit evaluate`: its options are the model, and the fields of EvaluateConfig."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipkit.commands import Json, config_of, given, show, with_options_of
+from clipkit.errors import tell
 from clipkit.evaluate.config import EvaluateConfig
 
 
@@ -32,6 +32,6 @@ def evaluate(
     config = config_of(EvaluateConfig, given(context, settings))
     chosen = checkpoint or newest_checkpoint(runs)
     if checkpoint is None:
-        print(f"checkpoint: {chosen}", file=sys.stderr)
+        tell(f"checkpoint: {chosen}")
     with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
         show(evaluate(chosen, config, model=model), as_json)

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipkit import atomic
 from clipkit.errors import ClipkitError
+from clipkit.json_values import parsed_json
 from clipkit.locations import decoded
 from clipkit.locks import exclusive
 
@@ -118,8 +119,8 @@ def _end_of_lines(descriptor: int) -> int:
 
 def _parsed(text: bytes) -> Line | None:
     try:
-        line = json.loads(text.decode())
-    except (ValueError, RecursionError):
+        line = parsed_json(text.decode())
+    except ValueError:
         return None
     return line if isinstance(line, dict) else None
 

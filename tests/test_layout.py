@@ -13,6 +13,7 @@ import typer
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
+    "cpus",
     "differences",
     "digests",
     "downloads",
@@ -22,6 +23,7 @@ ROOT_MODULES = {
     "progress",
     "tables",
     "processes",
+    "json_values",
     "launched",
     "lines",
     "locations",
