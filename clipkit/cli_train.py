@@ -66,6 +66,7 @@ def train(
     """Train a CLIP model on shards or a table of pictures; the same command continues an interrupted run."""
     from clipkit.evaluate.config import EvaluateConfig
     from clipkit.evaluate.run import evaluators
+    from clipkit.locations import decoded
     from clipkit.shards.csv_set import CsvSet
     from clipkit.shards.mixture import Mixture
     from clipkit.shards.shard_set import ShardSet, name_of
@@ -97,7 +98,7 @@ def train(
         images = config_of(EvaluateConfig, given_sets)
         watched = evaluators(images, validation, loss_batch=config.batch_size)
         stem = csv.stem if csv else "+".join(map(name_of, shards or []))
-        run = RunDirectory(runs / (name or f"{stem}-{config.model.replace('/', '-')}"))
+        run = RunDirectory(runs / (name or f"{decoded(stem)}-{config.model.replace('/', '-')}"))
         sets = [table(csv)] if csv else [ShardSet(each) for each in shards or []]
         data = sets[0] if len(sets) == 1 and not weight else Mixture(sets, weight, repeat=repeat)
         show(train(config, data, run, watched), as_json)

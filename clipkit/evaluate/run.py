@@ -79,10 +79,8 @@ def evaluate(
     )
     for each, result in measured:
         record = zero_shot_record(result, each.classes, each.images, about) | options
-        if head is not None and head.fits(each.classes):
-            own = head.classes
-            record |= {"kind": "fine-tuned", "templates": len(own.templates)}
-            record |= {"templates_sha256": own.templates_sha256}
+        if head is not None:
+            record |= head.record(each.classes)
         records.append(decoded_record(record))
         if lines is not None and tables is not None:
             lines.append(records[-1], durable=True)

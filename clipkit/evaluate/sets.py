@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from clipkit.errors import tell
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH
@@ -55,8 +56,9 @@ def evaluate_sets(
 ) -> Iterator[tuple[ZeroShotSet, ZeroShotResult]]:
     """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
 
-    A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts. What
-    `cache` holds is not computed again, and what is computed is put there: the first rank's, for all.
+    A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts; a line on
+    standard error tells of the others. What `cache` holds is not computed again, and what is computed is put
+    there: the first rank's, for all.
     All `ranks` call it together. The model computes in evaluation mode and is left in the mode it was in.
     Raises EvaluationError as `classify` does.
     """
@@ -65,8 +67,10 @@ def evaluate_sets(
     for each in sets:
         classes, images = each.classes, each.images
         key = (classes.names_sha256, classes.templates_sha256)
-        if head is not None and head.fits(classes):
-            classifiers[key] = head.weights_DN.to(model.logit_scale.device)
+        if head is not None and (tuned := head.weights_for(classes)) is not None:
+            classifiers[key] = tuned.to(model.logit_scale.device)
+        elif head is not None and ranks.rank == 0:
+            tell(f"{images.name}: told apart by prompts, not by the model's head: {head.difference(classes)}")
         if key not in classifiers and cache is not None:
             kept = _kept(cache, model, classes, ranks)
             classifiers |= {} if kept is None else {key: kept}

@@ -9,9 +9,10 @@ from clipkit.errors import EvaluationError
 from clipkit.evaluate.archives import is_archive, members, open_archive
 from clipkit.evaluate.classes import listing
 from clipkit.evaluate.pictures import FolderPictures, OpenedTar, Pictures, TarPictures, ranges_of
+from clipkit.shards.headers import PICTURES
 from clipkit.shards.tar_reader import Member
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe"})
+PICTURE_SUFFIXES = frozenset(f".{name}" for name in (*PICTURES, "jpe", "tif", "tiff"))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from clipkit import scratch
+from clipkit.cpus import available_cpus
 from clipkit.launched import LAUNCHER
 from clipkit.train.endings import raise_ending
 from clipkit.train.interrupt import Interruption
@@ -148,8 +149,7 @@ class _OnThisMachine(RendezvousHandler):
 @contextmanager
 def _environment(processes: int) -> Iterator[None]:
     """Set for the processes what they inherit; whatever the user has set stays."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    wanted = {"OMP_NUM_THREADS": str(max(1, available_cpus() // processes))}
     if _LOOPBACK in {name for _, name in socket.if_nameindex()}:
         wanted["GLOO_SOCKET_IFNAME"] = _LOOPBACK  # else gloo takes the address of this machine's name
     before = dict(os.environ)

@@ -33,7 +33,7 @@ def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Imag
 def pictures(tmp_path: Path) -> list[Path]:
     paths = []
     for number, (mode, ending) in enumerate(
-        [("RGB", "jpg"), ("L", "jpg"), ("RGBA", "png"), ("P", "png"), ("RGB", "webp")]
+        [("RGB", "jpg"), ("L", "jpg"), ("RGBA", "png"), ("P", "png"), ("RGB", "webp"), ("RGB", "avif")]
     ):
         path = tmp_path / f"{number}.{ending}"
         picture(number, 40 + 9 * number, 70 - 7 * number, mode).save(path)
@@ -57,7 +57,7 @@ def sha256(path: Path) -> bytes:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_torchvisions_pixels_in_order(pictures: list[Path], workers: int) -> None:
     batches = list(decoded_batches(listed(pictures), EvalTransform(32), batch_size=2, workers=workers))
-    assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert [batch.indices_B.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5]]
     images = torch.cat([batch.images_BCHW for batch in batches])
     assert images.dtype == torch.uint8
     digests = torch.cat([batch.sha256_B for batch in batches])
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_comes_back_with_its_path_and_reason(pictures: list[
     assert unreadable[2].reason == "No such file or directory"
     assert all(row.reason and "\n" not in row.reason for row in unreadable)
     assert [row.sha256.tobytes() for row in unreadable] == [*map(sha256, pictures[1:3]), bytes(32)]
-    assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 4]
+    assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 4, 5]
 
 
 def test_a_batch_of_nothing_readable(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def test_labels_by_folder_name_in_the_order_of_the_classes(tmp_path: Path) -> No
         "dog/a.jpg",
         "cat/z.webp",
         "eel/1.jpeg",
+        "eel/2.avif",
         ".hidden/x",
         "cat/.DS_Store",
         "LICENSE",
@@ -29,12 +30,13 @@ def test_labels_by_folder_name_in_the_order_of_the_classes(tmp_path: Path) -> No
     images = read_folder(root, {"eel": 0, "cat": 1, "dog": 2}, name="pets")
     assert list(images.pictures.names) == [
         "eel/1.jpeg",
+        "eel/2.avif",
         "cat/z.webp",
         "dog/a.jpg",
         "dog/b.PNG",
     ]
-    assert images.labels == (0, 1, 2, 2)
-    assert (images.name, images.root, images.partial, len(images)) == ("pets", root, False, 4)
+    assert images.labels == (0, 0, 1, 2, 2)
+    assert (images.name, images.root, images.partial, len(images)) == ("pets", root, False, 5)
 
 
 @pytest.mark.parametrize(
