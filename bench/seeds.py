@@ -4,9 +4,9 @@
 
 The emoji of examples/emoji: trained on one vendor's pictures, tested on the other's. Settings are the demo's
 where OpenCLIP has them: RN-Mini@64px, batches of 128, 40 epochs of 15 batches, peak rate 1e-3, weight decay
-0.2, 60 steps of warm-up, cosine, crops of 0.6 to 1 of the area, one loader process, float32. Each checkpoint
-is evaluated by `clipkit evaluate` and by OpenCLIP's own zero-shot code. Everything lies in build/bench/seeds;
-finished runs are not repeated, so the same command goes on after an interruption.
+0.2, a tenth of the steps for warm-up, cosine, crops of 0.6 to 1 of the area, one loader process, float32.
+Each checkpoint is evaluated by `clipkit evaluate` and by OpenCLIP's own zero-shot code. Everything lies in
+build/bench/seeds; finished runs are not repeated, so the same command goes on after an interruption.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkit import scratch
-from clipkit.locations import is_remote, upload
+from clipkit.locations import decoded, is_remote, upload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,8 +139,8 @@ def write_link(path: Path, target: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON with a final newline."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Replace `path` by `value` as indented JSON with a final newline; of names of files, see `decoded`."""
+    write_text(path, decoded(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_table(path: Path, table: "pa.Table", writer: str = "") -> None:

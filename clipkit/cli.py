@@ -2,7 +2,7 @@
 
 Progress goes to standard error, results to standard output; with --json the result is one JSON object and
 nothing else stands on standard output. Exit codes: 0 success, 1 an expected failure in one line, 2 bad usage,
-130 or 143 interrupted.
+130 or 143 interrupted, 138 after a SIGUSR1 to train.
 """
 
 import io

@@ -1,6 +1,5 @@
 """`clipkit evaluate`: its options are the model, and the fields of EvaluateConfig."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +24,25 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Measure zero-shot classification and retrieval; each result is appended to the run's results.jsonl."""
+    from clipkit.evaluate.ranks import first_text
     from clipkit.evaluate.run import evaluate
     from clipkit.train.checkpoints import naming_older
+    from clipkit.train.distributed import open_world, processes_to_start
     from clipkit.train.run_directory import newest_checkpoint
 
     config = config_of(EvaluateConfig, given(context, settings))
-    chosen = checkpoint or newest_checkpoint(runs)
-    if checkpoint is None:
-        print(f"checkpoint: {chosen}", file=sys.stderr)
-    with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
-        show(evaluate(chosen, config, model=model), as_json)
+    processes = processes_to_start(config.processes)
+    if processes > 1:
+        from clipkit.train.launch import launch
+
+        launch(processes, "run the same command again")
+        return
+    with open_world(timeout=config.timeout) as world:
+        found = (checkpoint or newest_checkpoint(runs)) if world.is_first else checkpoint
+        chosen = Path(first_text(str(found), world))  # a run in training may have another one meanwhile
+        if checkpoint is None:
+            world.say(f"checkpoint: {chosen}")
+        with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
+            evaluated = evaluate(chosen, config, model=model, device=str(world.device), ranks=world)
+        world.barrier()  # what the first one cannot write ends the others, too
+    show(evaluated, as_json)

@@ -7,6 +7,7 @@ import typer
 
 from clipkit.commands import Json, check_run_name, config_of, given, show, with_options_of
 from clipkit.finetune.config import FinetuneConfig
+from clipkit.locations import decoded
 
 
 @with_options_of(FinetuneConfig)
@@ -29,5 +30,5 @@ def finetune(
 
     config = config_of(FinetuneConfig, given(context, settings))
     check_run_name(name)
-    run = RunDirectory(runs / (name or f"finetune-{config.folder.resolve().name}"))
+    run = RunDirectory(runs / (name or f"finetune-{decoded(config.folder.resolve().name)}"))
     show(finetune(checkpoint, config, run, model=model), as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Un
 
 import typer
 
+from clipkit.errors import escaped, escaped_json
 from clipkit.progress import speaks
 
 if TYPE_CHECKING:
@@ -129,5 +130,9 @@ def _plain(annotation: Any) -> Any:
 
 def show(result: Result, as_json: bool) -> None:
     """Print a command's result on standard output."""
-    if speaks():
-        print(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.lines())
+    if not speaks():
+        return
+    if as_json:
+        print(escaped_json(json.dumps(result.as_json(), ensure_ascii=False)))
+    else:
+        print("\n".join(map(escaped, result.lines().split("\n"))))

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _LONGEST_FAULT = 300
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what strangers wrote must not steer the terminal
+# What steers a terminal or turns the direction of what follows, and what cannot be written as UTF-8.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class ClipkitError(Exception):
@@ -61,14 +62,22 @@ class EvaluationError(ClipkitError):
     """Pictures, class lists or results that an evaluation cannot use."""
 
 
+def escaped(text: str) -> str:
+    """Return a text as one line that steers no terminal: what would is seen as `\\x1b`, `\\n`, `\\u202e`.
+
+    All that is printed goes through this, since strangers chose the names in it; twice changes nothing.
+    """
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def one_line(text: str) -> str:
-    """Return a text as one line that steers no terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.splitlines()))
+    """Return a message as `escaped` does, its lines in one."""
+    return escaped(" ".join(text.splitlines()))
 
 
-def printable(text: str) -> str:
-    """Return a name as one line that steers no terminal and can be written as UTF-8, whatever it held."""
-    return one_line(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+def escaped_json(text: str) -> str:
+    """Return a JSON text that means the same and steers no terminal."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def first_fault(error: "ValidationError") -> str:
@@ -80,6 +89,11 @@ def first_fault(error: "ValidationError") -> str:
     return fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…"
 
 
+def install_extra(name: str) -> str:
+    """Say how to install the extra `name`; the package index has another project of clipkit's name."""
+    return f"pip install '.[{name}]' in a checkout of clipkit"
+
+
 def tell(line: str) -> None:
     """Print a line on standard error in one write: lines of several processes do not mix, buffered or not."""
-    print(f"{line}\n", end="", file=sys.stderr, flush=True)
+    print(f"{one_line(line)}\n", end="", file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ endpoint, what kind of bucket there is, with retries of its own.
 
 import asyncio
 import io
-import json
 import os
 from contextlib import suppress
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import aiohttp
 from gcsfs.core import GCSFileSystem
 
+from clipkit.json_values import parsed_json
 from clipkit.remote import CONNECT_SECONDS, PATIENCE, SILENT_SECONDS
 from clipkit.stores import bounded, is_anonymous
 
@@ -114,6 +114,6 @@ async def _judge(response: aiohttp.ClientResponse) -> None:
 def _message(content: bytes, reason: str | None) -> str:
     """Return what an answer says in words, in Google's form or any other."""
     try:
-        return str(json.loads(content)["error"]["message"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return str(parsed_json(content)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
         return content.decode(errors="replace") or reason or ""

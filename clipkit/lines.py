@@ -10,6 +10,8 @@ from typing import Any
 
 from clipkit import atomic
 from clipkit.errors import ClipkitError
+from clipkit.json_values import parsed_json
+from clipkit.locations import decoded
 from clipkit.locks import exclusive
 
 Line = dict[str, Any]
@@ -40,11 +42,12 @@ class JsonLines:
     def append(self, line: Mapping[str, Any], *, durable: bool = False) -> None:
         """Add one line in a single write, a number that is not finite as null; `durable` forces it to disk.
 
+        What is no UTF-8 in the name of a file becomes U+FFFD.
         A last line that a kill left unfinished is cut off first, and a write that the disk did not take whole
         is taken back.
         """
         finite = {name: _finite(value) for name, value in line.items()}
-        content = json.dumps(finite, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        content = decoded(json.dumps(finite, ensure_ascii=False, allow_nan=False)).encode() + b"\n"
         with self._writing():
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -116,8 +119,8 @@ def _end_of_lines(descriptor: int) -> int:
 
 def _parsed(text: bytes) -> Line | None:
     try:
-        line = json.loads(text.decode())
-    except (ValueError, RecursionError):
+        line = parsed_json(text.decode())
+    except ValueError:
         return None
     return line if isinstance(line, dict) else None
 

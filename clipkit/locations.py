@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from clipkit import scratch
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, install_extra
 from clipkit.remote import MOST_BYTES, RefusedError
 from clipkit.threads import mapped_in_threads
 
@@ -48,7 +48,7 @@ def location(text: str) -> Path:
             f"found {scheme}://"
         )
     if importlib.util.find_spec(_EXTRAS[scheme]) is None:
-        raise ConfigError(f"{text}: {scheme}:// needs a further package: pip install 'clipkit[{scheme}]'")
+        raise ConfigError(f"{text}: {scheme}:// needs a further package: {install_extra(scheme)}")
     from clipkit.remote_path import RemotePath
 
     _check_address(text, scheme)

@@ -9,7 +9,7 @@ from base64 import b64encode
 from html import escape
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d2126; --soft: #69707a; --line: #e2dfd8;

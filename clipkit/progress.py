@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from clipkit.errors import tell
+from clipkit.errors import one_line, tell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +33,7 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int | None, unit: str):
-        self._title = title
+        self._title = one_line(title)
         self._total = total
         self._unit = unit
         self._done = 0
@@ -69,7 +69,7 @@ class Progress:
         `figures` say the same as the note for a machine to read: plain JSON values, by name.
         """
         now = time.monotonic()
-        self._done, self._note, self._figures = done, note, figures
+        self._done, self._note, self._figures = done, one_line(note), figures
         self._first = begun, before = self._first or (now, done)
         if self._total is not None and done > before:
             self._end = now + (self._total - done) * (now - begun) / (done - before)
@@ -81,7 +81,7 @@ class Progress:
         if not speaks():
             return
         if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(one_line(line), markup=False, highlight=False, emoji=False)
         else:
             tell(line)
 

@@ -158,7 +158,7 @@ def _say(line: str) -> None:
     global _said
     if time.monotonic() - _said >= _SAID_EVERY:
         _said = time.monotonic()
-        tell(one_line(f"clipkit: {line}"))
+        tell(f"clipkit: {line}")
 
 
 def _judged(error: Exception, doing: str) -> _Judgement:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from clipkit.errors import escaped
+
 Cell = str | int | float | None
 
 
@@ -27,7 +29,7 @@ def _text(cell: Cell) -> str:
         return "-"
     if isinstance(cell, float):
         return f"{cell:,.2f}"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return f"{cell:,}" if isinstance(cell, int) else escaped(cell)
 
 
 def size(count: int) -> str:

@@ -27,3 +27,8 @@ def test_a_line_is_one_write_where_nothing_is_buffered(monkeypatch: pytest.Monke
     )  # as with PYTHONUNBUFFERED=1
     tell("three words more")
     assert [piece for piece in pipe.pieces if piece] == [b"three words more\n"]
+
+
+def test_a_line_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("two\nlines \x1b[31m\x9b2J \u202egpj \udce9 \x7f")
+    assert capsys.readouterr().err == "two lines \\x1b[31m\\x9b2J \\u202egpj \\udce9 \\x7f\n"

@@ -13,6 +13,8 @@ import typer
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
+    "agreement",
+    "cpus",
     "differences",
     "digests",
     "downloads",
@@ -22,6 +24,7 @@ ROOT_MODULES = {
     "progress",
     "tables",
     "processes",
+    "json_values",
     "launched",
     "lines",
     "locations",

@@ -96,6 +96,23 @@ def test_bar_and_figures_stay_readable_beside_a_long_note(columns: int) -> None:
     assert "beside it" in lines
 
 
+HOSTILE = """
+from clipkit.progress import Progress
+
+name = "\\x1b]0;mine\\x07 \\x9b2J \\u202egpj [red]x[/red] :cat: \\udce9"
+with Progress(f"t {name}", 2, "files") as display:
+    display.update(1, f"n {name}")
+    display.say(f"s {name}")
+"""
+
+
+def test_names_of_strangers_are_shown_as_they_are_and_steer_no_terminal() -> None:
+    shown = r"\x1b]0;mine\x07 \x9b2J \u202egpj [red]x[/red] :cat: \udce9"
+    lines = {line.rstrip() for line in on_a_terminal(HOSTILE, 200)}
+    assert {f"s {shown}", f"n {shown}"} <= lines
+    assert any(line.startswith(f"t {shown} ") for line in lines), lines
+
+
 @pytest.mark.parametrize(("rank", "shown"), [("0", 2), ("1", 0)])
 def test_of_the_processes_that_torchrun_starts_one_speaks(
     rank: str, shown: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

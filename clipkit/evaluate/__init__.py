@@ -1,1 +1,1 @@
-"""Zero-shot classification, the record of its results, and plots."""
+"""Zero-shot classification, retrieval, the record of their results, and plots."""

@@ -10,9 +10,12 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
+
+from clipkit.launched import TIMEOUT
 
 IMAGE_BATCH = 64
 
@@ -78,7 +81,13 @@ class EvaluateConfig(BaseModel):
     )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
-        None, description="Processes that decode. Default: by the size of the set."
+        None, description="Processes that decode, for each that evaluates. Default: by the size of the set."
+    )
+    processes: PositiveInt | None = Field(
+        None, description="Processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
     )
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
 """The figures of a run over the samples that it had seen, from its metrics.jsonl and results.jsonl."""
 
-import json
 import math
 import re
 import sys
@@ -9,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import EvaluationError, printable
+from clipkit.errors import EvaluationError, one_line
 from clipkit.evaluate.results import RESULTS_NAME, metric_name
+from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines
 
 METRICS_NAME = "metrics.jsonl"
@@ -67,7 +67,7 @@ def read_run(run: Path) -> RunCurves:
     metrics = run / METRICS_NAME
     if not metrics.is_file():
         raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
-    curves = RunCurves(label=printable(run.resolve().name))
+    curves = RunCurves(label=one_line(run.resolve().name))
     for line in JsonLines(metrics, EvaluationError).read():
         _add_metrics(curves, line)
     if not curves.logged:
@@ -85,8 +85,8 @@ def read_run(run: Path) -> RunCurves:
 def run_config(run: Path) -> Any:
     """Return what the run's config.json holds; None if it cannot be read, which is not worth an error."""
     try:
-        return json.loads((run / CONFIG_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parsed_json((run / CONFIG_NAME).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -102,14 +102,14 @@ def _add_metrics(curves: RunCurves, line: dict[str, Any]) -> None:
             recalls = {name: int(found[2]) for name in line if (found := RECALL.fullmatch(name))}
             curves.chance |= {name: min(1.0, k / value) for name, k in recalls.items() if value}
         else:
-            curves.logged.setdefault(printable(name), {})[samples] = value
+            curves.logged.setdefault(one_line(name), {})[samples] = value
 
 
 def _add_result(curves: RunCurves, line: dict[str, Any]) -> None:
     samples, set_name = sample_count(line.get("samples")), line.get("set")
     if line.get("kind") != "zero-shot" or samples is None or not isinstance(set_name, str):
         return
-    set_name = printable(set_name)
+    set_name = one_line(set_name)
     if line.get("partial") is True:
         curves.notes.append(f"{curves.label}: left out a result on {set_name}, a subset")
         return

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from clipkit.cpus import available_cpus
 from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.evaluate.pictures import Pictures
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
@@ -180,4 +181,4 @@ def _default_workers(images: int) -> int:
     if images <= _IN_PROCESS_IMAGES:
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // processes))
+    return max(1, min(_MOST_WORKERS, available_cpus() // processes))

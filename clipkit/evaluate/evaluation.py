@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkit.errors import escaped
 from clipkit.evaluate.caption_sets import HEADER as RETRIEVAL_HEADER
 from clipkit.evaluate.caption_sets import Retrieved
 from clipkit.evaluate.per_class import worst_lines
@@ -42,11 +43,14 @@ class Evaluation:
         lines = [table([_row(result) for result in self.results], _HEADER)] if self.scored else []
         for each, result in self.scored:
             lines += worst_lines(result.name, result.class_scores, each.classes)
-            lines += [f"unreadable, left out of {result.name}: {path}" for path in result.unreadable]
+            lines += [f"unreadable, left out of {result.name}: {escaped(path)}" for path in result.unreadable]
         if self.retrieved:
             lines.append(table([row for each in self.retrieved for row in each.rows()], RETRIEVAL_HEADER))
         for each_set in self.retrieved:
-            lines += [f"unreadable, left out of {each_set.name}: {sample}" for sample in each_set.unreadable]
+            lines += [
+                f"unreadable, left out of {each_set.name}: {escaped(sample)}"
+                for sample in each_set.unreadable
+            ]
         tuned = [record["set"] for record in self.records if record["kind"] == "fine-tuned"]
         if tuned:
             lines.append(f"classified by the model's fine-tuned head, not by prompts: {', '.join(tuned)}")

@@ -26,9 +26,33 @@ class Head:
     classes: ClassSet
     weights_DN: torch.Tensor
 
-    def fits(self, classes: ClassSet) -> bool:
-        """Whether its columns are those classes, by their names; prompts play no part any more."""
-        return self.classes.names == classes.names
+    def weights_for(self, classes: ClassSet) -> torch.Tensor | None:
+        """Return the weights with their columns in the order of `classes`; None if these are not its classes.
+
+        Classes are told by their names, whatever the order of those; folders and prompts play no part.
+        """
+        if self.classes.names == classes.names:
+            return self.weights_DN
+        own, wanted = _by_names(self.classes), _by_names(classes)
+        if own.keys() != wanted.keys() or not len(own) == len(self.classes) == len(classes):
+            return None
+        return self.weights_DN[:, [own[names] for names in wanted]]
+
+    def record(self, classes: ClassSet) -> dict[str, Any]:
+        """Return what the record of a set of `classes` says of it: that it classified, or why prompts did."""
+        if self.weights_for(classes) is None:
+            return {"head_left_out": self.difference(classes)}
+        templates = self.classes.templates
+        return {
+            "kind": "fine-tuned",
+            "templates": len(templates),
+            "templates_sha256": self.classes.templates_sha256,
+        }
+
+    def difference(self, classes: ClassSet) -> str:
+        """Return, for messages, how its classes and those of another set, which are not the same, differ."""
+        shared = len(_by_names(self.classes).keys() & _by_names(classes).keys())
+        return f"it has {len(self.classes):,} classes, the set {len(classes):,}, with {shared:,} in common"
 
     def stored(self) -> dict[str, Any]:
         """Return it as plain Python and a tensor: what a checkpoint has under `HEAD_KEY`."""
@@ -74,3 +98,7 @@ def read_head(extra: Mapping[str, Any], config: ClipConfig, path: Path) -> Head 
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+
+
+def _by_names(classes: ClassSet) -> dict[frozenset[str], int]:
+    return {frozenset(names): label for label, names in enumerate(classes.names)}

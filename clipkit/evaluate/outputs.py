@@ -29,9 +29,9 @@ def check_outputs(
             _check(option, path, needed)
 
 
-def results_lines(config: EvaluateConfig, checkpoint: Path) -> JsonLines:
-    """Return where the results of a model's file go. Raises EvaluationError if no line can be added there."""
-    lines = JsonLines(config.results or results_path(checkpoint), EvaluationError)
+def results_lines(path: Path, config: EvaluateConfig) -> JsonLines:
+    """Return the lines at `path`. Raises EvaluationError, naming --results, if none can be added there."""
+    lines = JsonLines(path, EvaluationError)
     try:
         lines.check()
     except EvaluationError as error:

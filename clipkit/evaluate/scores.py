@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import EvaluationError, printable
+from clipkit.errors import EvaluationError, one_line
 from clipkit.evaluate.curves import METRICS_NAME, is_number, run_config, sample_count
 from clipkit.evaluate.results import CHECKPOINTS_FOLDER, RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
@@ -84,7 +84,7 @@ def _read(path: Path, notes: list[str]) -> list[Series]:
             + (f"neither {RESULTS_NAME} nor {METRICS_NAME} in it" if path.is_dir() else "no such file")
         )
     folder = (path if path.is_dir() else path.parent).resolve()
-    run = Series(printable(folder.name), tuple(folder.parents))
+    run = Series(one_line(folder.name), tuple(folder.parents))
     _describe_run(run, folder)
     models: dict[str, Series] = {}
     for file in files:
@@ -114,7 +114,7 @@ def _add_result(
     """Add a result to the run, or to the model file that it is about."""
     top1 = share(line.get("top1"))
     if top1 is None:
-        set_name = printable(line["set"])
+        set_name = one_line(line["set"])
         notes.append(f"{run.label}: passed over a result on {set_name} whose top1 is no number in 0…1")
         return
     score = _score(line, top1)
@@ -122,7 +122,7 @@ def _add_result(
     if score.samples is not None and checkpoint.parent.name in (CHECKPOINTS_FOLDER, ""):
         run.scores.append(score)
     else:
-        name = printable(checkpoint.stem or score.checkpoint)
+        name = one_line(checkpoint.stem or score.checkpoint)
         models.setdefault(score.checkpoint, Series(name, (folder, *folder.parents))).scores.append(score)
 
 
@@ -134,11 +134,11 @@ def _add_logged(run: Series, line: dict[str, Any], notes: list[str]) -> None:
             continue
         top1 = share(value)
         if top1 is None:
-            notes.append(f"{run.label}: passed over {printable(name)}s that are no numbers in 0…1")
+            notes.append(f"{run.label}: passed over {one_line(name)}s that are no numbers in 0…1")
             continue
         chance = share(line.get(set_name + _CHANCE))
         checkpoint = f"{samples} samples"
-        score = Score(checkpoint, printable(set_name), top1, samples=samples, chance=chance, in_training=True)
+        score = Score(checkpoint, one_line(set_name), top1, samples=samples, chance=chance, in_training=True)
         if score not in run.scores:
             run.scores.append(score)
 
@@ -150,7 +150,7 @@ def _score(line: dict[str, Any], top1: float) -> Score:
     unreadable, partial = line.get("unreadable"), line.get("partial")
     return Score(
         checkpoint=sha256 or path or (f"{samples} samples" if samples is not None else "a model"),
-        set_name=printable(line["set"]),
+        set_name=one_line(line["set"]),
         top1=top1,
         model=_model(line),
         samples=samples,
@@ -172,9 +172,9 @@ def _tell_apart(found: list[Series]) -> None:
     for depth in range(_MOST_FOLDERS):
         for each in _of_same_label(found):
             if depth < len(each.folders) and each.folders[depth].name:
-                each.label = f"{printable(each.folders[depth].name)}/{each.label}"
+                each.label = f"{one_line(each.folders[depth].name)}/{each.label}"
     for each in _of_same_label(found):
-        each.label = f"{each.label} ({printable(each.scores[0].checkpoint[:8])})"
+        each.label = f"{each.label} ({one_line(each.scores[0].checkpoint[:8])})"
 
 
 def _of_same_label(found: list[Series]) -> list[Series]:
@@ -189,7 +189,7 @@ def share(value: Any) -> float | None:
 
 def _model(about: dict[str, Any]) -> str | None:
     name = _text(about.get("model"))
-    return printable(name) if name else None
+    return one_line(name) if name else None
 
 
 def _text(value: Any) -> str | None:

@@ -1,6 +1,5 @@
 """Labelled pictures in shards: webdataset's with `cls` members, and any whose text or json says the class."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -12,17 +11,17 @@ from clipkit.evaluate.archives import ARCHIVE_ENDINGS, is_archive, open_archive
 from clipkit.evaluate.classes import ClassSet, listing
 from clipkit.evaluate.images import SUBSET, LabelledImages, read_folder, wrong_counts
 from clipkit.evaluate.pictures import OpenedTar, TarPictures, ranges_of
+from clipkit.json_values import parsed_json
 from clipkit.locations import decoded
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
-from clipkit.shards.headers import MAX_CAPTION_BYTES, PICTURES
+from clipkit.shards.headers import CAPTIONS, MAX_CAPTION_BYTES, PICTURES
 from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.patterns import PATTERN, tar_paths
 from clipkit.shards.shard_files import DatasetFiles
 from clipkit.shards.tar_reader import Member, Sample, TarReader
 
 CLASS_FIELDS = ("cls", "label", "class", "class_id", "wnid", "synset", "class_name")
-CAPTION_FIELDS = ("caption", "text")
 _LABELS = frozenset({"cls", "json", "txt"})
 _WANTED = _LABELS.union(PICTURES)
 _LOOKED_AT = 64
@@ -74,7 +73,7 @@ def read_shards(
     """List the pictures of `classes` in the shards that `shards_at` has found at `root`, in their order.
 
     A sample's class is its cls member, else the first of CLASS_FIELDS in its json, else its txt, else the
-    first of CAPTION_FIELDS in its json: the class's folder (wnid), label from 0, or name. Raises
+    first of CAPTIONS in its json: the class's folder (wnid), label from 0, or name. Raises
     EvaluationError for what does not fit, as `labelled_tree`.
     """
     words, several = class_words(classes), len(shards) > 1
@@ -130,9 +129,12 @@ def shards_at(root: Path, folders: Iterable[str] = ()) -> Shards | None:
 
 
 def name_of_set(root: Path) -> str:
-    """Return the name of a set of the user's own: its folder's or archive's, or its pattern's folder's."""
+    """Return the name of a set of the user's own: its folder's or archive's, or its pattern's folder's.
+
+    It names figures: what is no UTF-8 in it becomes U+FFFD.
+    """
     path = root.resolve()
-    name = path.parent.name if PATTERN.search(path.name) and not root.exists() else path.name
+    name = decoded(path.parent.name if PATTERN.search(path.name) and not root.exists() else path.name)
     for ending in sorted(ARCHIVE_ENDINGS, key=len, reverse=True):
         name = name.removesuffix(ending)
     return name or "folder"
@@ -175,7 +177,7 @@ def _found(reader: TarReader, sample: Sample) -> _Found:
         texts.get("cls"),
         *_first(fields, CLASS_FIELDS),
         texts.get("txt"),
-        *_first(fields, CAPTION_FIELDS),
+        *_first(fields, CAPTIONS),
     ]
     word = next((each.strip() for each in said if each is not None), None)
     return _Found(f"{sample.key}.{ending}", members[ending] if ending else None, word)
@@ -187,8 +189,8 @@ def _text(reader: TarReader, member: Member) -> str:
 
 def _fields(text: str) -> Mapping[str, object]:
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = parsed_json(text)
+    except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}
 

@@ -24,6 +24,7 @@ from clipkit.evaluate.images import LabelledImages
 from clipkit.evaluate.per_class import ClassScore, class_scores
 from clipkit.evaluate.predictions import Gathered, Predictions
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered, own_batches
+from clipkit.evaluate.trend import NORMAL_95
 from clipkit.locations import decoded
 from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
@@ -34,7 +35,6 @@ Report: TypeAlias = Callable[[int], None]
 PROMPT_BATCH = 256
 UNREADABLE_SHARE = 0.001
 _EXACT = 2.0**-40
-_NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ def exact_steps(values: torch.Tensor) -> torch.Tensor:
 
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
     """Wilson's 95% confidence interval for the share `correct / count` (Wilson 1927)."""
-    z2 = _NORMAL_95**2
+    z2 = NORMAL_95**2
     share = correct / count
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

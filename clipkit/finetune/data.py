@@ -20,6 +20,7 @@ from clipkit.evaluate.shard_images import name_of_set, read_labelled
 from clipkit.evaluate.templates import templates_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.finetune.samples import held_out
+from clipkit.locations import decoded
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _told_apart(sets: list[LabelledImages]) -> list[LabelledImages]:
         if all(depth >= len(parents) for parents in above):
             raise EvaluationError(f"two sets are called {listing(same)}: rename the folder of one")
         sets = [
-            replace(each, name=f"{parents[depth - 1].name}-{each.name}")
+            replace(each, name=f"{decoded(parents[depth - 1].name)}-{each.name}")
             if each.name in same and depth < len(parents)
             else each
             for each, parents in zip(sets, above, strict=True)

@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.drawing import check_picture
 from clipkit.evaluate.head import Head
-from clipkit.evaluate.results import RESULTS_NAME, zero_shot_record
+from clipkit.evaluate.results import RESULTS_NAME, decoded_record, zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
 from clipkit.finetune.classifier import add_head, clip_weights, head_weights
@@ -121,8 +121,22 @@ def finetune(
             start |= {"model": clip.config.name}
             state = fine_tune(clip, data, config, training, run, start, world)
             fine_tuned = Weights.of(clip, head_weights(clip))
-            about |= {"run": run.name, "trained_pictures": len(data.train), "trained_steps": state.step}
+            about |= {"run": run.name} | _how_tuned(config, training, state)
             return _measure(clip.eval(), (zero_shot, fine_tuned), data, config, run, about, state)
+
+
+def _how_tuned(config: FinetuneConfig, training: Training, state: TrainState) -> dict[str, Any]:
+    """What a record says of the fine-tuning, to repeat it from the zero-shot model that the record names."""
+    return {
+        "options": config.model_dump(mode="json", exclude_defaults=True),
+        "seed": config.seed,
+        "trained_path": str(Path(training.samples.source).absolute()),
+        "trained_sha256": training.samples.fingerprint,
+        "trained_pictures": len(training.samples),
+        "trained_unreadable": state.bad.count,
+        "trained_steps": state.step,
+        "trained_precision": training.settings.precision,
+    }
 
 
 def _exact(alpha: float) -> str:
@@ -156,8 +170,8 @@ def _measure(
             record = zero_shot_record(result, data.classes, images, about)
             role = "shifted" if place else "in-distribution"
             record |= {"kind": "finetune", "alpha": each.alpha, "role": role}
-            run.results.append(record, durable=True)
-            records.append(record)
+            records.append(decoded_record(record))
+            run.results.append(records[-1], durable=True)
         points.append(each.point)
         if each.alpha in config.save_alpha:
             head = Head(data.classes, each.weights.head_DN)

@@ -35,18 +35,19 @@ from clipkit.train.state import TrainState, run_settings
 
 @dataclass(frozen=True)
 class Training:
-    """What the trainer is told: its settings, how long it goes, and with how many steps of warm-up."""
+    """What the trainer is told: its settings, its pictures, how long it goes and warms up."""
 
     settings: ResolvedConfig
+    samples: LabelledSet
     length: RunLength
     warmup: int
 
     @classmethod
     def of(cls, config: FinetuneConfig, data: Data, device_type: str) -> "Training":
         """Work it out for so many pictures. Raises ConfigError for a batch or a warm-up that is too large."""
-        settings = config.training(device_type)
-        length = run_length(settings, len(data.train))
-        return cls(settings, length, config.warmup_steps(settings, length.steps))
+        settings, samples = config.training(device_type), LabelledSet(data.train)
+        length = run_length(settings, len(samples))
+        return cls(settings, samples, length, config.warmup_steps(settings, length.steps))
 
 
 def fine_tune(
@@ -64,7 +65,7 @@ def fine_tune(
     before the first step and after each epoch. Raises TrainError for a run of other settings or one that
     diverges, TrainInterrupted after a signal, DatasetError for too many pictures that cannot be read.
     """
-    samples, length = LabelledSet(data.train), training.length
+    samples, length = training.samples, training.length
     settings = run_settings(training.settings, samples) | config.settings() | start
     settings |= {"classes_sha256": data.classes.names_sha256, "prompts_sha256": data.classes.templates_sha256}
     with Interruption() as interruption, ExitStack() as stack:

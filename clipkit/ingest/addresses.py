@@ -4,7 +4,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 _NEVER_V4 = (
     IPv4Network("169.254.0.0/16"),  # link-local: a cloud's metadata service hands out credentials here
-    IPv4Network("100.100.100.200/32"),  # another cloud's metadata service
+    IPv4Network("100.100.100.200/32"),  # other clouds' metadata services
+    IPv4Network("168.63.129.16/32"),
+    IPv4Network("192.0.0.0/24"),  # and another one's in it; some ipaddress modules call parts of it public
     IPv4Network("224.0.0.0/4"),
 )
 _NEVER_V6 = (

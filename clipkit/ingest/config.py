@@ -1,17 +1,12 @@
 """The settings of one ingest, validated once."""
 
-import os
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipkit._version import VERSION
+from clipkit.cpus import available_cpus
 from clipkit.pictures import MAX_PIXELS
 
 MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
-
-
-def _available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class IngestConfig(BaseModel):
@@ -29,7 +24,7 @@ class IngestConfig(BaseModel):
 
     image_size: int = Field(256, ge=1, le=8192)
     quality: int = Field(95, ge=1, le=100)
-    workers: int = Field(default_factory=_available_cpus, ge=1, le=1024)
+    workers: int = Field(default_factory=available_cpus, ge=1, le=1024)
     connections: int = Field(64, ge=1, le=4096)
     per_host: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipkit.cpus import available_cpus
 from clipkit.errors import SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
@@ -39,7 +40,7 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
     made: list[Picture] = []
     broken: list[str] = []
     done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         files = _files(folder)
         while some := list(islice(files, _AT_ONCE)):
             for path, picture in zip(some, pool.map(lambda path: _hashed(path, config), some), strict=True):

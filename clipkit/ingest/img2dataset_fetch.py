@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic
 
-from clipkit.errors import EngineError
+from clipkit.errors import EngineError, install_extra
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.img2dataset_words import reason_of
 from clipkit.ingest.incoming import Incoming, Key
@@ -60,7 +60,7 @@ def _downloader() -> Download:
     except Exception as error:  # whatever a version of one of its many packages comes up with
         raise EngineError(
             f"--engine img2dataset: expected the extra to load, found {type(error).__name__}: {error}; "
-            "pip install 'clipkit[img2dataset]' into an environment of its own"
+            f"{install_extra('img2dataset')}, into an environment of its own"
         ) from None
 
     def download(url: str, timeout: float) -> tuple[bytes | None, str]:

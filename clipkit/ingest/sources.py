@@ -53,9 +53,9 @@ class Source:
         return name_without_compression(Path(self.files[0].name)).stem
 
 
-def chunks(rows: Iterable[UrlRow], size: int, limit: int | None = None) -> Iterator[Chunk]:
-    """Cut the first `limit` rows (all if None) into chunks of `size`, the last one perhaps shorter."""
-    remaining = itertools.islice(rows, limit)
+def chunks(rows: Iterable[UrlRow], size: int) -> Iterator[Chunk]:
+    """Cut rows into chunks of `size`, the last one perhaps shorter."""
+    remaining = iter(rows)
     for number in itertools.count():
         taken = tuple(itertools.islice(remaining, size))
         if not taken:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipkit.errors import SourceError
+from clipkit.json_values import parsed_json
 from clipkit.shards.delimited import TextColumns, Values
 from clipkit.shards.text_files import Malformed, count_lines, opened, read_records
 
@@ -133,8 +134,8 @@ class Parquet:
 def json_object(line: str) -> dict[str, Any] | Malformed:
     """Return the object that a line of JSON is, or why it is none."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parsed_json(line)
+    except ValueError as error:
         return Malformed(line, f"not JSON: {str(error)[:100]}")
     return record if isinstance(record, dict) else Malformed(line, "JSON, but no object")
 

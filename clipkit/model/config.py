@@ -1,4 +1,4 @@
-"""Model configurations as data: OpenAI's nine CLIPs (Radford et al. 2021, tables 19-20), two small ones."""
+"""Model configurations as data: OpenAI's nine CLIPs (Radford et al. 2021, tables 19-20), and small ones."""
 
 from typing import Annotated, Literal, Self
 

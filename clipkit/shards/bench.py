@@ -1,6 +1,5 @@
 """How fast a dataset can be read for training here: each step alone, all with workers, and what limits it."""
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from itertools import islice
 from statistics import median
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
 from clipkit.processes import keep_freed_memory
 from clipkit.shards.loader import Batch, Collator, Pixels, Tokenize, Transform, batches, device_copy_seconds
@@ -130,7 +130,7 @@ def bench(
     for _ in islice(made, count):
         pass
     whole = count * batch_size / (time.perf_counter() - begun)
-    cpus = len(os.sched_getaffinity(0))
+    cpus = available_cpus()
     short_side = round(median(alone.short_sides)) if alone.short_sides else 0
     figures = Figures(
         seconds, reads_alone, reads, whole, workers, cpus, short_side, batch.images_BCHW.shape[-1]

@@ -1,18 +1,18 @@
 """The dataset directory as its writers see it: what it was made from, created or continued under a lock."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder, write_json
 from clipkit.differences import differences
 from clipkit.errors import DatasetError, NoDatasetError, first_fault
+from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 
@@ -34,7 +34,7 @@ class SourceFile(BaseModel):
 
     name: str
     bytes: int
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Parent(BaseModel):
@@ -185,12 +185,12 @@ def read_dataset(directory: Path) -> Dataset:
     """
     path = directory / DATASET_FILE
     try:
-        content = json.loads(read_bytes(path, MAX_JSON_BYTES))
+        content = parsed_json(read_bytes(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         raise NoDatasetError(
             f"{directory}: expected a dataset directory, found no {DATASET_FILE} in it"
         ) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise DatasetError(
             f"{path}: expected JSON, found something else; was the file edited or cut off?"
         ) from None

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from clipkit.errors import escaped
+
 LISTED = 1000  # faults kept in words; all are counted
 LISTED_OF_FILE = 20
 
@@ -32,7 +34,7 @@ class Fault(NamedTuple):
         place = self.file + (f", {self.member}" if self.member else "")
         if self.byte is not None:
             place += f", byte {self.byte:,}"
-        return f"{place}: {self.words}"
+        return escaped(f"{place}: {self.words}")
 
     def as_json(self) -> dict[str, Any]:
         """Return the fault as plain JSON values."""

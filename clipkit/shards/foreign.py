@@ -1,7 +1,6 @@
 """Tars of other tools as shards, read where their samples lie."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import infos, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
@@ -80,8 +80,8 @@ class ForeignTars:
         if field is None:
             return text.decode(errors="replace")
         try:
-            value = json.loads(text)[field]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            value = parsed_json(text)[field]
+        except (ValueError, LookupError, TypeError):
             value = None
         if not isinstance(value, str):
             raise SampleError(f"its json has no caption in the field {field!r}; was the tar changed?")

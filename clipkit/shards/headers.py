@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.atomic import make_folder, write_table
+from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote
 from clipkit.locks import exclusive
 from clipkit.shards.cache import Cache, Wanted, user_cache
@@ -164,9 +166,7 @@ def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
     if any(is_remote(tar.path) for tar in tars):  # what lies elsewhere is waited for
         yield from mapped_in_threads(make, tars, _DOWNLOADS)
         return
-    processes = min(
-        sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, len(os.sched_getaffinity(0)), _MOST_PROCESSES
-    )
+    processes = min(sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, available_cpus(), _MOST_PROCESSES)
     # Not of the fork server, from which the loader's processes come that need torch in it.
     for tar, made in mapped(make, tars, processes if min(processes, len(tars)) > 1 else 0, "spawn"):
         if isinstance(made, Died):
@@ -205,7 +205,7 @@ def _kept_at(place: Path, tar: Tar) -> pa.Table | None:
 
 def _noted(table: pa.Table) -> dict[str, Any]:
     try:
-        noted = json.loads((table.schema.metadata or {}).get(_OF_TAR, b"{}"))
+        noted = parsed_json((table.schema.metadata or {}).get(_OF_TAR, b"{}"))
     except ValueError:
         noted = {}
     nothing = {"version": None, "bytes": None, "changed": None, "left_out": 0}
@@ -231,8 +231,8 @@ def _row(reader: TarReader, sample: Sample) -> tuple[str, int, int, int, int, st
     text, field = sample.members.get("txt"), None
     if text is None and (text := sample.members.get("json")) is not None and text.size <= MAX_CAPTION_BYTES:
         try:
-            field = _caption_field(json.loads(reader.read(text)))
-        except (ValueError, RecursionError):
+            field = _caption_field(parsed_json(reader.read(text)))
+        except ValueError:
             field = None
         text = text if field else None
     if picture is None or text is None or text.size > MAX_CAPTION_BYTES:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from clipkit.atomic import write_table
 from clipkit.errors import DatasetError, NoDatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.parquet import parsed
@@ -167,7 +168,7 @@ def read_index(directory: Path) -> Index:
             f"{strange.bytes} bytes; restore the index"
         )
     try:
-        progress = IngestProgress(**json.loads((table.schema.metadata or {}).get(_PROGRESS, b"{}")))
+        progress = IngestProgress(**parsed_json((table.schema.metadata or {}).get(_PROGRESS, b"{}")))
     except (ValueError, TypeError):
         raise DatasetError(
             f"{path}: expected how far ingest has come, found something else; restore the index"

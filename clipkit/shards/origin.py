@@ -7,8 +7,7 @@ from clipkit.tables import table
 def made_from(parent: Parent) -> str:
     """Return in a line what a dataset was made from and how."""
     settings = ", ".join(f"{name} {value}" for name, value in parent.settings.items() if value is not None)
-    made = f"made from {parent.name} by {parent.command}{f': {settings}' if settings else ''}"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in made)
+    return f"made from {parent.name} by {parent.command}{f': {settings}' if settings else ''}"
 
 
 def origin_table(parent: Parent) -> str:

@@ -1,7 +1,6 @@
 """A dataset made right again from its tars: all but these is made anew where it is at fault, and told."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from clipkit.atomic import write_json
 from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import (
@@ -249,7 +249,7 @@ class _Repair:
                 f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy"
             )
         elif self._dataset.totals != totals:
-            content = json.loads((self._directory / DATASET_FILE).read_bytes())
+            content = parsed_json((self._directory / DATASET_FILE).read_bytes())
             write_json(self._staging.folder / DATASET_FILE, content | {"totals": totals.model_dump()})
         else:
             return
@@ -283,8 +283,8 @@ class _Repair:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parsed_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from clipkit.page import document, figure, text
 from clipkit.shards.origin import made_from
 from clipkit.shards.schemas import REASONS
+from clipkit.tables import size
 
 if TYPE_CHECKING:
     from clipkit.shards.dataset import Parent, Pass
@@ -60,7 +61,7 @@ def _head(report: "Report") -> str:
         (f"{report.samples:,}", f"samples ({_percent(report.samples, records)})"),
         (f"{others:,}", f"{rest} ({_percent(others, records)})"),
         (f"{report.shards:,}", "shards"),
-        (_bytes(report.bytes), "in tars"),
+        (size(report.bytes), "in tars"),
         (f"{report.repeated:,}", "pictures seen before"),
     )
     cells = "".join(f"<div><b>{value}</b><span class=soft>{label}</span></div>" for value, label in figures)
@@ -127,7 +128,7 @@ def _hosts(report: "Report") -> str:
 
 def _pictures(report: "Report") -> str:
     figures = "".join(
-        figure(shown.jpeg, shown.caption, f"<span>{shown.key}</span>") for shown in report.pictures
+        figure(shown.jpeg, shown.caption, f"<span>{text(shown.key)}</span>") for shown in report.pictures
     )
     return f'<h2>Samples, spread evenly</h2><div class="grid">{figures}</div>' if figures else ""
 
@@ -144,8 +145,8 @@ def _examples(report: "Report") -> str:
 
 def _origin(report: "Report") -> str:
     rows = "".join(
-        f"<tr><td><bdi>{text(file.name)}</bdi></td><td class=n>{_bytes(file.bytes)}</td>"
-        f"<td><code>{file.sha256}</code></td></tr>"
+        f"<tr><td><bdi>{text(file.name)}</bdi></td><td class=n>{size(file.bytes)}</td>"
+        f"<td><code>{text(file.sha256)}</code></td></tr>"
         for file in report.description.sources[:_FILES]
     )
     left = len(report.description.sources) - _FILES
@@ -184,10 +185,3 @@ def _bar(count: int, most: int, kind: str = "") -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.1f}%"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} bytes"

@@ -18,7 +18,6 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
-MOST_SHOWN = 1000
 _SIDE = 480  # pixels: sharp on a screen of two for each
 _PAGE = b"<!doctype html>"
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
@@ -38,7 +37,10 @@ class ShownSample(NamedTuple):
 
     def lines(self) -> str:
         """Return it as a table, a row a column of the manifest."""
-        rows = [("shard", self.shard), *((name, _word(value)) for name, value in self.row.items())]
+        rows = [
+            ("shard", self.shard),
+            *((name, "-" if value is None else str(value)) for name, value in self.row.items()),
+        ]
         if self.out:
             rows.append(("written", str(self.out)))
         return table(rows)
@@ -189,9 +191,3 @@ def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> N
 
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def _word(value: Any) -> str:
-    # As JSON has it where it is a text with control characters: these must not steer a terminal.
-    shown = "-" if value is None else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

@@ -1,18 +1,23 @@
 """Several files of a dataset replaced as if at once: made beside it, then moved, which a kill only delays."""
 
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from clipkit.atomic import flush, make_folder, write_json
 from clipkit.digests import file_sha256
+from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.shards.dataset import DATASET_FILE
+from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.index import INDEX_FILE
-from clipkit.shards.whole import REPAIR
+from clipkit.shards.whole import REPAIR, SIZES_FILE
 
 _READY = "ready.json"
 _GUARDS = (INDEX_FILE, DATASET_FILE)  # whoever else changes the dataset changes one of them
+_WHOLE = (*_GUARDS, SIZES_FILE)
+_NUMBERED = re.compile(rf"({FAILURES}/)?\d{{6}}\.parquet")
 
 
 class Staging:
@@ -27,11 +32,21 @@ class Staging:
         self.folder = directory / REPAIR
 
     def finish_earlier(self) -> bool:
-        """Finish what an earlier commit did not, or remove what never came to one; tell which it was."""
+        """Finish what an earlier commit did not, or remove what never came to one; tell which it was.
+
+        What lies in a dataset that was downloaded may be anything: nothing is moved but files that a repair
+        makes, to where they belong. Raises DatasetError where a folder's name leads elsewhere.
+        """
+        for folder in (self.folder, self._directory / FAILURES):
+            if folder.is_symlink():
+                raise DatasetError(
+                    f"{folder}: expected a folder of the dataset, found a link to elsewhere: remove the link"
+                )
         try:
-            order: Any = json.loads((self.folder / _READY).read_bytes())
-            is_ours = all(_sha256(self._directory / name) in order["guards"][name] for name in _GUARDS)
+            order: Any = parsed_json((self.folder / _READY).read_bytes())
             names = [str(name) for name in order["names"]]
+            is_ours = all(name in _WHOLE or _NUMBERED.fullmatch(name) for name in names)
+            is_ours &= all(_sha256(self._directory / name) in order["guards"][name] for name in _GUARDS)
         except (OSError, ValueError, KeyError, TypeError):
             is_ours = False
         if is_ours:

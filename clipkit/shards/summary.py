@@ -28,6 +28,7 @@ _MANIFEST_COLUMNS = ["width", "height", "image_bytes", "caption", "sha256", "ori
 _FAILURE_COLUMNS = ["reason", "retryable", "url"]
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#:]+)"
 _TOP = 20
+_LONGEST = 60  # characters of a name in the tables
 _MOST_HOSTS = 200_000  # in memory; beyond, half of them, the rarest, are forgotten
 _SILENT = 500  # so many shards are counted in two or three seconds
 _SHOWN = ("p5", "p25", "p75", "p95")  # in the table, of PERCENTS
@@ -119,7 +120,7 @@ class Summary(NamedTuple):
             ]
             blocks += [table(causes, ("failures by cause", "records", "share", "may pass"))]
         if self.hosts:
-            hosts = [(_safe(host.host), host.samples, host.failures) for host in self.hosts]
+            hosts = [(_cut(host.host), host.samples, host.failures) for host in self.hosts]
             blocks += [table(hosts, (f"hosts, the first {_TOP}", "samples", "failures"))]
         return "\n\n".join(blocks)
 
@@ -273,13 +274,12 @@ def _top(samples: Counter[str], failures: Counter[str]) -> list[Host]:
 
 def _shares(counts: dict[str, int]) -> str:
     whole = sum(counts.values())
-    return ", ".join(f"{_safe(name)} {100 * count / whole:.1f}%" for name, count in [*counts.items()][:8])
+    return ", ".join(f"{_cut(name)} {100 * count / whole:.1f}%" for name, count in [*counts.items()][:8])
 
 
 def _may_pass(cause: Cause) -> str:
     return {0: "", cause.failures: "all"}.get(cause.retryable, f"{cause.retryable:,}")
 
 
-def _safe(name: str) -> str:
-    """Return a name from anywhere as it may be printed on a terminal, cut."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:60])
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"

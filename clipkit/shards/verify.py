@@ -1,12 +1,12 @@
 """A whole dataset, verified: every file against the index, and all of them together against each other."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
 from clipkit.pictures import MAX_PIXELS
 from clipkit.progress import Progress
@@ -133,7 +133,7 @@ def shard_verdicts(
     paths = [directory / shard.name for shard in shards]
     small = sum(found or 0 for found in file_sizes(paths)) < _FEW_BYTES
     # A decoder that a damaged picture kills must not take this process along.
-    several = 0 if workers is None and small and not how.decode else workers or len(os.sched_getaffinity(0))
+    several = 0 if workers is None and small and not how.decode else workers or available_cpus()
     done = read = found = 0
     begun = time.monotonic()
     with progress("verify", len(shards), "shards") as display:

@@ -1,6 +1,5 @@
 """A dataset's files together: which there are, and whether they agree on what they account for."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from clipkit.errors import DatasetError
+from clipkit.json_values import parsed_json
 from clipkit.locations import read_bytes
 from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherVersion, read_dataset
 from clipkit.shards.failure_files import FAILURES
@@ -200,11 +200,11 @@ def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
 
 def _check_sizes(directory: Path, samples: dict[str, int], faults: Faults) -> None:
     try:
-        found = json.loads(read_bytes(directory / SIZES_FILE, MAX_JSON_BYTES))
+        found = parsed_json(read_bytes(directory / SIZES_FILE, MAX_JSON_BYTES))
     except FileNotFoundError:
         faults.add("missing", SIZES_FILE, "expected the file that OpenCLIP reads, found no such file")
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         faults.add("sizes", SIZES_FILE, f"expected JSON, found: {error}")
         return
     if found != samples:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from clipkit import atomic
-from clipkit.errors import ConfigError, TrainError
+from clipkit.errors import ConfigError, TrainError, install_extra
 from clipkit.train.run_directory import RunDirectory
 
 Figures = Mapping[str, float]
@@ -115,7 +115,7 @@ def _imported() -> Any:
         import wandb
     except ImportError as error:
         raise ConfigError(
-            f"--wandb: expected the extra wandb, found: {error}; pip install 'clipkit[wandb]'"
+            f"--wandb: expected the extra wandb, found: {error}; {install_extra('wandb')}"
         ) from None
     return wandb
 

@@ -1,9 +1,10 @@
 """Waiting for data: whether the device waited too, and the line that says so and what to do."""
 
-import os
 from collections.abc import Callable
 
 import torch
+
+from clipkit.cpus import available_cpus
 
 _WORTH_SAYING = 0.05
 _MUCH = 0.2
@@ -58,7 +59,7 @@ class Bottleneck:
     def _line(self, share: float) -> str:
         if share <= _WORTH_SAYING:
             return f"bottleneck: training hardly waits for data any more, {share:.0%} of the time"
-        cpus = len(os.sched_getaffinity(0))
+        cpus = available_cpus()
         if not self._workers:
             remedy = "each batch is made between two steps: give --workers"
         elif self._workers < cpus:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 
 from clipkit.differences import differences
-from clipkit.errors import CheckpointError, ClipkitError, TrainError, one_line, tell
+from clipkit.errors import CheckpointError, ClipkitError, TrainError, tell
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.weights import stored_config
@@ -67,7 +67,7 @@ class CheckpointWriter:
         except ClipkitError as failure:
             if error is None:
                 raise
-            tell(one_line(f"clipkit: {failure}"))  # the command's last line is that of `error`
+            tell(f"clipkit: {failure}")  # the command's last line is that of `error`
 
     @property
     def minutes(self) -> float:

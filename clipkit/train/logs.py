@@ -35,11 +35,12 @@ class RunLog:
             self.say(f"{run.name} goes on after step {state.step:,} of {length.steps:,}")
         else:
             run.note(f"{run.name} begins: {length.steps:,} steps of {length.batch_size:,} samples")
-        self._boards: list[Board] = [TensorBoard(run, state.step)]
-        if settings["wandb"]:
+        self._boards: list[Board] = []
+        if settings["wandb"]:  # the first, for it may be refused: no other is open then
             board = WeightsAndBiases(run, settings["wandb_project"], settings)
             self._boards.append(board)
             self.say(f"W&B: {board.place}")
+        self._boards.append(TensorBoard(run, state.step))
 
     def __enter__(self) -> Self:
         return self

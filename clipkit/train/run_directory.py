@@ -7,7 +7,6 @@
 file in its place; the newest is then the checkpoint that is furthest trained.
 """
 
-import json
 import math
 import re
 import shlex
@@ -18,8 +17,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from clipkit import atomic
-from clipkit.errors import CheckpointError, TrainError
+from clipkit.errors import CheckpointError, TrainError, one_line
+from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines, Line
+from clipkit.locations import decoded
 from clipkit.locks import Held, exclusive
 from clipkit.train.config import Resume
 from clipkit.train.length import RunLength
@@ -48,8 +49,13 @@ class RunDirectory:
     def opened(self) -> Iterator[None]:
         """Create the folder if need be and hold it for this process alone, where its file system has locks.
 
-        Raises TrainError if it holds something else than a run, cannot be written, or is in use.
+        Raises TrainError if it holds something else than a run, cannot be written, is in use, or has a path
+        that is no UTF-8, which TensorBoard cannot write to.
         """
+        if decoded(str(self.path)) != str(self.path):
+            raise TrainError(
+                f"{self.path}: expected the run's folder to have a path in UTF-8: choose another"
+            )
         self._refuse_foreign()
         with ExitStack() as stack:
             try:
@@ -92,7 +98,7 @@ class RunDirectory:
     def read_config(self) -> Line | None:
         """Return what `write_config` stored, None for a new run. Raises TrainError if the file is damaged."""
         try:
-            config = json.loads(self._config.read_text(encoding="utf-8"))
+            config = parsed_json(self._config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -203,8 +209,9 @@ class RunDirectory:
 
     def note(self, line: str) -> None:
         """Append a line with the time to out.log."""
+        time = datetime.now().astimezone().isoformat(timespec="seconds")
         with (self.path / "out.log").open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+            log.write(f"{time} {one_line(decoded(line))}\n")
 
 
 def _samples_trained(name: str, length: RunLength) -> int:

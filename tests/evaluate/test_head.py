@@ -39,10 +39,27 @@ def test_it_is_read_from_a_checkpoint_as_it_was(tmp_path: Path) -> None:
     assert read_head({}, MICRO, PATH) is None
 
 
-def test_it_fits_the_same_names_in_the_same_order_whatever_prompts_and_folders_are() -> None:
-    assert head().fits(ClassSet("other", ("0", "1"), PETS.names, ("{}",)))
-    assert not head().fits(ClassSet("pets", PETS.folders, PETS.names[::-1], PETS.templates))
-    assert not head().fits(ClassSet("pets", PETS.folders, (("cat",), ("dog",)), PETS.templates))
+def columns(names: tuple[tuple[str, ...], ...], own: Head | None = None) -> list[int] | None:
+    """Which of its columns the head has for classes of those names, in other folders and prompts."""
+    folders = tuple(map(str, range(len(names))))
+    found = (own or head()).weights_for(ClassSet("other", folders, names, ("{}",)))
+    return None if found is None else found[0].int().tolist()
+
+
+def test_its_columns_are_put_in_the_order_of_a_sets_classes_by_their_names() -> None:
+    assert columns((("cat", "kitten"), ("dog",))) == [0, 1]
+    assert columns((("dog",), ("kitten", "cat"))) == [1, 0]
+
+
+def test_it_is_no_classifier_of_fewer_more_or_other_classes() -> None:
+    assert columns((("cat",), ("dog",))) is None
+    assert columns((("dog",),)) is None
+    assert columns((("cat", "kitten"), ("dog",), ("cow",))) is None
+    assert columns((("dog",), ("dog",), ("cat", "kitten"))) is None
+    twins = ClassSet("twins", ("a", "b", "c"), (("cat",), ("cat",), ("dog",)), ("{}",))
+    three = Head(twins, torch.arange(192, dtype=torch.float32).reshape(64, 3))
+    assert columns(twins.names, three) == [0, 1, 2]
+    assert columns(twins.names[::-1], three) is None  # which cat is which cannot be told
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,17 @@ def test_every_point_is_measured_on_every_set_and_recorded(made: Made) -> None:
     assert json.loads(json.dumps(made.result.as_json()))["trained_pictures"] == 48
 
 
+def test_a_record_is_enough_to_repeat_it(made: Made, tmp_path: Path) -> None:
+    lines = [each for each in JsonLines(made.result.results_file).read() if each["kind"] == "finetune"]
+    last = lines[-1]
+    config = FinetuneConfig.model_validate(last["options"])
+    assert config == made.config and last["seed"] == made.config.seed
+    assert last["trained_path"] == str(made.folder / "train") and last["trained_precision"] == "fp32"
+    again = finetune(Path(last["checkpoint"]), config, RunDirectory(tmp_path / "colours")).records[-1]
+    assert again.pop("date") >= last.pop("date")
+    assert json.loads(json.dumps(again)) == last
+
+
 @pytest.mark.parametrize("name", ["val", "pale"])
 def test_alpha_0_is_the_zero_shot_model(made: Made, name: str) -> None:
     (expected,) = evaluate(made.zero(), made.on(name)).records
@@ -147,11 +158,25 @@ def test_a_fine_tuned_model_is_read_by_others_with_the_same_features(made: Made,
     assert torch.allclose(again, expected, atol=1e-5)
 
 
-def test_other_classes_are_told_apart_by_prompts(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "classes.csv").write_text("folder,names\nred,warm\nblue,cold\ngreen,fresh|cool\n")
+def test_classes_in_another_order_are_told_apart_by_the_head(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("folder,names\ngreen,green\nred,scarlet|red\nblue,blue\n")
+    config = EvaluateConfig(folder=made.folder / "pale", classes=tmp_path / "classes.csv", workers=0)
+    (found,) = evaluate(made.kept("1"), config).records
+    (same,) = evaluate(made.kept("1"), made.on("pale")).records
+    assert found["kind"] == "fine-tuned"
+    assert {key: found[key] for key in FIGURES} == {key: same[key] for key in FIGURES}
+
+
+def test_other_classes_are_told_apart_by_prompts(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "classes.csv").write_text("folder,names\nred,warm\nblue,blue\ngreen,fresh|cool\n")
     config = EvaluateConfig(folder=made.folder / "val", classes=tmp_path / "classes.csv", workers=0)
     (found,) = evaluate(made.kept("1"), config).records
     assert found["kind"] == "zero-shot"
+    assert found["head_left_out"] == "it has 3 classes, the set 3, with 1 in common"
+    said = f"val: told apart by prompts, not by the model's head: {found['head_left_out']}"
+    assert said in capsys.readouterr().err.splitlines()
 
 
 def test_the_same_command_measures_a_finished_run_again(made: Made) -> None:

@@ -139,3 +139,16 @@ def test_a_manifest_of_a_few_kilobytes_that_is_gigabytes(
         with pytest.raises(DatasetError, match="more than 60,000,000 bytes of memory"):
             command(dataset)
     assert dedup(dataset, DedupConfig(near=2), hash_folder=hash_folder).samples == 64, "it reads no captions"
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.parquet"])
+def test_json_that_is_nested_too_deeply_is_no_traceback(dataset: Path, name: str) -> None:
+    deep = "[" * 100_000
+    if name == INDEX_FILE:
+        table = pq.read_table(dataset / name)
+        metadata = {key: deep.encode() for key in table.schema.metadata}
+        pq.write_table(table.replace_schema_metadata(metadata), dataset / name)
+    else:
+        (dataset / name).write_text(deep)
+    with pytest.raises(DatasetError, match="found something else"):
+        summarize(dataset)

@@ -87,5 +87,5 @@ def test_without_a_key_there_is_one_line_and_no_question(tiny_dataset: Path, tmp
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="the extra is here")
 def test_without_the_package_the_extra_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected the extra wandb, .*; pip install 'clipkit\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"expected the extra wandb, .*; pip install '.\[wandb\]'"):
         run_it(tiny_dataset, tmp_path / "run", LOGGED)

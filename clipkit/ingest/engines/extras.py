@@ -4,7 +4,7 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
-from clipkit.errors import EngineError
+from clipkit.errors import EngineError, install_extra
 
 
 def extra(package: str, name: str) -> Any:
@@ -18,6 +18,5 @@ def expect_extra(package: str, name: str) -> None:
     found = find_spec(package)
     if found is None or found.origin is None:  # a mere folder of that name has none
         raise EngineError(
-            f"--engine {name}: expected the extra {name}, found no package {package}; "
-            f"pip install 'clipkit[{name}]'"
+            f"--engine {name}: expected the extra {name}, found no package {package}; {install_extra(name)}"
         )

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
+from clipkit.json_values import parsed_json
 from clipkit.locations import decoded
 from clipkit.model.formats.pickles import Record
 from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
@@ -118,7 +119,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file that can be read: {_first_line(error)}"
         ) from error
@@ -210,8 +211,8 @@ def _decoded(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if CONFIG_KEY not in metadata:
         return {}
     try:
-        return {CONFIG_KEY: json.loads(metadata[CONFIG_KEY])}
-    except (ValueError, RecursionError) as error:
+        return {CONFIG_KEY: parsed_json(metadata[CONFIG_KEY])}
+    except ValueError as error:
         raise CheckpointError(f"{path} has a model_config that is not JSON") from error
 
 

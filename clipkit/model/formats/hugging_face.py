@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
+from clipkit.json_values import parsed_json
 from clipkit.model.clip import Clip, shapes_of
 from clipkit.model.config import OPENAI_VOCABULARY, ClipConfig, ResNetConfig
 from clipkit.model.formats import hugging_face_inputs as inputs
@@ -184,8 +185,8 @@ def _input_faults(folder: Path, config: ClipConfig) -> Iterator[tuple[str, str |
 
 def _json(path: Path) -> Any:
     try:
-        content = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parsed_json(_text(path))
+    except ValueError as error:
         reason = str(error).splitlines()[0] if isinstance(error, json.JSONDecodeError) else "no JSON"
         raise CheckpointError(f"{path} is damaged: {reason}; fetch or write it anew") from error
     level, depth = [content], 0

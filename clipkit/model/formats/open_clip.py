@@ -1,9 +1,9 @@
 """OpenCLIP's formats: its checkpoint, and the JSON configuration that `open_clip.add_model_config` takes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from clipkit.json_values import parsed_json
 from clipkit.model.checkpoint import write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
@@ -43,8 +43,8 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
 def is_json_file(path: Path) -> bool:
     """Whether a file holds such a configuration, by its keys."""
     try:
-        content = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 16 else None
-    except (OSError, ValueError, RecursionError):
+        content = parsed_json(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 16 else None
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= content.keys()
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from clipkit.atomic import replaced, replaced_folder, write_json
 from clipkit.errors import ConfigError
+from clipkit.json_values import parsed_json
 from clipkit.model.checkpoint import OPEN_CLIP_KEY, Checkpoint, checkpoint_content, load_model, write_pytorch
 from clipkit.model.clip import Clip
 from clipkit.model.comparison import Reference
@@ -64,7 +65,7 @@ def _write_safetensors(clip: Clip, path: Path, origin: Origin) -> None:
 
 def _reopen_safetensors(path: Path, config: ClipConfig) -> Iterator[nn.Module]:
     tensors, metadata = read_safetensors(path)
-    stored = stored_config(json.loads(metadata[CONFIG_KEY]), path)
+    stored = stored_config(parsed_json(metadata[CONFIG_KEY]), path)
     yield assemble(Weights(stored, tensors), path)
 
 

@@ -34,7 +34,7 @@ def test_a_missing_extra_is_one_line(engine: str, tmp_path: Path) -> None:
     line = finished.stderr.splitlines()[-1]
     assert line == (
         f"clipkit: --engine {engine}: expected the extra {engine}, found no package {PACKAGES[engine]}; "
-        f"pip install 'clipkit[{engine}]'"
+        f"pip install '.[{engine}]' in a checkout of clipkit"
     )
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "dataset").exists(), "nothing was begun"
