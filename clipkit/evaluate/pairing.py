@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clipkit.evaluate.imagenet import CLASSES, V2_IMAGES, VALIDATION_IMAGES
+from clipkit.evaluate.imagenet import CLASSES, V2_IMAGES, V2_SETS, VALIDATION_IMAGES, v2_set
 from clipkit.evaluate.scores import Score, Series
 from clipkit.evaluate.trend import imagenet_trend
 
 _IMAGENET = "imagenet"
-_MATCHED = "matched-frequency"
+_MATCHED = V2_SETS[0]
 _NOT_STATED = "not stated"
-_V2_SETS = {"matched": _MATCHED, "threshold": "threshold0.7", "top-images": "top-images"}
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,7 @@ def _v2_set(score: Score) -> str | None:
     """Which of the three V2 sets a result is of; None for another set altogether."""
     if not score.set_name.lower().replace("-", "").replace("_", "").startswith("imagenetv2"):
         return None
-    for text in (score.set_name, score.path):
-        for word, name in _V2_SETS.items():
-            if word in text.lower():
-                return name
-    return _NOT_STATED
+    return v2_set(score.set_name, *reversed(Path(score.path).parts)) or _NOT_STATED
 
 
 def _fault(score: Score, kind: str) -> str | None:
