@@ -171,7 +171,8 @@ class _Pictures(Dataset[_Decoded | Unreadable]):
 def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch | EvaluationError:
     unreadable = tuple(row for row in rows if isinstance(row, Unreadable))
     decoded = [row for row in rows if isinstance(row, _Decoded)]
-    images = stacked([row.pixels for row in decoded]) if decoded else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+    nothing = torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+    images = stacked([row.pixels for row in decoded]) if decoded else nothing
     if isinstance(images, EvaluationError):
         return images
     digests = np.stack([row.sha256 for row in decoded]) if decoded else np.empty((0, SHA256_BYTES), np.uint8)
