@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from clipkit.commands import Json, config_of, given, show, with_options_of
-from clipkit.errors import tell
 from clipkit.evaluate.config import EvaluateConfig
 
 
@@ -25,13 +24,25 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Measure zero-shot classification and retrieval; each result is appended to the run's results.jsonl."""
+    from clipkit.evaluate.ranks import first_text
     from clipkit.evaluate.run import evaluate
     from clipkit.train.checkpoints import naming_older
+    from clipkit.train.distributed import open_world, processes_to_start
     from clipkit.train.run_directory import newest_checkpoint
 
     config = config_of(EvaluateConfig, given(context, settings))
-    chosen = checkpoint or newest_checkpoint(runs)
-    if checkpoint is None:
-        tell(f"checkpoint: {chosen}")
-    with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
-        show(evaluate(chosen, config, model=model), as_json)
+    processes = processes_to_start(config.processes)
+    if processes > 1:
+        from clipkit.train.launch import launch
+
+        launch(processes, "run the same command again")
+        return
+    with open_world(timeout=config.timeout) as world:
+        found = (checkpoint or newest_checkpoint(runs)) if world.is_first else checkpoint
+        chosen = Path(first_text(str(found), world))  # a run in training may have another one meanwhile
+        if checkpoint is None:
+            world.say(f"checkpoint: {chosen}")
+        with naming_older(chosen, lambda older: f"evaluate it with --checkpoint {older}"):
+            evaluated = evaluate(chosen, config, model=model, device=str(world.device), ranks=world)
+        world.barrier()  # what the first one cannot write ends the others, too
+    show(evaluated, as_json)

@@ -70,10 +70,11 @@ def train(
     from clipkit.shards.csv_set import CsvSet
     from clipkit.shards.mixture import Mixture
     from clipkit.shards.shard_set import ShardSet, name_of
-    from clipkit.train.distributed import open_world
-    from clipkit.train.launch import launch, processes_to_start
+    from clipkit.train.distributed import open_world, processes_to_start
+    from clipkit.train.launch import launch
     from clipkit.train.run import train
     from clipkit.train.run_directory import RunDirectory
+    from clipkit.train.shares import check_shares
 
     config = config_of(TrainConfig, given(context, settings))
     if bool(shards) == bool(csv):
@@ -81,9 +82,10 @@ def train(
     if val_shards and val_csv:
         raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
     check_run_name(name)
-    processes = processes_to_start(config)
+    processes = processes_to_start(config.processes)
+    check_shares(config, processes)
     if processes > 1:
-        launch(processes)
+        launch(processes, "the same command goes on from the last checkpoint")
         return
     with open_world(timeout=config.timeout):  # joined first: what fails from here on ends the others soon
         table = partial(CsvSet, image_column=image_col, caption_column=caption_col, separator=separator)

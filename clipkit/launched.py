@@ -10,7 +10,9 @@ from pathlib import Path
 from clipkit.errors import ConfigError, tell
 
 LAUNCHER = "CLIPKIT_LAUNCHER"
-"""The environment variable in which `clipkit train` hands its process number to the processes it starts."""
+"""The environment variable in which a command hands its process number to the processes it starts."""
+
+TIMEOUT = 600.0  # seconds; no process has work that takes it so much longer than the others
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun's agent looks for what ended a process
 _LOOK_SECONDS = 0.5
@@ -59,7 +61,7 @@ def _recorded(line: str, kind: str, code: int) -> bool:
 def end_with_launcher() -> None:
     """End this process at once when the launcher that started it is gone, however that one went.
 
-    Nothing else would: torchrun's processes are in sessions of their own, and train on without it.
+    Nothing else would: torchrun's processes are in sessions of their own, and go on without it.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # whoever set RANK by hand need not stay
         return
@@ -72,5 +74,5 @@ def _end_after(launcher: int) -> None:
         time.sleep(_LOOK_SECONDS)
     with suppress(OSError):
         if os.environ.get("LOCAL_RANK") == "0":
-            tell("clipkit: what started this process is gone, so it ends: the same command goes on")
+            tell("clipkit: what started this process is gone, so it ends: run the same command again")
     os._exit(1)

@@ -13,6 +13,7 @@ import typer
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
+    "agreement",
     "cpus",
     "differences",
     "digests",

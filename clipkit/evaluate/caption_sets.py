@@ -7,6 +7,7 @@ from typing import Any
 from clipkit.evaluate.captions import CaptionsResult, captions_retrieval
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.pairs import embedded_pairs
+from clipkit.evaluate.ranks import ALONE, Ranks
 from clipkit.evaluate.retrieval import Recalls, RetrievalResult, retrieval
 from clipkit.evaluate.sets import Display, no_display
 from clipkit.locations import scheme_of
@@ -87,9 +88,17 @@ def caption_sets(config: EvaluateConfig) -> list[CaptionSet]:
 
 
 def retrieved(
-    model: Clip, each: CaptionSet, config: EvaluateConfig, *, display: Display = no_display
+    model: Clip,
+    each: CaptionSet,
+    config: EvaluateConfig,
+    *,
+    display: Display = no_display,
+    ranks: Ranks = ALONE,
 ) -> Retrieved:
-    """Embed and rank all pairs of a set. Raises EvaluationError and DatasetError as `embedded_pairs`."""
+    """Embed and rank all pairs of a set. Raises EvaluationError and DatasetError as `embedded_pairs`.
+
+    All `ranks` call it together and get the same.
+    """
     with display(each.name, len(each.samples), "pairs") as report:
         pairs = embedded_pairs(
             model,
@@ -97,15 +106,18 @@ def retrieved(
             batch_size=config.batch_size,
             workers=config.workers,
             report=report,
+            ranks=ranks,
             fewest=0,  # as of classification's pictures: more than 0.1% stop it, however few they are
         )
     device = model.logit_scale.device
     with display(f"{each.name} retrieval", 2 * len(pairs.images.features_ND), "queries") as report:
-        found = retrieval(pairs.images, pairs.texts, device=device, report=report)
+        found = retrieval(pairs.images, pairs.texts, device=device, ranks=ranks, report=report)
     if found.different_images == found.pairs:  # a picture's only caption is its pair's
         captions = CaptionsResult(found.pairs, found.pairs, found.image_to_text, found.text_to_image)
     else:
         queries = found.different_images + found.pairs
         with display(f"{each.name} retrieval, all captions of a picture", queries, "queries") as report:
-            captions = captions_retrieval(pairs.images, pairs.texts, device=device, report=report)
+            captions = captions_retrieval(
+                pairs.images, pairs.texts, device=device, ranks=ranks, report=report
+            )
     return Retrieved(each.name, found, captions, pairs.unreadable, pairs.files_sha256)

@@ -10,9 +10,12 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
+
+from clipkit.launched import TIMEOUT
 
 IMAGE_BATCH = 64
 
@@ -69,12 +72,22 @@ class EvaluateConfig(BaseModel):
     predictions: Path | None = Field(
         None, description="Write a CSV of every picture: its class, and the nearest five."
     )
+    results: Path | None = Field(
+        None,
+        description="Add the results to this file. Default: the run's results.jsonl, or beside the model.",
+    )
     cache: bool = Field(
         True, description="Encode the prompts of a model once, and keep the classifier in the user's cache."
     )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
-        None, description="Processes that decode. Default: by the size of the set."
+        None, description="Processes that decode, for each that evaluates. Default: by the size of the set."
+    )
+    processes: PositiveInt | None = Field(
+        None, description="Processes on this machine. Default: one a GPU, one without a GPU."
+    )
+    timeout: PositiveFloat = Field(
+        TIMEOUT, le=1e6, description="Seconds that processes wait for one another."
     )
 
     @model_validator(mode="after")
@@ -86,9 +99,13 @@ class EvaluateConfig(BaseModel):
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if self.val_shards is not None and self.val_csv is not None:
             raise ValueError("expected one of --val-shards and --val-csv, found both")
-        tables = [os.path.realpath(path) for path in (self.per_class, self.predictions) if path is not None]
-        if len(tables) > len({*tables}):
-            raise ValueError(
-                f"--per-class and --predictions: expected two files, found one: {self.per_class}"
-            )
+        written = {
+            "--per-class": self.per_class,
+            "--predictions": self.predictions,
+            "--results": self.results,
+        }
+        places: dict[str, str] = {}
+        for option, path in written.items():
+            if path is not None and (other := places.setdefault(os.path.realpath(path), option)) != option:
+                raise ValueError(f"{other} and {option}: expected two files, found one: {path}")
         return self

@@ -11,20 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clipkit.agreement import Peers
 
-class Ranks(Protocol):
-    """The processes that evaluate together: this one is `rank` of `size`."""
 
-    @property
-    def rank(self) -> int:
-        """This process's number, from 0."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def total(self, values: Tensor) -> Tensor:
-        """Sum of a tensor on the CPU over all processes, of one shape in each; all call it together."""
+class Ranks(Peers, Protocol):
+    """The processes that evaluate together."""
 
     def say(self, line: str) -> None:
         """Tell the user, if this process is the one that speaks."""
@@ -63,3 +54,13 @@ def all_numbered(own: Sequence[tuple[int, str]], ranks: Ranks) -> dict[int, str]
     for row, length in zip(ranks.total(rows), lengths.tolist(), strict=True):
         found += json.loads(row[:length].numpy().tobytes())
     return dict(sorted(found))
+
+
+def first_tensor(values: Tensor, ranks: Ranks) -> Tensor:
+    """The first process's tensor, of one shape in each and on the CPU; all call it together."""
+    return ranks.total(values if ranks.rank == 0 else torch.zeros_like(values))
+
+
+def first_text(text: str, ranks: Ranks) -> str:
+    """The first process's text; all call it together."""
+    return all_numbered([(0, text)] if ranks.rank == 0 else [], ranks)[0]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from clipkit.errors import CheckpointError, EvaluationError
-from clipkit.evaluate.caption_sets import caption_sets, retrieved
+from clipkit.evaluate.agreement import check_same
+from clipkit.evaluate.caption_sets import CaptionSet, caption_sets, retrieved
 from clipkit.evaluate.classes import (
     DEFAULT_TEMPLATES,
     ClassSet,
@@ -22,6 +23,8 @@ from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
+from clipkit.evaluate.outputs import check_outputs, results_lines
+from clipkit.evaluate.ranks import ALONE, Ranks, first_text
 from clipkit.evaluate.results import decoded_record, results_path, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
 from clipkit.evaluate.shard_images import name_of_set, read_labelled
@@ -29,8 +32,6 @@ from clipkit.evaluate.tables import Tables
 from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report
-from clipkit.launched import refuse_several
-from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_model, load_origin
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
@@ -39,37 +40,31 @@ from clipkit.shards.sample_set import SampleSet
 
 
 def evaluate(
-    checkpoint: Path, config: EvaluateConfig, *, model: str | None = None, device: str | None = None
+    checkpoint: Path,
+    config: EvaluateConfig,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate a model file on every set of `config`, adding a line to its run's results.jsonl for each.
 
     `model` names the configuration of a file that does not say its own. A fine-tuned model's own head is its
     classifier for the classes that it was tuned to; the record's kind is then "fine-tuned". Everything is
-    opened and checked before the first picture is read. Raises EvaluationError and CheckpointError.
+    opened and checked before the first picture is read. All `ranks` call it together and get the same; the
+    first one alone writes. Raises EvaluationError and CheckpointError, ConfigError for ranks that do not find
+    the same.
     """
-    refuse_several("evaluate")
-    sets = zero_shot_sets(config)
-    if not sets and (config.per_class or config.predictions):
-        raise EvaluationError(
-            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
-        )
-    pairs = caption_sets(config)
-    if not sets and not pairs:
-        raise EvaluationError(
-            "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
-            "--val-shards or --val-csv"
-        )
-    templates = Path(config.templates) if config.templates else None
-    sources = (config.imagenet_val, config.imagenet_labels, config.imagenet_v2, config.folder, config.val_csv)
-    shards = Path(config.val_shards) if config.val_shards else None
-    needed = (*sources, shards, config.classes, templates, checkpoint)
-    tables = Tables(config, (*needed, results_path(checkpoint), results_path(resolved(checkpoint))))
-    clip, about, head = opened_model(
-        checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), model
-    )
-    path = results_path(Path(about["checkpoint"]))
-    lines = JsonLines(path, EvaluationError)
-    lines.check()
+    sets, pairs = zero_shot_sets(config), caption_sets(config)
+    _check_asked(config, sets, pairs)
+    if ranks.rank == 0:
+        check_outputs(config, sets, pairs, checkpoint)
+    tables = Tables(config) if ranks.rank == 0 else None
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    clip, about, head = opened_model(checkpoint, device, model, ranks)
+    path = config.results or results_path(Path(about["checkpoint"]))
+    lines = results_lines(path, config) if ranks.rank == 0 else None
+    check_same(config, about, sets, pairs, ranks)
     options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
     measured = evaluate_sets(
@@ -78,6 +73,7 @@ def evaluate(
         batch_size=config.batch_size,
         workers=config.workers,
         display=shown,
+        ranks=ranks,
         head=head,
         cache=ClassifierCache(clip, about["checkpoint_sha256"]) if config.cache else None,
     )
@@ -86,15 +82,30 @@ def evaluate(
         if head is not None:
             record |= head.record(each.classes)
         records.append(decoded_record(record))
-        lines.append(records[-1], durable=True)
-        tables.add(each, result)
+        if lines is not None and tables is not None:
+            lines.append(records[-1], durable=True)
+            tables.add(each, result)
         scored.append((each, result))
     found = []
     for data in pairs:
-        found.append(retrieved(clip, data, config, display=shown))
+        found.append(retrieved(clip, data, config, display=shown, ranks=ranks))
         records.append(decoded_record(retrieval_record(found[-1], data, about) | options))
-        lines.append(records[-1], durable=True)
-    return Evaluation(tuple(scored), tuple(records), path, tuple(tables.files), tuple(found))
+        if lines is not None:
+            lines.append(records[-1], durable=True)
+    files = tuple(tables.files) if tables is not None else ()
+    return Evaluation(tuple(scored), tuple(records), path, files, tuple(found))
+
+
+def _check_asked(config: EvaluateConfig, sets: list[ZeroShotSet], pairs: list[CaptionSet]) -> None:
+    if not sets and (config.per_class or config.predictions):
+        raise EvaluationError(
+            "--per-class and --predictions are tables of classification: give a set of pictures with classes"
+        )
+    if not sets and not pairs:
+        raise EvaluationError(
+            "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
+            "--val-shards or --val-csv"
+        )
 
 
 def evaluators(
@@ -146,14 +157,17 @@ def _folder_set(
 
 
 def opened_model(
-    checkpoint: Path, device: str, model: str | None
+    checkpoint: Path, device: str, model: str | None, ranks: Ranks = ALONE
 ) -> tuple[Clip, dict[str, Any], Head | None]:
     """Open a model of any format; return it, what a record says of it, and the head of a fine-tuned one.
 
-    Raises CheckpointError as `load_model` does, and for a file that is replaced meanwhile.
+    All `ranks` call it together, and open what `checkpoint` is to the first one. Raises CheckpointError as
+    `load_model` does, and for a file that is replaced meanwhile.
     """
-    # A run in training points its `latest` at another file at any time: follow the link once.
+    # A run in training points its `latest` at another file at any time: follow the link once, for all ranks.
     path = resolved(checkpoint)
+    first = Path(first_text(str(path), ranks))
+    path = first if first.exists() else path  # another machine may have a released model elsewhere
     digest = model_sha256(path)
     clip = load_model(path, device, model)
     about: dict[str, Any] = {"model": clip.config.name, "checkpoint": str(path), "checkpoint_sha256": digest}
@@ -176,3 +190,4 @@ def shown(title: str, total: int, unit: str) -> Iterator[Report]:
     """Show how far a piece of an evaluation is."""
     with Progress(title, total=total, unit=unit) as progress:
         yield progress.update
+        progress.update(total)  # the last batch may have been another process's

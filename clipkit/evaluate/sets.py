@@ -13,7 +13,7 @@ from clipkit.evaluate.classifier_cache import ClassifierCache
 from clipkit.evaluate.config import IMAGE_BATCH
 from clipkit.evaluate.head import Head
 from clipkit.evaluate.images import LabelledImages
-from clipkit.evaluate.ranks import ALONE, Ranks
+from clipkit.evaluate.ranks import ALONE, Ranks, first_tensor
 from clipkit.evaluate.results import metric_name
 from clipkit.evaluate.zero_shot import (
     Report,
@@ -57,8 +57,8 @@ def evaluate_sets(
     """Evaluate `model` zero-shot on one set after the other; sets of the same classes share one classifier.
 
     A fine-tuned model's `head` is the classifier for sets of its classes, in place of the prompts; a line on
-    standard error tells of the others. What
-    `cache` holds is not computed again, and what is computed is put there.
+    standard error tells of the others. What `cache` holds is not computed again, and what is computed is put
+    there: the first rank's, for all.
     All `ranks` call it together. The model computes in evaluation mode and is left in the mode it was in.
     Raises EvaluationError as `classify` does.
     """
@@ -71,12 +71,13 @@ def evaluate_sets(
             classifiers[key] = tuned.to(model.logit_scale.device)
         elif head is not None and ranks.rank == 0:
             tell(f"{images.name}: told apart by prompts, not by the model's head: {head.difference(classes)}")
-        if key not in classifiers and cache is not None and (kept := cache.find(classes)) is not None:
-            classifiers[key] = kept
+        if key not in classifiers and cache is not None:
+            kept = _kept(cache, model, classes, ranks)
+            classifiers |= {} if kept is None else {key: kept}
         if key not in classifiers:
             with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
                 classifiers[key] = build_classifier(model, tokenize, classes, report=report, ranks=ranks)
-            if cache is not None:
+            if cache is not None and ranks.rank == 0:
                 cache.keep(classes, classifiers[key])
         with display(images.name, len(images), "images") as report:
             result = classify(
@@ -89,6 +90,15 @@ def evaluate_sets(
                 ranks=ranks,
             )
         yield each, result
+
+
+def _kept(cache: ClassifierCache, model: Clip, classes: ClassSet, ranks: Ranks) -> torch.Tensor | None:
+    """What the first process's cache has for these classes, the same in all; all call it together."""
+    kept = cache.find(classes) if ranks.rank == 0 else None
+    if not first_tensor(torch.tensor(kept is not None, dtype=torch.uint8), ranks):
+        return None
+    own = torch.zeros(model.config.embed_dim, len(classes)) if kept is None else kept.cpu()
+    return first_tensor(own, ranks).to(model.logit_scale.device)
 
 
 def evaluator(

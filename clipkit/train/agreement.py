@@ -1,9 +1,8 @@
-"""What the processes of a run must agree on, which several machines may see differently."""
+"""What the processes of a run must agree on: its settings and data, and where it stands."""
 
-import hashlib
-import json
 from typing import Any
 
+from clipkit.agreement import differing
 from clipkit.errors import ConfigError
 from clipkit.train.distributed import World
 from clipkit.train.run_directory import RunDirectory
@@ -17,12 +16,11 @@ def check_same_settings(world: World, settings: dict[str, Any]) -> None:
     A machine may have the data at another path, and as many processes and workers as suit it.
     """
     data = {name: value for name, value in settings["data"].items() if name != "directory"}
-    common = {name: value for name, value in settings.items() if name not in _OWN} | {"data": data}
-    digest = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).digest()
-    if not _same(world, int.from_bytes(digest[:7], "big")):
+    common = {name: value for name, value in settings.items() if name not in _OWN | {"data"}}
+    if found := differing({"settings": common, "data": data}, world):
         raise ConfigError(
-            "expected all processes to have the same settings and data, found different ones: "
-            "give the same command, data and folder of runs on all machines"
+            "expected all processes to have the same settings and data, found different "
+            f"{' and '.join(found)}: give the same command, data and folder of runs on all machines"
         )
 
 
@@ -32,14 +30,9 @@ def check_same_place(world: World, run: RunDirectory, step: int) -> None:
     The first process has made its folder by then.
     """
     found = step if run.checkpoints.is_dir() else -1
-    if not _same(world, found):
+    if differing({"place": found}, world):
         seen = f"after step {step:,}" if found >= 0 else "nowhere"
         raise ConfigError(
             f"{run.path}: process {world.rank} finds the run {seen}, another one does not: "
             "--runs must be a folder that all machines share"
         )
-
-
-def _same(world: World, number: int) -> bool:
-    most, least = world.largest(number, -number)
-    return most == -least

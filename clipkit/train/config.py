@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from clipkit.errors import ConfigError
+from clipkit.launched import TIMEOUT
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.shards.bad_samples import MAX_BAD
 from clipkit.train.recipes import RECIPES, with_recipe
@@ -31,7 +32,6 @@ PAPER_LEARNING_RATE = 5e-4
 PAPER_BETA1 = 0.9
 PAPER_BETA2 = {"resnet": 0.999, "vit": 0.98}
 PAPER_EPSILON = {"resnet": 1e-8, "vit": 1e-6}
-TIMEOUT = 600.0  # seconds; no process has work that takes it so much longer than the others
 
 
 class TrainConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or those that torchrun started, one a device."""
+"""The processes of a command: one alone, or those that torchrun started, one a device."""
 
 import os
 import re
@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from clipkit.errors import ConfigError, TrainError
-from clipkit.launched import end_with_launcher
-from clipkit.train.config import TIMEOUT
+from clipkit.errors import ConfigError, TrainError, tell
+from clipkit.launched import TIMEOUT, end_with_launcher, is_launched
 
 _JOIN_SECONDS = 600.0
 
@@ -82,6 +81,32 @@ class World:
         """Wait for all processes."""
         self.largest(0)
 
+    def say(self, line: str) -> None:
+        """Tell the user, if this is the first process."""
+        if self.is_first:
+            tell(line)
+
+
+def processes_to_start(wanted: int | None) -> int:
+    """Return how many processes `launch` is to start: 1 if this one works, by itself or as a rank.
+
+    That is `wanted`, by default one a GPU, or one without a GPU. Raises ConfigError for more than the GPUs,
+    and for a number that differs from the launcher's.
+    """
+    if is_launched():
+        started = os.environ.get("LOCAL_WORLD_SIZE")
+        if wanted is not None and started is not None and int(started) != wanted:
+            raise ConfigError(
+                f"--processes {wanted} in a command that a launcher has started {started} times on this "
+                "machine: leave it out, the launcher says how many there are"
+            )
+        return 1
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = wanted or gpus or 1
+    if gpus and count > gpus:
+        raise ConfigError(f"--processes {count}: expected at most one for each GPU, found {gpus} GPUs")
+    return count
+
 
 @contextmanager
 def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[World]:
@@ -101,7 +126,7 @@ def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[
         found = torch.cuda.device_count()
         raise ConfigError(
             f"process {local_rank} of this machine needs a GPU of its own, found {found} GPUs: "
-            "start fewer processes, or train on the CPU"
+            "start fewer processes, or use the CPU"
         )
     if kind == "cuda":
         torch.cuda.set_device(local_rank)

@@ -1,4 +1,4 @@
-"""Which of the failures of a run's processes is the cause of the others, and what the user is told of it."""
+"""Which of the failures of a command's processes is the cause of the others, and what is told of it."""
 
 import signal
 from collections.abc import Mapping
@@ -11,22 +11,24 @@ from clipkit.train.distributed import ProcessHangsError, ProcessLostError
 
 _CONSEQUENCES = {ProcessHangsError.__name__, ProcessLostError.__name__}
 _ENDED_BY_THE_AGENT = {-signal.SIGTERM, 128 + signal.SIGTERM}
-_GOES_ON = "the same command goes on from the last checkpoint"
 
 
 class ProcessesFailedError(TrainError):
-    """The processes of a run that ended, all of them, since one failed; `exit_code` is that one's."""
+    """The processes of a command that ended, all of them, since one failed; `exit_code` is that one's."""
 
     def __init__(self, line: str, code: int = 1):
         super().__init__(line)
         self.exit_code = code
 
 
-def raise_ending(failures: Mapping[int, ProcessFailure], processes: int, asked: int, at_once: bool) -> None:
-    """Raise ProcessesFailedError with the one line about the `failures` of a run's processes, by rank.
+def raise_ending(
+    failures: Mapping[int, ProcessFailure], processes: int, asked: int, at_once: bool, remedy: str
+) -> None:
+    """Raise ProcessesFailedError with the one line about the `failures` of processes, by rank.
 
     `asked` is the number of the signal that was passed on to them, or 0: if it ended them before they had
     anything to say, the exit is silent, as that of a single process is. `at_once`: they were killed then.
+    `remedy` says what is to be done after that, or with the cause mended.
     """
     if not failures:
         return
@@ -36,11 +38,11 @@ def raise_ending(failures: Mapping[int, ProcessFailure], processes: int, asked: 
         first = min(own, key=lambda found: found.time)
         raise ProcessesFailedError(first.line, first.code)
     if asked and at_once:
-        raise ProcessesFailedError(f"ended at once, at the second signal: {_GOES_ON}", 128 + asked)
+        raise ProcessesFailedError(f"ended at once, at the second signal: {remedy}", 128 + asked)
     if asked:
         raise SystemExit(128 + asked)
     silent = {rank: failure.exitcode for rank, failure in failures.items() if rank not in told}
-    raise ProcessesFailedError(_cause(told, silent, processes))
+    raise ProcessesFailedError(_cause(told, silent, processes, remedy))
 
 
 class _Told(NamedTuple):
@@ -57,7 +59,7 @@ def _told(failure: ProcessFailure) -> _Told | None:
     return None
 
 
-def _cause(told: Mapping[int, _Told], silent: Mapping[int, int], processes: int) -> str:
+def _cause(told: Mapping[int, _Told], silent: Mapping[int, int], processes: int, remedy: str) -> str:
     waited = [found.line for found in told.values() if found.kind == ProcessHangsError.__name__]
     ended = {rank: code for rank, code in silent.items() if code not in _ENDED_BY_THE_AGENT}
     killed = {rank: code for rank, code in ended.items() if code < 0}
@@ -69,7 +71,7 @@ def _cause(told: Mapping[int, _Told], silent: Mapping[int, int], processes: int)
         rank, code = next(iter(killed.items()))
         return (
             f"process {rank} of {processes} was killed by {signal.Signals(-code).name}, as the system does "
-            f"when memory runs out, and all were ended: mend the cause; {_GOES_ON}"
+            f"when memory runs out, and all were ended: mend the cause; {remedy}"
         )
     if ended:
         rank, code = next(iter(ended.items()))
@@ -79,4 +81,4 @@ def _cause(told: Mapping[int, _Told], silent: Mapping[int, int], processes: int)
         )
     if told:
         return next(found.line for found in told.values())
-    return f"all {processes} processes were ended from outside: {_GOES_ON}"
+    return f"all {processes} processes were ended from outside: {remedy}"

@@ -1,4 +1,4 @@
-"""Starts the processes of a run on this machine, with torchrun's own agent, and says how they ended."""
+"""Starts the processes of a command on this machine, with torchrun's own agent, and says how they ended."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -19,12 +18,9 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from clipkit import scratch
 from clipkit.cpus import available_cpus
-from clipkit.errors import ConfigError
-from clipkit.launched import LAUNCHER, is_launched
-from clipkit.train.config import TrainConfig
+from clipkit.launched import LAUNCHER
 from clipkit.train.endings import raise_ending
 from clipkit.train.interrupt import Interruption
-from clipkit.train.shares import check_shares
 
 _HOST = "127.0.0.1"
 _LOOPBACK = "lo"
@@ -32,31 +28,10 @@ _NO_COUNT = "ignore::UserWarning:multiprocessing.resource_tracker"
 _LOOK_SECONDS = 0.1
 
 
-def processes_to_start(config: TrainConfig) -> int:
-    """Return how many processes `launch` is to start for a run: 1 if this one trains, by itself or as a rank.
-
-    That is `config.processes`, by default one a GPU, or one without a GPU. Raises ConfigError for more than
-    the GPUs, for a batch that they cannot share, and for a number that differs from the launcher's.
-    """
-    wanted = config.processes
-    if is_launched():
-        started = os.environ.get("LOCAL_WORLD_SIZE")
-        if wanted is not None and started is not None and int(started) != wanted:
-            raise ConfigError(
-                f"--processes {wanted} in a command that a launcher has started {started} times on this "
-                "machine: leave it out, the launcher says how many there are"
-            )
-        return 1
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    count = wanted or gpus or 1
-    if gpus and count > gpus:
-        raise ConfigError(f"--processes {count}: expected at most one for each GPU, found {gpus} GPUs")
-    check_shares(config, count)
-    return count
-
-
-def launch(processes: int) -> None:
+def launch(processes: int, remedy: str) -> None:
     """Run this process's own command line in `processes` processes; return when all have ended well.
+
+    `remedy` says what is to be done when they were ended, with the cause mended.
 
     The first signal that `Interruption` notes is passed on to them, a second Ctrl-C ends them at once. They
     end with this process, however it goes.
@@ -74,7 +49,7 @@ def launch(processes: int) -> None:
         if running.error is not None:
             raise running.error
         assert running.result is not None
-        raise_ending(running.result.failures, processes, interruption.number, at_once)
+        raise_ending(running.result.failures, processes, interruption.number, at_once, remedy)
 
 
 class _Running(threading.Thread):
@@ -123,7 +98,7 @@ class _Running(threading.Thread):
 def _agent(processes: int, folder: Path) -> LocalElasticAgent:
     words = [word.replace("$", "$$") for word in sys.orig_argv[1:]]  # the agent fills in ${local_rank}
     spec = WorkerSpec(
-        role="train",
+        role="clipkit",
         local_world_size=processes,
         rdzv_handler=_OnThisMachine(),
         entrypoint=sys.executable,

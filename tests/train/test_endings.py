@@ -43,7 +43,7 @@ def failures(
 
 def ending(folder: Path, rank: pytest.MonkeyPatch, *told: tuple[int, str, str], asked: int = 0) -> TrainError:
     with pytest.raises(ProcessesFailedError) as raised:
-        raise_ending(failures(folder, rank, *told), len(told), asked, at_once=False)
+        raise_ending(failures(folder, rank, *told), len(told), asked, at_once=False, remedy="go on")
     return raised.value
 
 
@@ -69,13 +69,14 @@ def test_processes_interrupted_before_they_train_say_nothing(
 ) -> None:
     with pytest.raises(SystemExit) as raised:
         found = failures(tmp_path, rank, (130, "", ""), (-2, "", ""))
-        raise_ending(found, 2, signal.SIGINT, at_once=False)
+        raise_ending(found, 2, signal.SIGINT, at_once=False, remedy="go on")
     assert raised.value.code == 130
 
 
 def test_a_killed_process_is_named_not_those_that_lost_it(rank: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = ending(tmp_path, rank, (1, "it broke", LOST), (-9, "", ""), (-15, "", ""))
     assert str(found).startswith("process 1 of 3 was killed by SIGKILL, as the system does when memory")
+    assert str(found).endswith("mend the cause; go on")
 
 
 def test_a_process_that_hung_until_the_agent_killed_it_is_named(
@@ -91,7 +92,7 @@ def test_a_process_that_ended_with_a_traceback_is_named(rank: pytest.MonkeyPatch
 
 
 def test_without_failures_there_is_nothing_to_say() -> None:
-    raise_ending({}, 2, 0, at_once=False)
+    raise_ending({}, 2, 0, at_once=False, remedy="go on")
 
 
 @pytest.mark.parametrize(

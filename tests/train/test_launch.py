@@ -13,7 +13,7 @@ from clipkit.errors import ConfigError
 from clipkit.launched import LAUNCHER
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
-from clipkit.train.launch import processes_to_start
+from clipkit.train.distributed import processes_to_start
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.processes import children_of, living, until
@@ -122,17 +122,17 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_they_start(
 
 @WITHOUT_GPUS
 def test_without_a_gpu_and_a_wish_there_is_one_process() -> None:
-    assert processes_to_start(TrainConfig()) == 1
-    assert processes_to_start(TrainConfig(processes=4)) == 4
+    assert processes_to_start(None) == 1
+    assert processes_to_start(4) == 4
 
 
 def test_a_process_that_a_launcher_started_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert processes_to_start(TrainConfig(processes=2)) == 1
-    assert processes_to_start(TrainConfig()) == 1
+    assert processes_to_start(2) == 1
+    assert processes_to_start(None) == 1
     with pytest.raises(ConfigError, match="--processes 3 in a command that a launcher has started 2 times"):
-        processes_to_start(TrainConfig(processes=3))
+        processes_to_start(3)
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_the_environment_of_the_command_is_left_as_it_was(tmp_path: Path) -> Non
     program = (
         "import os, sys; from clipkit.train.launch import launch; before = dict(os.environ)\n"
         "if 'RANK' in os.environ: sys.exit(0 if 'CLIPKIT_LAUNCHER' in os.environ else 3)\n"
-        "launch(2); assert dict(os.environ) == before"
+        "launch(2, 'again'); assert dict(os.environ) == before"
     )
     script = tmp_path / "a $$ script.py"
     script.write_text(program)

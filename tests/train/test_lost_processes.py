@@ -74,7 +74,7 @@ def test_processes_end_with_the_command_that_started_them(small_dataset: Path, t
         until(lambda: gone(ranks + started), "all end")
         _, errors = process.communicate(timeout=60)
     assert errors.splitlines()[-1] == (
-        "clipkit: what started this process is gone, so it ends: the same command goes on"
+        "clipkit: what started this process is gone, so it ends: run the same command again"
     )
     assert len(ranks) == 2 and len(started) == 4
 
