@@ -25,7 +25,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, error: type[ClipkitError] = ClipkitError):
-        self._path = path
+        self.path = path
         self._lock = path.with_name(f".{path.name}.lock")
         self._error = error
 
@@ -36,8 +36,8 @@ class JsonLines:
     def check(self) -> None:
         """Raise `error` if a line cannot be added: better known before long work than after."""
         with self._writing():
-            if self._path.exists():
-                self._path.open("r+b").close()
+            if self.path.exists():
+                self.path.open("r+b").close()
 
     def append(self, line: Mapping[str, Any], *, durable: bool = False) -> None:
         """Add one line in a single write, a number that is not finite as null; `durable` forces it to disk.
@@ -49,7 +49,7 @@ class JsonLines:
         finite = {name: _finite(value) for name, value in line.items()}
         content = decoded(json.dumps(finite, ensure_ascii=False, allow_nan=False)).encode() + b"\n"
         with self._writing():
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 written = _append(descriptor, content)
                 if durable:
@@ -58,30 +58,30 @@ class JsonLines:
                 os.close(descriptor)
         if written != len(content):
             raise self._error(
-                f"{self._path}: the disk took only a part of a line; make room and run the same command again"
+                f"{self.path}: the disk took only a part of a line; make room and run the same command again"
             )
 
     def keep(self, wanted: Callable[[Line], bool]) -> None:
         """Replace the file by its `wanted` lines; a line that another process appends meanwhile stays too."""
-        if not self._path.exists():
+        if not self.path.exists():
             return
         with self._writing():
             kept = [text for text in self._texts() if (line := _parsed(text)) is not None and wanted(line)]
-            with atomic.replaced(self._path) as temporary:
+            with atomic.replaced(self.path) as temporary:
                 temporary.write_bytes(b"".join(text + b"\n" for text in kept))
 
     def flush(self) -> None:
         """Force the file's bytes onto the disk."""
-        if self._path.exists():
-            atomic.flush(self._path)
+        if self.path.exists():
+            atomic.flush(self.path)
 
     def _texts(self) -> list[bytes]:
         try:
-            return self._path.read_bytes().split(b"\n")
+            return self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise self._error(f"{self._path}: cannot be read, {error.strerror}") from error
+            raise self._error(f"{self.path}: cannot be read, {error.strerror}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -90,7 +90,7 @@ class JsonLines:
                 yield
         except OSError as error:
             raise self._error(
-                f"{self._path}: cannot be written, {error.strerror}: mend that and run the same command again"
+                f"{self.path}: cannot be written, {error.strerror}: mend that and run the same command again"
             ) from error
 
 

@@ -72,6 +72,10 @@ class EvaluateConfig(BaseModel):
     predictions: Path | None = Field(
         None, description="Write a CSV of every picture: its class, and the nearest five."
     )
+    results: Path | None = Field(
+        None,
+        description="Add the results to this file. Default: the run's results.jsonl, or beside the model.",
+    )
     cache: bool = Field(
         True, description="Encode the prompts of a model once, and keep the classifier in the user's cache."
     )
@@ -95,9 +99,13 @@ class EvaluateConfig(BaseModel):
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if self.val_shards is not None and self.val_csv is not None:
             raise ValueError("expected one of --val-shards and --val-csv, found both")
-        tables = [os.path.realpath(path) for path in (self.per_class, self.predictions) if path is not None]
-        if len(tables) > len({*tables}):
-            raise ValueError(
-                f"--per-class and --predictions: expected two files, found one: {self.per_class}"
-            )
+        written = {
+            "--per-class": self.per_class,
+            "--predictions": self.predictions,
+            "--results": self.results,
+        }
+        places: dict[str, str] = {}
+        for option, path in written.items():
+            if path is not None and (other := places.setdefault(os.path.realpath(path), option)) != option:
+                raise ValueError(f"{other} and {option}: expected two files, found one: {path}")
         return self

@@ -97,7 +97,7 @@ def loaded(
     """
     own = own_batches(len(items), batch_size, ranks)  # type: ignore[arg-type]
     count = _default_workers(sum(map(len, own))) if workers is None else workers
-    multiprocessing.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
+    multiprocessing.set_forkserver_preload([f"{__package__}.preload"])  # torch is imported once
 
     def begin() -> Iterator[Made | ClipkitError]:
         with warnings.catch_warnings():

@@ -36,6 +36,11 @@ def picture_number(name: str) -> tuple[int, str | None] | None:
     return (int(found[1]), found[2]) if found and 1 <= int(found[1]) <= IMAGES else None
 
 
+def devkit_beside(root: Path) -> Path:
+    """Return where the development kit lies if it is in the same folder as the pictures."""
+    return root.absolute().parent / DEVKIT
+
+
 def ilsvrc2012_ids() -> tuple[str, ...]:
     """Return the wnids by ILSVRC2012_ID, from 1 on, as in the meta.mat of the development kit."""
     data = resources.files("clipkit.evaluate") / "data" / "ilsvrc2012_ids.txt"

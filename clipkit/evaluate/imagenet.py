@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet, imagenet_classes, listing
-from clipkit.evaluate.ground_truth import DEVKIT, FORMS, picture_number, read_ground_truth
+from clipkit.evaluate.ground_truth import DEVKIT, FORMS, devkit_beside, picture_number, read_ground_truth
 from clipkit.evaluate.images import SUBSET, LabelledImages, labelled_tree, wrong_counts
 from clipkit.evaluate.shard_images import read_shards, shards_at
 from clipkit.evaluate.trees import Tree, tree_at
@@ -139,7 +139,7 @@ def _fault(
 
 
 def _beside(root: Path) -> Path:
-    devkit = root.absolute().parent / DEVKIT
+    devkit = devkit_beside(root)
     if not devkit.is_file():
         raise EvaluationError(
             f"{root}: its pictures lie in no class folders; --imagenet-labels must tell their classes: "

@@ -25,6 +25,10 @@ class Pictures(Protocol):
     def names(self) -> Sequence[str]:
         """A name for each picture."""
 
+    @property
+    def archives(self) -> Sequence[str]:
+        """The files that hold the pictures, if they are no files of their own."""
+
     def read(self, index: int) -> bytes:
         """Return a picture's bytes. Raises OSError and ClipkitError if they cannot be had."""
 
@@ -37,6 +41,8 @@ class Pictures(Protocol):
 
 class FolderPictures:
     """Files by their `names` below the folder `root`."""
+
+    archives: Sequence[str] = ()
 
     def __init__(self, root: Path, names: Sequence[str]):
         self._root = os.fspath(root)
@@ -84,6 +90,11 @@ class TarPictures:
         self.names = tuple(names)
         self._ranges = ranges
         self._descriptors: dict[int, int] = {}
+
+    @property
+    def archives(self) -> Sequence[str]:
+        """Where the tars lie."""
+        return [tar.place for tar in self._tars]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptors": {}}

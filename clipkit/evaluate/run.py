@@ -23,6 +23,7 @@ from clipkit.evaluate.config import IMAGE_BATCH, EvaluateConfig
 from clipkit.evaluate.evaluation import Evaluation
 from clipkit.evaluate.head import Head, read_head
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
+from clipkit.evaluate.outputs import check_outputs, results_lines
 from clipkit.evaluate.ranks import ALONE, Ranks, first_text
 from clipkit.evaluate.results import decoded_record, results_path, retrieval_record, zero_shot_record
 from clipkit.evaluate.sets import Evaluator, ZeroShotSet, evaluate_sets, evaluator
@@ -31,7 +32,6 @@ from clipkit.evaluate.tables import Tables
 from clipkit.evaluate.templates import templates_of
 from clipkit.evaluate.validation import validation_evaluator
 from clipkit.evaluate.zero_shot import Report
-from clipkit.lines import JsonLines
 from clipkit.model.checkpoint import load_model, load_origin
 from clipkit.model.clip import Clip
 from clipkit.model.identity import model_sha256, resolved
@@ -57,13 +57,13 @@ def evaluate(
     """
     sets, pairs = zero_shot_sets(config), caption_sets(config)
     _check_asked(config, sets, pairs)
-    tables = Tables(config, _needed(config, checkpoint)) if ranks.rank == 0 else None
+    if ranks.rank == 0:
+        check_outputs(config, sets, pairs, checkpoint)
+    tables = Tables(config) if ranks.rank == 0 else None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     clip, about, head = opened_model(checkpoint, device, model, ranks)
-    path = results_path(Path(about["checkpoint"]))
-    lines = JsonLines(path, EvaluationError) if ranks.rank == 0 else None
-    if lines is not None:
-        lines.check()
+    path = config.results or results_path(Path(about["checkpoint"]))
+    lines = results_lines(path, config) if ranks.rank == 0 else None
     check_same(config, about, sets, pairs, ranks)
     options = {"options": config.model_dump(mode="json", exclude_defaults=True)}
     scored, records = [], []
@@ -106,15 +106,6 @@ def _check_asked(config: EvaluateConfig, sets: list[ZeroShotSet], pairs: list[Ca
             "nothing to evaluate on: give --imagenet-val, --imagenet-v2, --folder with --classes, "
             "--val-shards or --val-csv"
         )
-
-
-def _needed(config: EvaluateConfig, checkpoint: Path) -> tuple[Path | None, ...]:
-    """The files that no table may replace."""
-    templates = Path(config.templates) if config.templates else None
-    sources = (config.imagenet_val, config.imagenet_labels, config.imagenet_v2, config.folder, config.val_csv)
-    shards = Path(config.val_shards) if config.val_shards else None
-    results = results_path(checkpoint), results_path(resolved(checkpoint))
-    return (*sources, shards, config.classes, templates, checkpoint, *results)
 
 
 def evaluators(

@@ -1,8 +1,7 @@
 """CSV tables that an evaluation writes beside its results: a row a class, and a row a picture."""
 
 import csv
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,22 +28,15 @@ PICTURE_COLUMNS = (
 class Tables:
     """The files that a configuration asks for, with the rows of all sets evaluated so far.
 
-    Raises EvaluationError, before any work, for a file that could not be written, or is one of the `spared`,
-    which are needed as they are.
+    `check_outputs` has looked at them.
     """
 
-    def __init__(self, config: EvaluateConfig, spared: Iterable[Path | None] = ()) -> None:
-        wanted: list[tuple[str, Path | None, Row, RowsOf]] = [
-            ("--per-class", config.per_class, CLASS_COLUMNS, class_rows),
-            ("--predictions", config.predictions, PICTURE_COLUMNS, picture_rows),
+    def __init__(self, config: EvaluateConfig) -> None:
+        wanted: list[tuple[Path | None, Row, RowsOf]] = [
+            (config.per_class, CLASS_COLUMNS, class_rows),
+            (config.predictions, PICTURE_COLUMNS, picture_rows),
         ]
-        self._wanted = [
-            (_checked(option, path), columns, rows) for option, path, columns, rows in wanted if path
-        ]
-        needed = {os.path.realpath(path) for path in spared if path}
-        for path, _, _ in self._wanted:
-            if os.path.realpath(path) in needed:
-                raise EvaluationError(f"{path}: expected a new file for a table, found one that is needed")
+        self._wanted = [(path, columns, rows) for path, columns, rows in wanted if path]
         self._scored: list[tuple[ZeroShotSet, ZeroShotResult]] = []
 
     @property
@@ -99,14 +91,3 @@ def picture_rows(each: ZeroShotSet, result: ZeroShotResult) -> Iterator[Row]:
             *(str(found.similarity_K[place]), str(found.label_similarity_K[place])),
             " ".join(map(str, nearest)),
         )
-
-
-def _checked(option: str, path: Path) -> Path:
-    if path.exists() and not path.is_file():
-        raise EvaluationError(f"{option} {path}: expected a file to write, found a folder or a device")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise EvaluationError(f"{option} {path}: expected a folder to write in, found no {folder}; make it")
-    if not os.access(folder, os.W_OK):
-        raise EvaluationError(f"{option} {path}: the folder {folder} cannot be written to")
-    return path

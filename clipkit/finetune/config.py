@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,7 +27,11 @@ def _split(value: Any) -> Any:
     return [each for each in value.split(",") if each.strip()] if isinstance(value, str) else value
 
 
-Alphas: TypeAlias = Annotated[tuple[Fraction, ...], BeforeValidator(_split)]
+def _without_sign(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(abs(value) for value in values)  # -0.0 is 0, and names the same file
+
+
+Alphas: TypeAlias = Annotated[tuple[Fraction, ...], BeforeValidator(_split), AfterValidator(_without_sign)]
 """Numbers of 0…1; as text, with commas between them."""
 
 

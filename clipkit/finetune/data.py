@@ -47,6 +47,10 @@ def read_data(config: FinetuneConfig) -> Data:
     """
     _refuse_the_training_set(config)
     classes = _classes(config)
+    if len(classes) < 2:
+        raise EvaluationError(
+            f"{config.classes}: expected classes to tell apart, found one: name two or more"
+        )
     try:
         train = _folder(config.folder, classes, config)
     except EvaluationError as error:

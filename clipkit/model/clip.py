@@ -4,11 +4,12 @@ B batch, N texts, C channels, H and W pixels, L token positions, D embedding.
 """
 
 import math
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from clipkit.model.config import ClipConfig, ResNetConfig
 from clipkit.model.recomputing import Blocks
@@ -144,6 +145,27 @@ def build(config: ClipConfig, seed: int | None = None) -> Clip:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Clip(config)
+
+
+def shapes_of(config: ClipConfig) -> Clip:
+    """Make a model without values, on torch's meta device: its parameters have names, types and shapes."""
+    with torch.device("meta"), _Undrawn():
+        return Clip(config)
+
+
+_KEEP_SHAPES = {Tensor.normal_, nn.init.normal_, Tensor.mul, Tensor.div}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws and scales nothing, which on the meta device makes torch import its compiler."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if function in _KEEP_SHAPES:
+            return args[0] if args else named["tensor"]
+        return (torch.empty if function is torch.randn else function)(*args, **named)
 
 
 def _initialize_resnet(visual: ModifiedResNet) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipkit.model.clip import Clip
+from clipkit.model.clip import shapes_of
 from clipkit.model.config import ClipConfig, ResNetConfig, config_names, named_config
 from clipkit.tables import table
 
@@ -55,8 +55,8 @@ def model_table() -> ModelTable:
 
 def figures(config: ClipConfig) -> ModelFigures:
     """Count one configuration; nothing is computed and no memory is taken."""
+    clip = shapes_of(config).eval()
     with torch.device("meta"):
-        clip = Clip(config).eval()
         images = torch.empty(1, 3, config.image_size, config.image_size)
         tokens = torch.empty(1, config.text.context_length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.errors import CheckpointError, first_fault
-from clipkit.model.clip import Clip
+from clipkit.model.clip import Clip, shapes_of
 from clipkit.model.config import (
     GELU_SUFFIX,
     QUICK_GELU_SUFFIX,
@@ -84,8 +84,7 @@ def assemble(weights: Weights, path: Path) -> Clip:
     They are taken out of `weights` one by one, so that no large model is held twice. Raises CheckpointError
     for tensors that do not fit it, and where they do not fit into memory.
     """
-    with torch.device("meta"):
-        clip = Clip(weights.config)
+    clip = shapes_of(weights.config)
     expected = clip.state_dict()
     check_tensors(weights.state_dict, expected, path, weights.config.name)
     try:
@@ -175,8 +174,7 @@ def _asked_config(model: str | None, tensors: Mapping[str, Any], path: Path) -> 
             f"{path} does not say which model it is, nor its activation; {_fitting(tensors)}"
         )
     config = named_config(model)
-    with torch.device("meta"):
-        expected = Clip(config).state_dict()
+    expected = shapes_of(config).state_dict()
     try:
         check_tensors(without_buffers(tensors, config, path), expected, path, config.name)
     except CheckpointError as error:
@@ -208,8 +206,7 @@ def _fitting(tensors: Mapping[str, Any]) -> str:
     }
     fitting = []
     for name in config_names():
-        with torch.device("meta"):
-            expected = Clip(named_config(name)).state_dict()
+        expected = shapes_of(named_config(name)).state_dict()
         if found == {key: value.shape for key, value in expected.items()}:
             fitting.append(_both_names(name))
     if fitting:

@@ -1,7 +1,6 @@
 """The scores of single classes, and the tables of classes and pictures, from predictions to files."""
 
 import csv
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkit.errors import EvaluationError
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.images import LabelledImages
@@ -132,22 +130,6 @@ def test_the_worst_classes_come_first_and_perfect_ones_not_at_all(
     many = class_scores(gathered([0, 1, 2, 3] * 2, torch.eye(8, N)[[0, 1, 3, 2, 0, 2, 3, 2]], []))
     assert [score.label for score in worst(many)] == [2, 3, 1]
     assert len(worst(many, 2)) == 2
-
-
-def test_files_that_cannot_be_written_are_told_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"--per-class .*: expected a file to write, found a folder"):
-        Tables(EvaluateConfig(per_class=tmp_path))
-    with pytest.raises(EvaluationError, match=r"--predictions .*no/p\.csv: expected a folder to write in"):
-        Tables(EvaluateConfig(predictions=tmp_path / "no" / "p.csv"))
-    (tmp_path / "classes.csv").touch()
-    (tmp_path / "link.csv").symlink_to("classes.csv")
-    for name in ("classes.csv", "link.csv"):
-        with pytest.raises(EvaluationError, match=f"{name}: expected a new file for a table"):
-            Tables(EvaluateConfig(per_class=tmp_path / name), [tmp_path / "classes.csv"])
-    with pytest.raises(ValueError, match="--per-class and --predictions: expected two files, found one"):
-        EvaluateConfig(per_class=tmp_path / "x", predictions=tmp_path / "x")
-    with pytest.raises(ValueError, match="--per-class and --predictions: expected two files, found one"):
-        EvaluateConfig(per_class=os.path.relpath(tmp_path / "x"), predictions=tmp_path / "x")
 
 
 def test_similarities_are_the_cosines_themselves() -> None:

@@ -254,9 +254,20 @@ def test_results_that_could_not_be_written_stop_before_the_work(
     checkpoint: Path, pets: EvaluateConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkpoint.parent.parent / "results.jsonl").mkdir()
-    with pytest.raises(EvaluationError, match=r"results\.jsonl: cannot be written, Is a directory"):
+    with pytest.raises(
+        EvaluationError, match=r"results\.jsonl: cannot be written, Is a directory.*; --results FILE puts"
+    ):
         evaluate(checkpoint, pets)
     assert "images" not in capsys.readouterr().err
+
+
+def test_results_of_a_models_folder_that_cannot_be_written_to_go_elsewhere(
+    checkpoint: Path, pets: EvaluateConfig, tmp_path: Path
+) -> None:
+    (checkpoint.parent.parent / "results.jsonl").mkdir()
+    evaluated = evaluate(checkpoint, pets.model_copy(update={"results": tmp_path / "mine.jsonl"}))
+    assert evaluated.results_file == tmp_path / "mine.jsonl"
+    assert len(JsonLines(tmp_path / "mine.jsonl").read()) == 1
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path, pets: EvaluateConfig) -> None:
@@ -370,7 +381,7 @@ def test_a_table_is_never_written_over_what_is_read(
     with tarfile.open(archive, "w") as tar:
         tar.add(tmp_path / "pets", "pets")
     content = archive.read_bytes()
-    with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file for a table"):
+    with pytest.raises(EvaluationError, match=r"pets\.tar: expected a new file, found one that is needed"):
         evaluate(checkpoint, pets.model_copy(update={"folder": archive, "per_class": archive}))
     assert archive.read_bytes() == content
 

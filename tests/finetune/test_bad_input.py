@@ -71,6 +71,11 @@ def repeated_class(given: Given) -> dict[str, Any]:
     return {}
 
 
+def one_class(given: Given) -> dict[str, Any]:
+    (given.folder / "classes.csv").write_text("folder,names\nred,red\n")
+    return {}
+
+
 def no_classes(given: Given) -> dict[str, Any]:
     return {"classes": None}
 
@@ -120,6 +125,7 @@ def plot_that_is_no_picture(given: Given) -> dict[str, Any]:
         (shifted_lacks_a_class, EvaluationError, "missing: 'blue'"),
         (unknown_class, EvaluationError, "not among the classes: 'grey'"),
         (repeated_class, EvaluationError, "'red' stands in more than one row"),
+        (one_class, EvaluationError, "expected classes to tell apart, found one"),
         (
             no_classes,
             EvaluationError,
@@ -166,6 +172,13 @@ def test_sets_of_one_name_are_told_apart_by_the_folders_above(given: Given) -> N
 def test_models_at_points_that_nearly_agree_are_kept_apart(given: Given) -> None:
     saved = given.finetune(save_alpha="0.1234567,0.1234568").saved
     assert [path.name for path in saved] == ["alpha_0.1234567.pt", "alpha_0.1234568.pt"]
+
+
+def test_points_are_taken_once_in_order_and_zero_has_no_sign(given: Given) -> None:
+    options = given.options | {"alphas": "1,0.5,0,0.5,1.0,-0.0", "save_alpha": "-0.0"}
+    config = FinetuneConfig.model_validate(options)
+    assert [repr(point) for point in config.points] == ["0.0", "0.5", "1.0"]
+    assert repr(config.save_alpha) == "(0.0,)"
 
 
 def test_a_fine_tuned_model_is_no_start(given: Given) -> None:

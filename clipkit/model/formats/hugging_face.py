@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
 from clipkit.json_values import parsed_json
-from clipkit.model.clip import Clip
+from clipkit.model.clip import Clip, shapes_of
 from clipkit.model.config import OPENAI_VOCABULARY, ClipConfig, ResNetConfig
 from clipkit.model.formats import hugging_face_inputs as inputs
 from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, read_pytorch, read_safetensors
@@ -104,8 +103,7 @@ def read(folder: Path) -> Weights:
     _check_inputs(folder, config)
     tensors = _tensors(folder)
     _drop_position_ids(tensors, folder)
-    with torch.device("meta"):
-        expected = to_theirs(Clip(config).state_dict(), config)
+    expected = to_theirs(shapes_of(config).state_dict(), config)
     check_tensors(tensors, expected, folder, config.name)
     return Weights(config, to_ours(tensors, config))
 
