@@ -84,7 +84,8 @@ def test_a_run_whose_process_lost_a_loader_ends_beside_torchrun(small_dataset: P
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (said,) = (line for line in errors.splitlines() if line.startswith("clipkit: "))
-    assert said.startswith("clipkit: process 0 of 2: the connection to the others broke")
+    assert said.startswith("clipkit: process 0 of 2: another one has ended: mend what its last line says")
     assert "traceback : clipkit: a loader process died, " in errors
+    assert f"what was trained until then is in {checkpoint_at_the_end(tmp_path)}" in errors
     assert "[rank" not in errors, "a traceback of ours, as torch shows it; torchrun has one of its own"
     until(lambda: not any(map(living, ranks)), "all end")
