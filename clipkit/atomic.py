@@ -147,5 +147,6 @@ def write_table(path: Path, table: "pa.Table", writer: str = "") -> None:
     """Replace `path` by `table` as Parquet (zstd)."""
     import pyarrow.parquet as pq
 
-    with replaced(path, writer) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    # Of a file's name pyarrow takes UTF-8 alone.
+    with replaced(path, writer) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")

@@ -8,7 +8,7 @@ import re
 from base64 import b64encode
 from html import escape
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 
 _STYLE = """
@@ -78,7 +78,9 @@ def document(title: str, body: str) -> str:
 
 
 def text(content: str, length: int = 200) -> str:
-    """Return a text as markup that shows it, cut to `length` characters, without control characters."""
+    """Return a text as markup that shows it, cut to `length` characters, without control characters.
+
+    What is no UTF-8 in the name of a file becomes U+FFFD too."""
     shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", content[: length + 1])
     return escape(shown if len(shown) <= length else shown[: length - 1] + "…")
 

@@ -117,12 +117,13 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(str(error).partition("\n")[0]) from None
 
-    def _stored(self) -> Path | pa.OSFile:
+    def _stored(self) -> pa.OSFile:
         if self._opening is None:
             with opened(self._path):
-                return self._path
-        descriptor = self._opening()
-        try:
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            descriptor = self._opening()
+        try:  # by no name of its own: of those pyarrow takes UTF-8 alone
             return pa.OSFile(f"/proc/self/fd/{descriptor}")
         finally:
             os.close(descriptor)

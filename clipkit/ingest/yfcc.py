@@ -198,7 +198,7 @@ def _looked_up(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wan
 
 
 def _connected(metadata: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(str(metadata.absolute()))}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{quote(bytes(metadata.absolute()))}?mode=ro", uri=True)
     try:
         connection.text_factory = bytes
         connection.execute("PRAGMA trusted_schema = OFF")

@@ -1,5 +1,6 @@
 """What is left of manifests that are not as they must be, and the failures that lost samples become."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipkit.locations import opened
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.manifest_check import check_manifest
@@ -27,7 +29,10 @@ class OldManifests:
         self._by_number: dict[int, list[pa.Table]] = {}
         for name in shards:
             self._read((directory / name).with_suffix(".parquet"))
-        schemas = [pq.read_schema((directory / name).with_suffix(".parquet")) for name in whole[:1]]
+        schemas = []
+        for name in whole[:1]:  # opened by us: of a file's name pyarrow takes UTF-8 alone
+            with os.fdopen(opened((directory / name).with_suffix(".parquet")), "rb") as file:
+                schemas.append(pq.read_schema(file))
         schemas += [table.schema for table in self.own.values()]
         self.kept: list[pa.Field] = list(schemas[0])[len(MANIFEST_SCHEMA) :] if schemas else []
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import tracemalloc
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -101,6 +102,14 @@ def test_missing_and_ambiguous_columns_are_listed(
     with pytest.raises(SourceError, match=option) as raised:
         opened(path, WRITERS[ending]({name: ["x"] for name in names}))
     assert ", ".join(names) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_names_that_are_no_utf_8(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9." + ending.encode())
+    path.write_bytes(WRITERS[ending]({"url": ["http://h/1"], "caption": ["a"]}))
+    (row,) = table_files([path])
+    assert (row.source, row.url) == (f"caf\ufffd.{ending}", "http://h/1")
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:

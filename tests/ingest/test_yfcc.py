@@ -1,6 +1,7 @@
 """OpenAI's subset of YFCC100M beside the metadata in each of its forms."""
 
 import bz2
+import os
 import random
 import sqlite3
 import tracemalloc
@@ -211,7 +212,7 @@ def test_a_database_that_does_not_fit(tmp_path: Path) -> None:
     database.write_bytes(b"SQLite format 3\0" + b"\xff" * 1000)
     with pytest.raises(SourceError, match=r"yfcc100m_dataset\.sql: expected the SQLite table"):
         yfcc(subset, database)
-    slow = write_sqlite(tmp_path / "slow.sql", [0], key="INTEGER")
+    slow = write_sqlite(tmp_path / os.fsdecode(b"slow \xe9%.sql"), [0], key="INTEGER")
     with pytest.raises(SourceError, match="CREATE INDEX"):
         yfcc(subset, slow)
     with closing(sqlite3.connect(slow)) as connection:

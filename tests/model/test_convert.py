@@ -164,6 +164,19 @@ def test_names_that_are_no_utf_8(tmp_path: Path, to: str) -> None:
         assert load_model(target, model="ViT-Micro-16-32-quickgelu").config == MICRO
 
 
+@pytest.mark.parametrize("to", ["openai", "hf"])
+def test_models_that_are_called_as_a_file_or_folder_whose_name_is_no_utf_8(tmp_path: Path, to: str) -> None:
+    small = MICRO.model_copy(update={"text": MICRO.text.model_copy(update={"layers": 1})})  # of no name
+    plain, odd = tmp_path / "plain", tmp_path / os.fsdecode(b"caf\xe9")
+    convert(written(trained_looking(small), tmp_path / "a.pt"), plain, to)
+    plain.rename(odd)
+    if to == "openai":
+        assert load_model(odd).config.name == "caf\ufffd"
+    else:  # its configuration is read first
+        with pytest.raises(CheckpointError, match="safetensors opens only names that are UTF-8"):
+            load_model(odd)
+
+
 @pytest.mark.parametrize("through", ["itself", "link", "hard link"])
 def test_the_source_is_never_the_target(tmp_path: Path, through: str) -> None:
     source = written(trained_looking(MICRO), tmp_path / "a.pt")

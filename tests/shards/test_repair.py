@@ -70,6 +70,13 @@ def test_the_report_is_of_what_is_left(dataset: Path) -> None:
     assert "<b>1,160</b>" in (dataset / "report.html").read_text()
 
 
+def test_a_folder_whose_name_is_no_utf_8(dataset: Path, tmp_path: Path) -> None:
+    odd = dataset.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    (odd / SHARD).unlink()
+    assert repair(odd).lost == 1000
+    assert "<title>caf\ufffd" in (odd / "report.html").read_text()
+
+
 @pytest.mark.parametrize("other", [{}, {"samples": 7, "sha256": "0" * 64}])
 def test_what_the_index_lists_twice_counts_once(dataset: Path, other: dict[str, Any]) -> None:
     before, index = contents(dataset), read_index(dataset)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def test_a_sample_is_its_row_and_its_bytes(small_dataset: Path, tmp_path: Path) 
     assert expected.caption in shown.lines() and "http://example.com/" in shown.lines()
     assert json.loads(json.dumps(shown.as_json()))["key"] == "000001007"
     assert show_sample(small_dataset, "1007").row == shown.row, "leading zeros may be left out"
+
+
+def test_a_page_of_a_folder_whose_name_is_no_utf_8(small_dataset: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    for path in small_dataset.iterdir():
+        (odd / path.name).symlink_to(path)
+    page = show_random(odd, 2, tmp_path / os.fsdecode(b"\xe9.html"), seed=0).out
+    assert "<h1>caf\ufffd</h1>" in page.read_text()
 
 
 @pytest.mark.parametrize("key", ["000003000", "000002500", "cat", "-1", "1" * 10, "", "٣"])

@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipkit.errors import CheckpointError, first_fault
+from clipkit.locations import decoded
 from clipkit.model.config import (
     GELU_SUFFIX,
     HEAD_WIDTH,
@@ -136,7 +137,7 @@ def from_json(content: Any, path: Path) -> ClipConfig:
         model = _Model.model_validate(_with_legacy_parts(content))
         config = ClipConfig.model_validate(
             {
-                "name": path.resolve().parent.name[:100] or CONFIG_FILE,
+                "name": decoded(path.resolve().parent.name[:100]) or CONFIG_FILE,
                 "embed_dim": model.projection_dim,
                 "vision": _vision(model.vision_config),
                 "text": _text(model.text_config),

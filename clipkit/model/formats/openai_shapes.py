@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.errors import CheckpointError, first_fault
+from clipkit.locations import decoded
 from clipkit.model.config import (
     HEAD_WIDTH,
     STRIDE,
@@ -31,7 +32,7 @@ def archives_config(tensors: Mapping[str, Any], path: Path) -> ClipConfig | None
     if not all(name in tensors for name in BUFFERS):
         return None
     try:
-        config = guessed_config(tensors, path.stem[:100])
+        config = guessed_config(tensors, decoded(path.stem[:100]))
     except ValidationError as error:
         raise CheckpointError(f"{path} holds no model that clipkit has: {first_fault(error)}") from error
     except KeyError as error:
