@@ -220,6 +220,15 @@ def keep_freed_memory() -> None:
         allocator.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what this process has freed, of which glibc keeps what lies below something in use.
+
+    Elsewhere this does nothing.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_memory() -> int:
     """Return the most memory in bytes that this process has had at a time (its peak resident set)."""
     with suppress(OSError, ValueError):  # getrusage's begins with that of the process that started this one

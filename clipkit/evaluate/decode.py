@@ -120,6 +120,15 @@ def loaded(
         yield each
 
 
+def stacked(pixels: Sequence[Pixels]) -> torch.Tensor | EvaluationError:
+    """Lay pictures of one size one behind the other; in a worker, at once in memory that processes share."""
+    images_BCHW = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8)
+    error = shared((images_BCHW,))
+    if error is None:
+        np.stack(pixels, out=images_BCHW.numpy())
+    return error or images_BCHW
+
+
 def shared(tensors: Sequence[torch.Tensor]) -> EvaluationError | None:
     """In a worker, move tensors to memory that processes share; return why if there is no room for them."""
     if get_worker_info() is None:
@@ -162,15 +171,18 @@ class _Pictures(Dataset[_Decoded | Unreadable]):
 def _collate(rows: list[_Decoded | Unreadable]) -> DecodedBatch | EvaluationError:
     unreadable = tuple(row for row in rows if isinstance(row, Unreadable))
     decoded = [row for row in rows if isinstance(row, _Decoded)]
-    images = np.stack([row.pixels for row in decoded]) if decoded else np.empty((0, 3, 0, 0), np.uint8)
+    nothing = torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+    images = stacked([row.pixels for row in decoded]) if decoded else nothing
+    if isinstance(images, EvaluationError):
+        return images
     digests = np.stack([row.sha256 for row in decoded]) if decoded else np.empty((0, SHA256_BYTES), np.uint8)
     batch = DecodedBatch(
-        images_BCHW=torch.from_numpy(images),
+        images_BCHW=images,
         indices_B=torch.tensor([row.index for row in decoded], dtype=torch.int64),
         sha256_B=torch.from_numpy(digests),
         unreadable=unreadable,
     )
-    return shared((batch.images_BCHW, batch.indices_B, batch.sha256_B)) or batch
+    return shared((batch.indices_B, batch.sha256_B)) or batch
 
 
 def _begin_worker(worker: int) -> None:

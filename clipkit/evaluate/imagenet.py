@@ -18,12 +18,8 @@ VALIDATION_IMAGES = VALIDATION_EACH * CLASSES
 V2_EACH = 10
 V2_IMAGES = V2_EACH * CLASSES
 V2_NAME = "imagenetv2"
-# The matched-frequency set is the one that is meant where ImageNetV2 is given without more words.
-_V2_NAMES = {
-    "matched-frequency": V2_NAME,
-    "threshold0.7": f"{V2_NAME}-threshold0.7",
-    "top-images": f"{V2_NAME}-top-images",
-}
+V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
+"""What the three sets are called; the first is meant where ImageNetV2 is given without more words."""
 
 
 def imagenet_validation(
@@ -82,12 +78,14 @@ def _names_of(root: Path) -> Iterator[str]:
         yield from (name for name in (given, resolved) if name)
 
 
-def _v2_name(*parts: str) -> str:
-    for part in parts:
-        for mark, name in _V2_NAMES.items():
-            if mark in part.lower():
-                return name
-    return V2_NAME
+def v2_set(*names: str) -> str | None:
+    """Return which of V2_SETS stands in the first of the names that has one, None if none does."""
+    return next((each for name in names for each in V2_SETS if each in name.lower()), None)
+
+
+def _v2_name(*names: str) -> str:
+    found = v2_set(*names)
+    return V2_NAME if found in (None, V2_SETS[0]) else f"{V2_NAME}-{found}"
 
 
 def _flat(tree: Tree, classes: ClassSet, truth: Path | None, allow_subset: bool) -> LabelledImages:

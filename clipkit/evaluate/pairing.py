@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clipkit.evaluate.imagenet import CLASSES, V2_IMAGES, VALIDATION_IMAGES
+from clipkit.evaluate.imagenet import CLASSES, V2_IMAGES, V2_SETS, VALIDATION_IMAGES, v2_set
 from clipkit.evaluate.scores import Score, Series
 from clipkit.evaluate.trend import imagenet_trend
 
 _IMAGENET = "imagenet"
-_MATCHED = "matched-frequency"
+_MATCHED = V2_SETS[0]
 _NOT_STATED = "not stated"
-_V2_SETS = {"matched": _MATCHED, "threshold": "threshold0.7", "top-images": "top-images"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Robustness:
     """A model's accuracies, and its effective robustness with half its 95% interval; all are shares.
 
     `v2_set` is "matched-frequency", or "not stated" where the result does not say which of the three V2 sets
-    it is of. `extrapolated`: no standard model of the trend has such an accuracy on ImageNet.
+    it is of. `file` names the model's file where the run has several of these samples.
+    `extrapolated`: no standard model of the trend has such an accuracy on ImageNet.
     """
 
     run: str
@@ -28,6 +29,12 @@ class Robustness:
     imagenet: float
     imagenet_v2: float
     v2_set: str = _MATCHED
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run, with the model's file where that is needed to tell it."""
+        return f"{self.run} ({self.file})" if self.file else self.run
 
     @property
     def effective_robustness(self) -> float:
@@ -63,6 +70,7 @@ class Robustness:
         """Return all of it; robustness and interval in points."""
         return {
             "run": self.run,
+            "file": self.file,
             "samples": self.samples,
             "imagenet": self.imagenet,
             "imagenet_v2": self.imagenet_v2,
@@ -111,11 +119,22 @@ def _each_once(models: list[list[Score]], label: str) -> Iterator[Robustness]:
     # What was evaluated afterwards stands for what the same checkpoint scored during training. That names no
     # checkpoint: of several with its samples, such as those of a fine-tuning's line, none is known to be it.
     evaluated = Counter(imagenet.samples for imagenet, _ in models if not imagenet.in_training)
-    for imagenet, v2 in sorted(models, key=lambda pair: pair[0].samples or 0):
-        if imagenet.in_training and evaluated[imagenet.samples] == 1:
-            continue
-        stated = _v2_set(v2)
-        yield Robustness(label, imagenet.samples, imagenet.top1, v2.top1, stated or _NOT_STATED)
+    shown = [pair for pair in models if not (pair[0].in_training and evaluated[pair[0].samples] == 1)]
+    counts = Counter(imagenet.samples for imagenet, _ in shown)
+    files = Counter((imagenet.samples, imagenet.file) for imagenet, _ in shown)
+    for imagenet, v2 in sorted(shown, key=lambda pair: pair[0].samples or 0):
+        file = imagenet.file or ("in training" if imagenet.in_training else "")
+        if files[imagenet.samples, imagenet.file] > 1:
+            file = f"{file} {imagenet.checkpoint[:8]}".lstrip()
+        stated = _v2_set(v2) or _NOT_STATED
+        yield Robustness(
+            label,
+            imagenet.samples,
+            imagenet.top1,
+            v2.top1,
+            stated,
+            file if counts[imagenet.samples] > 1 else "",
+        )
 
 
 def _prompts(score: Score) -> tuple[Any, ...]:
@@ -130,11 +149,7 @@ def _v2_set(score: Score) -> str | None:
     """Which of the three V2 sets a result is of; None for another set altogether."""
     if not score.set_name.lower().replace("-", "").replace("_", "").startswith("imagenetv2"):
         return None
-    for text in (score.set_name, score.path):
-        for word, name in _V2_SETS.items():
-            if word in text.lower():
-                return name
-    return _NOT_STATED
+    return v2_set(score.set_name, *reversed(Path(score.path).parts)) or _NOT_STATED
 
 
 def _fault(score: Score, kind: str) -> str | None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.evaluate.classes import listing
 from clipkit.evaluate.config import IMAGE_BATCH
-from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, loaded, shared
+from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, loaded, shared, stacked
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered
 from clipkit.evaluate.retrieval import Embedded
 from clipkit.evaluate.zero_shot import Report, Tokenize, image_features, silent, text_features
@@ -185,8 +185,11 @@ def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
     if not pairs:
         nothing = torch.empty(0)
         return _PairBatch(nothing, nothing, nothing, nothing, torch.tensor(places), unreadable, end)
+    images = stacked([row.pixels for row in pairs])
+    if isinstance(images, EvaluationError):
+        return images
     batch = _PairBatch(
-        images_BCHW=torch.from_numpy(np.stack([row.pixels for row in pairs])),
+        images_BCHW=images,
         tokens_BL=torch.from_numpy(np.stack([row.tokens for row in pairs])),
         digests_2BW=torch.from_numpy(np.stack([row.digests for row in pairs], axis=1)),
         sha256_2B=torch.from_numpy(np.stack([row.sha256 for row in pairs], axis=1)),
@@ -194,5 +197,5 @@ def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
         unreadable=unreadable,
         end=end,
     )
-    tensors = (batch.images_BCHW, batch.tokens_BL, batch.digests_2BW, batch.sha256_2B, batch.places_B)
+    tensors = (batch.tokens_BL, batch.digests_2BW, batch.sha256_2B, batch.places_B)
     return shared(tensors) or batch

@@ -92,7 +92,7 @@ def plot_robustness(inputs: Sequence[Path], out: Path) -> RobustnessPlot:
             f"ImageNetV2 matched-frequency, found none{f' ({notes[0]})' if notes else ''}; run clipkit "
             "evaluate with --imagenet-val and --imagenet-v2"
         )
-    notes += [f"{each.run}: not drawn, {_no_logit(each)}" for each in models if not each.has_place]
+    notes += [f"{each.name}: not drawn, {_no_logit(each)}" for each in models if not each.has_place]
     write_picture(robustness_figure(models), out)
     return RobustnessPlot(out, tuple(models), tuple(notes))
 
@@ -139,7 +139,7 @@ def _label(last: Robustness) -> str:
     remark = ("", ", extrapolated")[last.extrapolated] + ("", ", V2 set not stated")[not last.stated]
     if not last.has_place:
         remark += ", not drawn"
-    return f"{shortened(last.run)}: {last.points()} points{remark}"
+    return f"{shortened(last.name)}: {last.points()} points{remark}"
 
 
 def _no_logit(model: Robustness) -> str:
@@ -153,7 +153,7 @@ def _row(model: Robustness) -> tuple[Cell, ...]:
     remark += [] if model.stated else ["which V2 set is not stated"]
     shares = (model.imagenet, model.imagenet_v2, imagenet_trend().predicted(model.imagenet))
     return (
-        model.run,
+        model.name,
         model.samples,
         *(f"{each:.2%}" for each in shares),
         model.points(),

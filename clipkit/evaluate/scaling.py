@@ -192,13 +192,16 @@ def _by_set(run: Series) -> dict[str, list[Score]]:
 
 def _points(run: Series, scores: list[Score], axis: Axis, notes: list[str]) -> tuple[Point, ...]:
     found: dict[int, Score] = {}
-    # The last one stands; before that, the one of the most templates, which logs of training do not tell.
-    for score in sorted(scores, key=lambda each: each.templates):
+    # The newest stands; logs of training tell no date, and are the oldest.
+    for score in sorted(scores, key=lambda each: each.date):
         if score.samples is None:
             notes.append(f"{run.label}: left out, its results do not say how many samples it has seen")
         elif score.samples <= 0:
             notes.append(f"{run.label}: left out at 0 samples, which have no place on a log scale")
         else:
+            before = found.get(score.samples)
+            if before is not None and not before.in_training and before.top1 != score.top1:
+                notes.append(_left_out(run, before, score))
             found[score.samples] = score
     points: dict[int, Point] = {}
     for seen, score in sorted(found.items()):
@@ -206,6 +209,14 @@ def _points(run: Series, scores: list[Score], axis: Axis, notes: list[str]) -> t
         if samples:
             points[samples] = Point(samples, score.top1)  # of those with the same samples used, the last
     return tuple(points.values())
+
+
+def _left_out(run: Series, before: Score, newer: Score) -> str:
+    older, shown = (
+        f"{each.top1:.2%} with {each.templates} templates" + (f" of {each.date}" if each.date else "")
+        for each in (before, newer)
+    )
+    return f"{run.label}: on {newer.set_name} at {newer.samples:,} samples left out {older}, shown is {shown}"
 
 
 def _used(run: Series, seen: int, notes: list[str]) -> int | None:

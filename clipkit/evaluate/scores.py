@@ -22,7 +22,8 @@ _RESULTS = ("zero-shot", _TUNED)
 class Score:
     """What a model scored on one set. What its line did not say is None.
 
-    `checkpoint` tells the models of a series apart, and `prompts` the classes and templates. `images` are
+    `checkpoint` tells the models of a series apart, `file` is the name of the model's file, `prompts` the
+    classes and templates, `date` when it was evaluated (ISO 8601, "" if that is not said). `images` are
     those of the set, also the `unreadable` ones. What a run logged `in_training` is of whole sets alone. A
     `tuned` model has a head of its own, and is no zero-shot one.
     """
@@ -43,6 +44,8 @@ class Score:
     partial: bool | None = None
     in_training: bool = False
     tuned: bool = False
+    file: str = ""
+    date: str = ""
 
 
 @dataclass
@@ -164,6 +167,8 @@ def _score(line: dict[str, Any], top1: float) -> Score:
         classes=sample_count(line.get("classes")),
         partial=partial if isinstance(partial, bool) else None,
         tuned=line["kind"] == _TUNED,
+        file=one_line(Path(path or "").stem),
+        date=one_line(_text(line.get("date")) or ""),
     )
 
 

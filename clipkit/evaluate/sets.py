@@ -24,6 +24,7 @@ from clipkit.evaluate.zero_shot import (
 )
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.processes import give_back_freed_memory
 
 Evaluator: TypeAlias = Callable[[Clip, Ranks], Iterable[tuple[str, float]]]
 Display: TypeAlias = Callable[[str, int, str], AbstractContextManager[Report]]
@@ -77,6 +78,7 @@ def evaluate_sets(
         if key not in classifiers:
             with display(f"{classes.name} classifier", classes.prompt_count, "prompts") as report:
                 classifiers[key] = build_classifier(model, tokenize, classes, report=report, ranks=ranks)
+            give_back_freed_memory()  # pictures come in other sizes than prompts
             if cache is not None and ranks.rank == 0:
                 cache.keep(classes, classifiers[key])
         with display(images.name, len(images), "images") as report:

@@ -187,3 +187,20 @@ def test_plotting_loads_neither_torch_nor_pyplot() -> None:
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_checkpoints_of_the_same_samples_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    lines = []
+    for alpha, imagenet in (("0.5", 0.6), ("1", 0.61)):
+        path = f"/runs/a/checkpoints/alpha_{alpha}.pt"
+        lines += both(imagenet, 0.53, checkpoint=path, checkpoint_sha256=f"hash of {alpha}")
+    (half, whole), _ = models_of(tmp_path / "run", lines)
+    assert (half.name, whole.name) == ("run (alpha_0.5)", "run (alpha_1)")
+    lines = [line | {"checkpoint": "/runs/a/checkpoints/last.pt"} for line in lines]
+    lines = [line | {"checkpoint_sha256": line["checkpoint_sha256"][::-1]} for line in lines]
+    assert {each.name for each in models_of(tmp_path / "same", lines)[0]} == {
+        "same (last 5.0 fo h)",
+        "same (last 1 fo hsa)",
+    }
+    (once,), _ = models_of(tmp_path / "once", both(0.6, 0.53))
+    assert once.name == "once"

@@ -216,3 +216,15 @@ def test_names_that_steer_terminals_or_are_no_text_are_shown_as_escapes(tmp_path
         assert "\x1b" not in said and said.encode()
     ElementTree.parse(tmp_path / "out.svg")
     ElementTree.parse(tmp_path / "robustness.svg")
+
+
+def test_of_results_of_the_same_samples_the_newest_is_shown_and_the_others_are_told(tmp_path: Path) -> None:
+    newest = result(V2, 0.25, date="2026-11-02T00:00:00+00:00", templates=7)
+    older = result(V2, 0.26, date="2026-11-01T00:00:00+00:00")
+    series, notes = read_series([write_results(tmp_path / "run", [newest, older])])
+    (found,) = scalings(series, "seen", notes)
+    assert [point.top1 for point in found.runs[0].points] == [0.25]
+    assert notes[0] == (
+        f"run: on {V2} at 1,000,000 samples left out 26.00% with 80 templates of 2026-11-01T00:00:00+00:00, "
+        "shown is 25.00% with 7 templates of 2026-11-02T00:00:00+00:00"
+    )
