@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,9 +19,21 @@ PLAIN_SECONDS = 5.0
 _WIDEST_BAR = 40
 
 
+_silent = threading.Event()
+
+
 def speaks() -> bool:
-    """Tell whether this process speaks to the user: torchrun starts a command several times, and one does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Tell whether this process speaks to the user: torchrun starts a command several times, and one does.
+
+    RANK alone tells nothing: it is set in a cluster's job for commands of one process, too.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    return not _silent.is_set() and not (by_torchrun and os.environ.get("RANK", "0") != "0")
+
+
+def be_silent() -> None:
+    """Speak no more: this process has joined others, of which another one speaks."""
+    _silent.set()
 
 
 class Progress:

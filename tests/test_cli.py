@@ -84,8 +84,11 @@ def test_of_several_processes_the_first_one_answers(monkeypatch: pytest.MonkeyPa
     said = {}
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        said[rank] = [clipkit("models", *words).stdout for words in ([], ["--json"])]
-    assert all(said["0"]) and not any(said["1"])
+        said[rank, "alone"] = clipkit("models").stdout  # a job's second machine, say
+        with monkeypatch.context() as by_torchrun:
+            by_torchrun.setenv("TORCHELASTIC_RUN_ID", "none")
+            said[rank, "torchrun"] = clipkit("models", "--json").stdout
+    assert [each for each, printed in said.items() if not printed] == [("1", "torchrun")]
 
 
 def test_a_missing_list(tmp_path: Path) -> None:

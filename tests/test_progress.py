@@ -113,11 +113,17 @@ def test_names_of_strangers_are_shown_as_they_are_and_steer_no_terminal() -> Non
     assert any(line.startswith(f"t {shown} ") for line in lines), lines
 
 
-@pytest.mark.parametrize(("rank", "shown"), [("0", 2), ("1", 0)])
+@pytest.mark.parametrize(("rank", "by_torchrun", "shown"), [("0", True, 2), ("1", True, 0), ("1", False, 2)])
 def test_of_the_processes_that_torchrun_starts_one_speaks(
-    rank: str, shown: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    rank: str,
+    by_torchrun: bool,
+    shown: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RANK", rank)
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with Progress("index", 3, "tars") as display:
         display.update(3)
         display.say("index: 1 sample has no caption")

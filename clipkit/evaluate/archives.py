@@ -120,7 +120,9 @@ def members(archive: OpenedTar, path: Path) -> list[Member]:
                 twice.append(member.name)
             found[member.name] = member
             if len(found) > MAX_MEMBERS:
-                raise EvaluationError(f"{path}: expected at most {MAX_MEMBERS:,} files, found more")
+                raise EvaluationError(
+                    f"{path}: expected at most {MAX_MEMBERS:,} files, found more; pack the pictures alone"
+                )
     if twice:
         raise EvaluationError(
             f"{path}: expected each file once, found {len(twice):,} twice: {listing(map(decoded, twice))}; "
@@ -146,7 +148,8 @@ def _checked(entry: Entry, path: Path) -> Member:
     shown = repr(decoded(member.name))
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise EvaluationError(
-            f"{path}: expected files below one folder, found a path that leaves it: {shown}"
+            f"{path}: expected files below one folder, found a path that leaves it: {shown}; "
+            "pack the folder itself"
         )
     if not entry.is_file and entry.kind not in _FILES_AND_FOLDERS:
         raise EvaluationError(

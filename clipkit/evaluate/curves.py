@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,28 +58,45 @@ class RunCurves:
         return {*self.logged, *self.results} - TRAINING_FIGURES
 
 
-def read_run(run: Path) -> RunCurves:
-    """Read the curves of a run directory.
+def read_runs(runs: Iterable[Path]) -> tuple[list[RunCurves], list[str]]:
+    """Read run directories, each once; return those that have figures, and what is to be said of the others.
+
+    Runs of one name are told apart by the folders that they lie in. Raises EvaluationError where no run has
+    a figure, and as `read_run` does.
+    """
+    paths = list(dict.fromkeys(run.resolve() for run in runs))
+    found = [read_run(path, _label(path, paths)) for path in paths]
+    empty = [f"{run.label}: left out, since it has not logged a step yet" for run in found if not run.logged]
+    if len(empty) == len(found):
+        raise EvaluationError("; ".join(empty) or "no run to plot; give one or more run directories")
+    return [run for run in found if run.logged], empty
+
+
+def read_run(run: Path, label: str | None = None) -> RunCurves:
+    """Read the curves of a run directory, called `label`; one that has begun and logged nothing has none.
 
     Where a run went over the same samples twice, after an interruption, the later line stands. Raises
-    EvaluationError for a directory without metrics, and metrics without a figure.
+    EvaluationError for a directory that is none of a run.
     """
     metrics = run / METRICS_NAME
-    if not metrics.is_file():
+    if not metrics.is_file() and not (run / CONFIG_NAME).is_file():
         raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
-    curves = RunCurves(label=one_line(run.resolve().name))
+    curves = RunCurves(label=label or one_line(run.resolve().name))
     for line in JsonLines(metrics, EvaluationError).read():
         _add_metrics(curves, line)
-    if not curves.logged:
-        raise EvaluationError(
-            f"{metrics}: no line with samples and a figure; the run has not logged a step yet"
-        )
     for line in JsonLines(run / RESULTS_NAME, EvaluationError).read():
         _add_result(curves, line)
     match run_config(run):
         case {"batch_size": int(batch_size)} if batch_size > 0:
             curves.chance |= {name: math.log(batch_size) for name in ("loss", VALIDATION_LOSS)}
     return curves
+
+
+def _label(path: Path, paths: Sequence[Path]) -> str:
+    depth = 1
+    while any(each != path and each.parts[-depth:] == path.parts[-depth:] for each in paths):
+        depth += 1
+    return one_line("/".join(path.parts[-depth:]))
 
 
 def run_config(run: Path) -> Any:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from clipkit.errors import EvaluationError
-from clipkit.evaluate.curves import RECALL, VALIDATION_LOSS, RunCurves, read_run
+from clipkit.evaluate.curves import RECALL, VALIDATION_LOSS, RunCurves, read_runs
 from clipkit.evaluate.drawing import (
     GREY,
     LABEL_SIZE,
@@ -66,16 +66,14 @@ def plot_curves(runs: list[Path], out: Path) -> Plot:
 
     Lines are what the runs logged, rings the results of evaluating their checkpoints on whole sets,
     grey dots chance. The name of `out` ends in .png (200 dots an inch) or .svg. Raises EvaluationError
-    for another ending, for no run, for what is no picture at `out`, and as `read_run` does.
+    for another ending, for no run, for what is no picture at `out`, and as `read_runs` does.
     """
     check_picture(out)
-    if not runs:
-        raise EvaluationError("no run to plot; give one or more run directories")
-    curves = [read_run(run) for run in runs]
+    curves, notes = read_runs(runs)
     figure = curves_figure(curves)
     write_picture(figure, out)
     panels = tuple(axes.get_title() for axes in figure.axes)
-    notes = dict.fromkeys(note for run in curves for note in run.notes)
+    notes += dict.fromkeys(note for run in curves for note in run.notes)
     return Plot(out, tuple(run.label for run in curves), panels, tuple(notes))
 
 

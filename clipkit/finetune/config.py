@@ -119,7 +119,7 @@ class FinetuneConfig(BaseModel):
             raise ValueError("--imagenet-labels needs --imagenet-val, whose pictures it labels")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
-                f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
+                f"--crop-scale is two fractions of the area, smaller first, found {self.crop_scale}"
             )
         return self
 

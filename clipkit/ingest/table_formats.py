@@ -129,7 +129,7 @@ class Parquet:
             os.close(descriptor)
 
     def _damaged(self, found: str) -> SourceError:
-        return SourceError(f"{self._path}: expected a Parquet file, found {found}")
+        return SourceError(f"{self._path}: expected a Parquet file, found {found}; fetch it again")
 
 
 def json_object(line: str) -> dict[str, Any] | Malformed:

@@ -218,7 +218,7 @@ def _connected(metadata: Path) -> sqlite3.Connection:
 def _no_database(metadata: Path, error: sqlite3.Error) -> SourceError:
     return SourceError(
         f"{metadata}: expected the SQLite table yfcc100m_dataset with photoid, title, description, "
-        f"downloadurl and marker, found: {error}"
+        f"downloadurl and marker, found: {error}; give the metadata as published"
     )
 
 

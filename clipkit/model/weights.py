@@ -97,7 +97,7 @@ def assemble(weights: Weights, path: Path) -> Clip:
         if not is_out_of_memory(error):
             raise
         raise CheckpointError(
-            f"{path} is a {weights.config.name}, which takes more memory than there is"
+            f"{path} is a {weights.config.name}, which takes more memory than there is; make memory free"
         ) from error
     clip.load_state_dict(tensors, assign=True)
     return clip.eval()
@@ -105,23 +105,29 @@ def assemble(weights: Weights, path: Path) -> Clip:
 
 def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], path: Path, model: str) -> None:
     """Raise CheckpointError, naming the first, for a tensor that is missing, unknown, or of another shape."""
+    if fault := _tensor_fault(found, expected, model):
+        raise CheckpointError(f"{path} {fault}; give the file of a {model}, whole and as it was published")
+    _check_own_memory([found[key] for key in expected], path)
+
+
+def _tensor_fault(found: Mapping[str, Any], expected: Mapping[str, Tensor], model: str) -> str | None:
     missing = [key for key in expected if key not in found]
     unknown = [key for key in found if key not in expected]
     if missing:
-        raise CheckpointError(f"{path} is not a {model}: it lacks {_listed(missing)}")
+        return f"is not a {model}: it lacks {_listed(missing)}"
     if unknown:
-        raise CheckpointError(f"{path} is not a {model}, which has no {_listed(unknown)}")
+        return f"is not a {model}, which has no {_listed(unknown)}"
     for key, value in expected.items():
         tensor = found[key]
         if not isinstance(tensor, Tensor) or not _is_dense(tensor):
-            raise CheckpointError(f"{path}: {key} is not a dense tensor of real numbers")
+            return f"is not a {model}: {key} is not a dense tensor of real numbers"
         if tensor.dtype not in _FITTING[value.dtype]:
             kinds = f"{_kind(tensor)}, not {_kind(value)}"
-            raise CheckpointError(f"{path} is not a {model}: the values of {key} are {kinds}")
+            return f"is not a {model}: the values of {key} are {kinds}"
         if tensor.shape != value.shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(value.shape)}"
-            raise CheckpointError(f"{path} is not a {model}: {key} has shape {shapes}")
-    _check_own_memory([found[key] for key in expected], path)
+            return f"is not a {model}: {key} has shape {shapes}"
+    return None
 
 
 def stored_config(value: Any, path: Path) -> ClipConfig:
@@ -176,7 +182,8 @@ def _asked_config(model: str | None, tensors: Mapping[str, Any], path: Path) -> 
     config = named_config(model)
     expected = shapes_of(config).state_dict()
     try:
-        check_tensors(without_buffers(tensors, config, path), expected, path, config.name)
+        if fault := _tensor_fault(without_buffers(tensors, config, path), expected, config.name):
+            raise CheckpointError(f"{path} {fault}")
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_fitting(tensors)}") from error
     if config.open_clip_name is not None and not model.strip().endswith((QUICK_GELU_SUFFIX, GELU_SUFFIX)):

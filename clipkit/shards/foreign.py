@@ -13,7 +13,7 @@ from clipkit.locations import infos, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
 from clipkit.shards.headers import CAPTIONS, PICTURES, Tar, headers, indexed
-from clipkit.shards.patterns import tar_paths
+from clipkit.shards.patterns import ABSENT, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
@@ -107,14 +107,14 @@ def _of_disk(path: Path) -> Tar:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise DatasetError(f"{path}: expected a tar, found no such file") from None
+        raise DatasetError(f"{path}: expected a tar, found no such file; {ABSENT}") from None
     return Tar(path, found.st_size, str(found.st_mtime_ns))
 
 
 def of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:
     """Return a tar behind an address of which `infos` told this. Raises DatasetError if it is not there."""
     if info is None:
-        raise DatasetError(f"{path}: expected a tar, found no such file")
+        raise DatasetError(f"{path}: expected a tar, found no such file; {ABSENT}")
     if info["size"] is None:
         raise DatasetError(
             f"{path}: expected a server that tells a file's size, found one that does not; download the tar"

@@ -15,7 +15,7 @@ from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import parsed
+from clipkit.shards.parquet import REMEDY, parsed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
@@ -151,10 +151,13 @@ def read_index(directory: Path) -> Index:
             "give the directory that `clipkit ingest` wrote, or run it to its end"
         ) from None
     except OSError as error:
-        raise DatasetError(f"{path}: expected a Parquet index; found: {error.strerror or error}") from None
+        raise DatasetError(
+            f"{path}: expected a Parquet index, found: {error.strerror or error}; "
+            "mend that and run the same command again"
+        ) from None
     table = parsed(content)
     if isinstance(table, str):
-        raise DatasetError(f"{path}: expected a Parquet index; found: {table}")
+        raise DatasetError(f"{path}: expected a Parquet index, found: {table}; {REMEDY}")
     if not table.schema.equals(INDEX_SCHEMA):
         raise DatasetError(
             f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}, or other types; "

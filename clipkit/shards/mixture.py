@@ -20,7 +20,7 @@ class Mixture:
     that an epoch is each sample once. Any others make datasets end at different times. An epoch (`len`) then
     ends with the first of them, and the next one goes on with what the others have left; with `repeat` it
     ends with the last of them, and the others begin anew within it. Either way a dataset gives all of its
-    samples before it gives one again. Raises ConfigError for weights that do not fit.
+    samples before it gives one again. Raises ConfigError for weights that do not fit, and equal datasets.
     """
 
     def __init__(
@@ -32,6 +32,12 @@ class Mixture:
             raise ConfigError(
                 f"a mixture of {len(self.sets)} data sets needs as many weights above 0, found {given}"
             )
+        for number, each in enumerate(self.sets):
+            if each.fingerprint in {one.fingerprint for one in self.sets[:number]}:
+                raise ConfigError(
+                    f"{each.source}: expected different data sets, found the same samples twice: "
+                    "give it once, with a larger --weight"
+                )
         total = sum(map(Fraction, given))
         self.shares = tuple(Fraction(each) / total for each in given)
         self.repeat = repeat

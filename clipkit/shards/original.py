@@ -61,11 +61,12 @@ class Original:
             if not file.schema_arrow.equals(self.schema):
                 raise DatasetError(
                     f"{path}: expected the columns {self.schema.names}, found {file.schema_arrow.names}"
+                    f"{REMEDY}"
                 )
             table: pa.Table = file.read(columns, use_threads=False)
             table.validate(full=True)
         if columns is None and not _is_possible(table, shard.bytes):
-            raise DatasetError(f"{path}: expected captions and byte ranges, found impossible ones")
+            raise DatasetError(f"{path}: expected captions and byte ranges, found impossible ones{REMEDY}")
         return table
 
     @contextmanager

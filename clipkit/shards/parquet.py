@@ -17,19 +17,27 @@ MOST_BYTES = 3_000_000_000
 """Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
 
 
+REMEDY = "restore it, or run `clipkit shards verify --repair`"
+"""What to do about a file of a dataset that is not as it was."""
+
+
 def read_parquet(
-    path: Path, expected: str, columns: list[str] | None = None, sha256: str | None = None
+    path: Path,
+    expected: str,
+    columns: list[str] | None = None,
+    sha256: str | None = None,
+    remedy: str = REMEDY,
 ) -> pa.Table:
     """Read a Parquet file, or `columns` of it, each value valid; `sha256` is the file's in hex, if known.
 
-    Raises DatasetError, which says what was `expected`.
+    Raises DatasetError, which says what was `expected`, and the `remedy`.
     """
     try:
         content = read_bytes(path) if is_remote(path) or sha256 is not None else None
         if sha256 is not None and hashlib.sha256(content or b"").hexdigest() != sha256:
             raise DatasetError(
                 f"{path}: expected {expected}, of SHA-256 {sha256[:12]}… as the index says, found another "
-                "file; restore it, or run `clipkit shards verify --repair`"
+                f"file; {remedy}"
             )
         with os.fdopen(opened(path), "rb") if content is None else pa.BufferReader(content) as file:
             return _table(file, columns)
@@ -37,7 +45,7 @@ def read_parquet(
         found = "no such file"
     except (pa.ArrowException, MemoryError, OSError) as error:
         found = words_of(error)
-    raise DatasetError(f"{path}: expected {expected}; found: {found}")
+    raise DatasetError(f"{path}: expected {expected}, found: {found}; {remedy}")
 
 
 def parsed(content: bytes) -> pa.Table | str:

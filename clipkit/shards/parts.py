@@ -111,6 +111,9 @@ class PartWriter:
             write_table(self._table_path, table, self._writer)
 
 
+_REMEDY = "remove it and run the same ingest again"
+
+
 class _SupersededError(Exception):
     """Another writer has made the part."""
 
@@ -118,4 +121,4 @@ class _SupersededError(Exception):
 def read_part(folder: Path, chunk: int, columns: list[str] | None = None) -> pa.Table:
     """Return the part's table, one row a URL in source order."""
     path = part_paths(folder, chunk)[1]
-    return read_parquet(path, "a part that ingest wrote; remove it and run the same ingest again", columns)
+    return read_parquet(path, "a part that ingest wrote", columns, remedy=_REMEDY)

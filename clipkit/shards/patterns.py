@@ -13,6 +13,7 @@ from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.index import read_index
 from clipkit.shards.parts import PARTS
 
+ABSENT = "check the name, or fetch what it names"
 MAX_TARS = 1_000_000
 _NAMED = 3
 PATTERN = re.compile(r"[*?\[{]|::")
@@ -94,19 +95,22 @@ def _found(pattern: str) -> list[Path]:
         return [Path(pattern)]
     matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 (a Path's glob is relative)
     if not matches:
-        raise DatasetError(f"{pattern}: expected tars of such names, found none")
+        raise DatasetError(f"{pattern}: expected tars of such names, found none; {ABSENT}")
     return [Path(match) for match in matches]
 
 
 def _found_there(address: str) -> list[Path]:
     folder, slash, name = address.rpartition("/")
     if _GLOB.search(folder):
-        raise DatasetError(f"{address}: expected *, ? and [ only behind the last slash of an address")
+        raise DatasetError(
+            f"{address}: expected *, ? and [ only behind the last slash of an address, found one before; "
+            "name the folder in full, or give braces there"
+        )
     if not _GLOB.search(name) or scheme_of(address) in ("http", "https"):  # there, ? begins a query
         return [location(address)]
     matches = sorted(location(folder + slash).glob(name), key=str)
     if not matches:
-        raise DatasetError(f"{address}: expected tars of such names, found none")
+        raise DatasetError(f"{address}: expected tars of such names, found none; {ABSENT}")
     return matches
 
 
@@ -120,7 +124,7 @@ def _inside(directory: Path) -> list[Path]:
         return [directory / shard.name for shard in read_index(directory).shards]
     tars = sorted((path for path in directory.glob("*.tar") if not path.name.startswith(".")), key=str)
     if not tars:
-        raise DatasetError(f"{directory}: expected files ending in .tar, found none in it")
+        raise DatasetError(f"{directory}: expected files ending in .tar, found none in it; {ABSENT}")
     return tars
 
 
@@ -130,7 +134,7 @@ def _balanced(pattern: str, opening: int) -> tuple[str, str]:
         depth += {"{": 1, "}": -1}.get(pattern[place], 0)
         if not depth:
             return pattern[opening + 1 : place], pattern[place + 1 :]
-    raise DatasetError(f"{pattern}: expected a closing brace for each opening one, found none")
+    raise DatasetError(f"{pattern}: expected a closing brace for each opening one, found none; add it")
 
 
 def _alternatives(inside: str) -> Iterator[str]:

@@ -40,7 +40,8 @@ def picture_table(
     tables = [Delimited(path, each, quoted_newlines=True) for each in _separators(separator)]
     fitting = [table for table in tables if {image_column, caption_column} <= set(table.names)]
     table = max(fitting or tables, key=lambda table: len(table.names))
-    image = find_column(path, table.names, image_column, frozenset(), "pictures", "--image-col")
+    alone = ", or give another --separator" if len(table.names) == 1 else ""
+    image = find_column(path, table.names, image_column, frozenset(), "pictures", f"--image-col{alone}")
     caption = find_column(path, table.names, caption_column, frozenset(), "captions", "--caption-col")
     return PictureTable(table, image, caption)
 

@@ -207,6 +207,8 @@ def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -
     """
     stored = {name: field.default for name, field in TrainConfig.model_fields.items()} | stored
     different = differences(stored, wanted, apart_from=FREE_SETTINGS)
+    if any(each.startswith("data.fingerprint ") for each in different):  # which says nothing to people
+        different = differences(stored, wanted, apart_from=FREE_SETTINGS - {"data.directory"})
     if different:
         raise TrainError(
             f"{path}: cannot be continued, since {'; '.join(different)}: "

@@ -156,18 +156,20 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.epochs is not None and self.samples_seen is not None:
-            raise ValueError("epochs and samples_seen both say how long to train: give one of them")
+            raise ValueError("--epochs and --samples-seen both say how long to train: give one of them")
         if self.evaluate_epochs is not None and self.evaluate_samples is not None:
-            raise ValueError("evaluate_epochs and evaluate_samples both say when to evaluate: give one")
+            raise ValueError("--evaluate-epochs and --evaluate-samples both say when to evaluate: give one")
         if self.warmup is not None and self.warmup >= 1 and not self.warmup.is_integer():
-            raise ValueError(f"warmup is a fraction below 1 or a whole number of steps, found {self.warmup}")
+            raise ValueError(
+                f"--warmup is a fraction below 1 or a whole number of steps, found {self.warmup}"
+            )
         if self.lock_image and self.lock_text:
-            raise ValueError("lock_image and lock_text together leave nothing to train: give one of them")
+            raise ValueError("--lock-image and --lock-text together leave nothing to train: give one of them")
         if self.sync_batch_norm and named_config(self.model).vision.kind == "vit":
-            raise ValueError(f"{self.model} has no batch norm: leave out sync_batch_norm")
+            raise ValueError(f"{self.model} has no batch norm: leave out --sync-batch-norm")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
-                f"crop_scale is two fractions of the area, smaller first, found {self.crop_scale}"
+                f"--crop-scale is two fractions of the area, smaller first, found {self.crop_scale}"
             )
         return self
 

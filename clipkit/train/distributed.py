@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from clipkit.errors import ConfigError, TrainError, tell
 from clipkit.launched import TIMEOUT, end_with_launcher, is_launched
+from clipkit.progress import be_silent
 
 _JOIN_SECONDS = 600.0
 
@@ -135,6 +136,8 @@ def open_world(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[
         yield world
         return
     end_with_launcher()
+    if not world.is_first:
+        be_silent()
     try:
         _join(world, timeout)
         yield world

@@ -4,17 +4,19 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from clipkit.errors import ClipkitError, TrainError
+from clipkit.errors import ClipkitError, DatasetError, TrainError
 from clipkit.processes import peak_memory
 from clipkit.shards.loader import Batch
 from clipkit.train.bad_samples import RunBadCount
 from clipkit.train.bottleneck import Bottleneck, DeviceQueue
 from clipkit.train.checkpoints import CheckpointWriter
 from clipkit.train.config import TrainConfig
+from clipkit.train.distributed import ProcessLostError
 from clipkit.train.evaluating import Evaluator, evaluate
 from clipkit.train.interrupt import Interruption, TrainInterrupted
 from clipkit.train.length import RunLength, evaluation_due
@@ -50,8 +52,8 @@ class Loop:
         """Train on `stream`, the batches from the state's position to the end of the run.
 
         Raises TrainInterrupted after a signal to any process, with a checkpoint of the last step on disk;
-        TrainError if the loss is not finite or a checkpoint cannot be written; and what the stream and the
-        count of what cannot be read raise.
+        TrainError if the loss is not finite or a checkpoint cannot be written; and, after a checkpoint of
+        the last step, what the stream and the count of what cannot be read raise.
         """
         self._evaluate_if_due()
         while (batch := self._next(stream)) is not None:
@@ -72,30 +74,61 @@ class Loop:
 
     def _next(self, stream: Iterator[Batch]) -> Batch | None:
         self._lap()
-        batch = None
+        batch, failure = None, None
         try:
             with self.interruption.ending_waits():
                 batch = next(stream, None)
-        except (ClipkitError, KeyboardInterrupt):
+        except (ClipkitError, KeyboardInterrupt) as error:
             # What asks for an end may reach the loader's processes too, and end them first.
             if not self.interruption.number:
-                raise
+                if not isinstance(error, ClipkitError):
+                    raise
+                failure = error
         waited = self._lap()
         if self._queue.is_empty:  # else the device had something to do all the while
             self.state.waited += waited
-        self._meet()
+        self._meet(failure)
         return batch
 
-    def _meet(self) -> None:
-        """Agree with the other processes on what none may do alone, before a step that all take part in."""
+    def _meet(self, failure: ClipkitError | None) -> None:
+        """Agree with the other processes on what none may do alone, before a step that all take part in.
+
+        `failure` is why this process has no batch for it.
+        """
         self.checkpoints.look()
         late = int(self.checkpoints.minutes >= self.config.save_minutes)
-        number, waiting, late = self.step.world.largest(self.interruption.number, self.bad.waiting, late)
-        self.bad.share(waiting)
+        number, waiting, late, failed = self.step.world.largest(
+            self.interruption.number, self.bad.waiting, late, int(failure is not None)
+        )
+        try:
+            self.bad.share(waiting)
+        except DatasetError as error:  # in all processes alike
+            failure, failed = failure or error, 1
+        if failed and not number:
+            self._fail(failure)
         if (number or late) and self.checkpoints.saved_step != self.state.step:
             self._save()
         if number:
             self._stop(number)
+
+    def _fail(self, failure: ClipkitError | None) -> NoReturn:
+        """Save what was trained, and raise the `failure`, or that another process has one."""
+        world, saved = self.step.world, ""
+        try:
+            if self.checkpoints.saved_step != self.state.step:
+                self._save()
+            self.checkpoints.wait()
+            if self.checkpoints.newest:
+                saved = f"; what was trained until then is in {self.checkpoints.newest}"
+        except TrainError as error:
+            saved = f"; {error}"
+        world.barrier()
+        if failure is None:
+            raise ProcessLostError(
+                f"process {world.rank} of {world.size}: another one has ended: mend what its last line says, "
+                "and run the same command again"
+            )
+        raise type(failure)(f"{failure}{saved}") from failure
 
     def _stop(self, number: int) -> None:
         self.checkpoints.wait()

@@ -65,7 +65,8 @@ class RunDirectory:
                 raise TrainError(f"{self.path}: another process is training this run: wait for it") from None
             except OSError as error:
                 raise TrainError(
-                    f"{self.path}: the run's folder cannot be written, {error.strerror}"
+                    f"{self.path}: the run's folder cannot be written, {error.strerror}: mend that, "
+                    "or choose another --runs"
                 ) from error
             for unfinished in self.checkpoints.glob(atomic.TEMPORARIES):
                 unfinished.unlink()

@@ -168,12 +168,30 @@ def test_a_run_without_metrics_gets_one_line_and_no_picture(tmp_path: Path) -> N
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
     with pytest.raises(EvaluationError, match="has not logged a step yet"):
         plot_curves([tmp_path / "empty"], out)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text("{}")
+    with pytest.raises(EvaluationError, match=r"empty: left out, .*; begun: left out, "):
+        plot_curves([tmp_path / "empty", tmp_path / "begun"], out)
     (tmp_path / "empty" / "metrics.jsonl").write_text('{"samples": 1, "lr": 0.1}\n')
     with pytest.raises(EvaluationError, match="neither a loss nor an evaluation"):
         plot_curves([tmp_path / "empty"], out)
     with pytest.raises(EvaluationError, match="no run to plot"):
         plot_curves([], out)
     assert not out.exists()
+
+
+def test_a_run_that_has_just_begun_is_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").write_text("")
+    plot = plot_curves([write_run(tmp_path / "first"), tmp_path / "begun"], tmp_path / "out.png")
+    assert plot.runs == ("first",)
+    assert plot.notes == ("begun: left out, since it has not logged a step yet",)
+
+
+def test_runs_of_one_name_are_told_apart_and_one_given_twice_is_one(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a/x/run", "b/x/run", "b/other")]
+    plot = plot_curves([*runs, tmp_path / "b" / "x" / ".." / "other"], tmp_path / "out.png")
+    assert plot.runs == ("a/x/run", "b/x/run", "other")
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:

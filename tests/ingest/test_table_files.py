@@ -181,10 +181,14 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     content = parquet({"url": [f"http://h/{n}" for n in range(5000)], "text": ["x" * 50] * 5000})
     path = tmp_path / "list.parquet"
     for broken in (content[:-100], b"PAR1", b"text"):
-        with pytest.raises(SourceError, match=r"list\.parquet: expected a Parquet file"):
+        with pytest.raises(
+            SourceError, match=r"list\.parquet: expected a Parquet file, found .*; fetch it again"
+        ):
             opened(path, broken)
     source = opened(path, content[:200] + b"\xff" * 20_000 + content[20_200:])
-    with pytest.raises(SourceError, match=r"list\.parquet: expected a Parquet file"):
+    with pytest.raises(
+        SourceError, match=r"list\.parquet: expected a Parquet file, found .*; fetch it again"
+    ):
         list(source)
 
 

@@ -153,7 +153,7 @@ def test_what_is_missing_or_cut_off_is_one_line(
     out = tmp_path / "out"
     for folder in (there, web.address):
         line = refused(f"{folder}/{{00002..00004}}.tar", out)
-        assert line.endswith(f"{folder}/00004.tar: expected a tar, found no such file"), line
+        assert f"{folder}/00004.tar: expected a tar, found no such file; check the name" in line, line
     store.fs.pipe(f"{there}/00003.tar", (images / "00003.tar").read_bytes()[:5000])
     assert "00003.tar" in (line := refused(there, out)) and "was it cut off?" in line
     assert "/nothing: expected a tar, found no such file" in refused(f"{web.address}/nothing", out)

@@ -16,7 +16,6 @@ from clipkit.errors import ConfigError
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.mixture import Mixture, MixturePlan
 from clipkit.shards.shard_set import ShardSet
-from tests.conftest import WriteDataset
 
 
 def transform(image: bytes, key: int) -> np.ndarray:
@@ -115,10 +114,8 @@ def test_each_rank_gets_its_share_of_each_dataset(sets: list[ShardSet]) -> None:
         assert Counter(place.dataset for place in places) == {0: 12, 1: 4}
 
 
-def test_datasets_of_equal_sizes_are_not_shuffled_alike(write_dataset: WriteDataset, tmp_path: Path) -> None:
-    sets = [ShardSet(write_dataset(tmp_path / name, 60)) for name in "ab"]
-    mixture = Mixture(sets)
-    plan = MixturePlan([each.sizes for each in sets], mixture.shares, 120, 0)
+def test_datasets_of_equal_sizes_are_not_shuffled_alike() -> None:
+    plan = MixturePlan([np.array([60])] * 2, [Fraction(1, 2)] * 2, 120, 0)
     places = plan.places(0, slice(None))
     rows = [[place.row for place in places if place.dataset == number] for number in (0, 1)]
     assert sorted(rows[0]) == sorted(rows[1])
@@ -130,6 +127,13 @@ def test_datasets_of_equal_sizes_are_not_shuffled_alike(write_dataset: WriteData
 def test_weights_that_do_not_fit_are_refused(sets: list[ShardSet], weights: list[float]) -> None:
     with pytest.raises(ConfigError, match="a mixture of 2 data sets needs as many weights above 0"):
         Mixture(sets, weights)
+
+
+def test_a_dataset_that_is_given_twice_is_refused(sets: list[ShardSet]) -> None:
+    with pytest.raises(
+        ConfigError, match="found the same samples twice: give it once, with a larger --weight"
+    ):
+        Mixture([*sets, ShardSet(sets[0].source)])
 
 
 def test_a_batch_too_small_for_each_dataset_is_refused(sets: list[ShardSet]) -> None:

@@ -101,7 +101,7 @@ def test_another_run_is_refused_with_the_differences(
 def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(
     whole: Path, small_dataset: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainError, match=r"data.fingerprint was .*data.samples was 64, now 2160"):
+    with pytest.raises(TrainError, match=r"data.directory was .*, now .*data.samples was 64, now 2160"):
         run_it(small_dataset, whole)
     (tmp_path / "moved").symlink_to(tiny_dataset)
     more_loaders = CONFIG.model_copy(update={"workers": 2, "save_every": 7})

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.model.checkpoint import load_checkpoint
+from clipkit.train.run_directory import RunDirectory
 from tests.processes import children_of, living, until, wait_until_gone, with_shared_memory, workers_of
 from tests.train.commands import TWO, steps, training
 
@@ -26,6 +28,15 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_worker(small_dataset: Path, 
         wait_until_gone(process.pid)
 
 
+def checkpoint_at_the_end(runs: Path) -> Path:
+    """The newest checkpoint, which is of the last step that was logged, or of one after it."""
+    run = RunDirectory(runs / "run")
+    newest = run.latest()
+    assert newest is not None
+    assert load_checkpoint(newest).step >= steps(runs) > 0
+    return newest
+
+
 def _stands(runs: Path) -> bool:
     before = steps(runs)
     try:
@@ -43,6 +54,7 @@ def test_a_killed_worker_ends_the_command_with_one_line(small_dataset: Path, tmp
         assert (process.returncode, printed) == (1, "")
         last = errors.splitlines()[-1]
         assert last.startswith("clipkit: a loader process died, ") and "--workers" in last
+        assert last.endswith(f"what was trained until then is in {checkpoint_at_the_end(tmp_path)}")
         assert "Traceback" not in errors
         wait_until_gone(process.pid)
 
@@ -72,7 +84,8 @@ def test_a_run_whose_process_lost_a_loader_ends_beside_torchrun(small_dataset: P
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (said,) = (line for line in errors.splitlines() if line.startswith("clipkit: "))
-    assert said.startswith("clipkit: process 0 of 2: the connection to the others broke")
+    assert said.startswith("clipkit: process 0 of 2: another one has ended: mend what its last line says")
     assert "traceback : clipkit: a loader process died, " in errors
+    assert f"what was trained until then is in {checkpoint_at_the_end(tmp_path)}" in errors
     assert "[rank" not in errors, "a traceback of ours, as torch shows it; torchrun has one of its own"
     until(lambda: not any(map(living, ranks)), "all end")

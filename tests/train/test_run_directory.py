@@ -90,7 +90,9 @@ def test_a_file_system_without_locks_is_used_without(
 
 def test_an_error_of_the_disk_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.lockf", raising(errno.EIO))
-    with pytest.raises(TrainError, match="the run's folder cannot be written, Input/output error"):
+    with pytest.raises(
+        TrainError, match="the run's folder cannot be written, Input/output error: mend that, or"
+    ):
         RunDirectory(tmp_path / "run").opened().__enter__()
 
 
