@@ -8,18 +8,18 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_FIGURE = re.compile(rb"[1-9][\d,]*/[\d,]+ (prompts|images)")
+_COUNT = re.compile(rb"[1-9][\d,]*/[\d,]+ (prompts|images)")
 
 
 class Seen(NamedTuple):
     """Seconds from the start to the progress display, to its first count above 0, and to the end."""
 
     display: float
-    figure: float
+    counted: float
     end: float
 
 
-def first_figure(command: Sequence[str]) -> Seen:
+def first_count(command: Sequence[str]) -> Seen:
     """Run a command, its errors on a terminal. Ends the program if it fails or shows nothing."""
     ours, theirs = pty.openpty()
     begun = time.perf_counter()
@@ -27,7 +27,7 @@ def first_figure(command: Sequence[str]) -> Seen:
         command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"}
     )
     os.close(theirs)
-    display = figure = 0.0
+    display = count = 0.0
     text = b""
     while True:
         try:
@@ -37,10 +37,10 @@ def first_figure(command: Sequence[str]) -> Seen:
         now = time.perf_counter() - begun
         text += some
         display = display or now
-        if not figure and _FIGURE.search(text):
-            figure = now
+        if not count and _COUNT.search(text):
+            count = now
     os.close(ours)
     status = process.wait()
-    if status or not figure:
+    if status or not count:
         raise SystemExit(f"{' '.join(command)} ended with {status}:\n{text[-2000:].decode(errors='replace')}")
-    return Seen(display, figure, time.perf_counter() - begun)
+    return Seen(display, count, time.perf_counter() - begun)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from clipkit.errors import EvaluationError
+from clipkit.errors import EvaluationError, tell
+from clipkit.progress import speaks
 
 CLASS_COLUMNS = ("folder", "wnid", "index"), ("names", "name")
 """One of each: what tells a class, and its names."""
@@ -142,6 +143,17 @@ def _refuse_shared_names(path: Path, rows: list[tuple[str, tuple[str, ...]]], li
                     f"{line}; give each class names of its own"
                 )
             first[name] = folder, line
+    alike: dict[str, tuple[str, str]] = {}
+    for folder, names in rows:
+        for name in names:
+            # As the tokenizer reads them: in lower case, white space as one space.
+            owner, written = alike.setdefault(" ".join(name.lower().split()), (folder, name))
+            if owner != folder and speaks():
+                tell(
+                    f"{path}: {written!r} of {owner!r} and {name!r} of {folder!r} are one prompt to a model: "
+                    "it cannot tell these classes apart by them"
+                )
+                return
 
 
 def _in_order(path: Path, rows: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:

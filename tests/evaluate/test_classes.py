@@ -13,6 +13,7 @@ from clipkit.evaluate.classes import (
     read_classes,
     read_templates,
 )
+from clipkit.model.tokenizer import Tokenizer
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -153,3 +154,16 @@ def test_bad_template_files(tmp_path: Path, content: str, says: str) -> None:
     with pytest.raises(EvaluationError) as caught:
         read_templates(write(tmp_path / "t.txt", content))
     assert says in str(caught.value)
+
+
+def test_names_that_are_one_prompt_are_told_and_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "classes.csv", "folder,names\na,Tabby cat\nb,dog|tabby  cat\nc,tabby_cat\n")
+    assert read_classes(path, name="pets").names == (("Tabby cat",), ("dog", "tabby  cat"), ("tabby_cat",))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "classes.csv: 'Tabby cat' of 'a' and 'tabby  cat' of 'b' are one prompt to a model: " in line
+    tokens = Tokenizer(77)(["a photo of a Tabby cat.", "a photo of a tabby  cat.", "a photo of a tabby_cat."])
+    assert (tokens[0] == tokens[1]).all() and (tokens[0] != tokens[2]).any()
+    read_classes(write(path, "folder,names\na,Cat|cat\nb,dog\n"), name="pets")
+    assert capsys.readouterr().err == ""

@@ -177,3 +177,12 @@ def test_words_of_classes() -> None:
     assert class_words(numbers) == {"1": 0, "0": 1, "one": 0, "zero": 1}
     overlapping = ClassSet("x", ("a", "b", "c"), (("2",), ("8", "c"), ("2 cats",)), ("{}",))
     assert class_words(overlapping) == {"a": 0, "b": 1, "c": -1, "0": 0, "1": 1, "2": -1, "8": 1, "2 cats": 2}
+
+
+def test_a_key_in_several_tars_is_as_many_pictures(tmp_path: Path) -> None:
+    said: list[Members] = [{"jpg": picture(label), "cls": label} for label in range(3)]
+    for name in ("a.tar", "b.tar"):
+        write(tmp_path / "pets" / name, said)
+    images = read(tmp_path / "pets")
+    assert images.labels == (0, 1, 2) * 2
+    assert images.pictures.names[0] == "a.tar/00000.jpg" and images.pictures.names[3] == "b.tar/00000.jpg"
