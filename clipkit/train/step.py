@@ -4,6 +4,7 @@ Shapes: B this process's share of the batch, b a micro-batch of it, C, H, W pict
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def wrapped_features(model: Clip, world: World, compiled: bool = False) -> nn.Mo
         return features
     devices = [world.device] if world.device.type == "cuda" else None
     wrapped = DistributedDataParallel(features, device_ids=devices)
-    _settle_buckets(wrapped, model, world)
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        _settle_buckets(wrapped, model, world)
     return wrapped
 
 
@@ -63,7 +65,7 @@ def _settle_buckets(wrapped: DistributedDataParallel, model: Clip, world: World)
     shape = (2, 3, config.image_size, config.image_size)
     images_BCHW = torch.zeros(shape, dtype=model.logit_scale.dtype, device=world.device)
     tokens_BL = torch.ones(2, config.text.context_length, dtype=torch.int64, device=world.device)
-    with torch.compiler.set_stance("force_eager"), statistics_kept(model.modules()):
+    with statistics_kept(model.modules()):
         outputs = [each.sum() for each in wrapped(images_BCHW, tokens_BL) if each.requires_grad]
         torch.stack(outputs).sum().backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
