@@ -58,17 +58,24 @@ def _read(
 
 def _check(option: str, path: Path, needed: Iterable[str | Path]) -> None:
     if path.exists() and not path.is_file():
-        raise EvaluationError(f"{option} {path}: expected a file to write, found a folder or a device")
+        raise EvaluationError(
+            f"{option} {path}: expected a file to write, found a folder or a device; name one"
+        )
     folder = path.absolute().parent
     if not folder.is_dir():
         raise EvaluationError(f"{option} {path}: expected a folder to write in, found no {folder}; make it")
     if not os.access(folder, os.W_OK):
-        raise EvaluationError(f"{option} {path}: the folder {folder} cannot be written to")
+        raise EvaluationError(
+            f"{option} {path}: the folder {folder} cannot be written to; name a file elsewhere"
+        )
     place = os.path.realpath(path)
     for each in map(os.path.realpath, needed):
         if place == each:
-            raise EvaluationError(f"{option} {path}: expected a new file, found one that is needed")
+            raise EvaluationError(
+                f"{option} {path}: expected a new file, found one that is needed; name another"
+            )
         if Path(each).is_dir() and place.startswith(os.path.join(each, "")):  # noqa: PTH118 (ends it by /)
             raise EvaluationError(
-                f"{option} {path}: expected a file outside of what is evaluated, found one within {each}"
+                f"{option} {path}: expected a file outside of what is evaluated, found one within {each}; "
+                "name one elsewhere"
             )
