@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from evaluating.pictures import LabelledSet
 from evaluating.sides import Given, answer, clipkit_command, evaluate_command, peer_command
+from evaluating.ties import differing, mean_rank_slack
 from PIL import Image
 
 PEERS = ("open_clip", "clip_benchmark")
@@ -62,11 +63,16 @@ def compare_recalls(given: Given, place: Path, *, pictures: int) -> None:
             name for name in found if name in record and ("R@" in name or "rank" in name or "recall" in name)
         ]
         assert len(names) >= 6
-        print(f"| {pictures:,} pictures, {captions} each | clipkit | {peer} |\n|---|---|---|")
+        slack = mean_rank_slack(given.model.checkpoint, table)
+        print(
+            f"| {pictures:,} pictures, {captions} each | clipkit | {peer} | ties explain |\n|---|---|---|---|"
+        )
         for name in names:
-            print(f"| {name} | {record[name]:.6g} | {found[name]:.6g} |")
+            explained = slack.get(name.removesuffix("_mean_rank"))
+            shown = "" if explained is None else f"{explained:.6g}"
+            print(f"| {name} | {record[name]:.6g} | {found[name]:.6g} | {shown} |")
         print(flush=True)
-        different = [name for name in names if abs(record[name] - found[name]) > 1e-6 * max(1, found[name])]
+        different = differing(record, {name: found[name] for name in names}, slack)
         if different:
             raise SystemExit(f"{different} differ")
 
