@@ -10,6 +10,7 @@ from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.ground_truth import devkit_beside
 from clipkit.evaluate.results import results_path
 from clipkit.evaluate.sets import ZeroShotSet
+from clipkit.evaluate.tables import CLASS_COLUMNS, PICTURE_COLUMNS
 from clipkit.lines import JsonLines
 from clipkit.model.identity import resolved
 
@@ -24,9 +25,27 @@ def check_outputs(
         _check("--results", config.results, needed)
     results = [config.results] if config.results else map(results_path, models)
     needed += results
-    for option, path in (("--per-class", config.per_class), ("--predictions", config.predictions)):
+    tables = (
+        ("--per-class", config.per_class, CLASS_COLUMNS),
+        ("--predictions", config.predictions, PICTURE_COLUMNS),
+    )
+    for option, path, columns in tables:
         if path is not None:
             _check(option, path, needed)
+            _check_is_table(option, path, columns)
+
+
+def _check_is_table(option: str, path: Path, columns: Sequence[str]) -> None:
+    header = ",".join(columns).encode()
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = file.read(len(header))
+    if start and start != header:
+        raise EvaluationError(
+            f"{option} {path}: expected a new name, or such a table to replace, found something else there; "
+            "give another name"
+        )
 
 
 def results_lines(path: Path, config: EvaluateConfig) -> JsonLines:

@@ -12,6 +12,7 @@ from clipkit.evaluate.config import EvaluateConfig
 from clipkit.evaluate.ground_truth import DEVKIT
 from clipkit.evaluate.outputs import check_outputs, results_lines
 from clipkit.evaluate.run import zero_shot_sets
+from clipkit.evaluate.tables import CLASS_COLUMNS, PICTURE_COLUMNS
 from tests.serving import encoded, photo
 from tests.tars import write_tar
 
@@ -54,6 +55,22 @@ def test_nothing_that_is_read_is_written_over(
             check(EvaluateConfig(**pets, **{option: place}), model)
     check(EvaluateConfig(**pets, **{option: tmp_path / "new.csv"}), model)
     check(EvaluateConfig(**pets, **{option: tmp_path / "pets.csv"}), model)
+
+
+@pytest.mark.parametrize(
+    ("option", "columns"), [("per_class", CLASS_COLUMNS), ("predictions", PICTURE_COLUMNS)]
+)
+def test_a_table_replaces_a_table_alone(
+    pets: dict[str, Any], model: Path, tmp_path: Path, option: str, columns: tuple[str, ...]
+) -> None:
+    place = tmp_path / "thesis.csv"
+    config = EvaluateConfig(**pets, **{option: place})
+    for content in ("", ",".join(columns) + "\npets,1\n"):
+        place.write_text(content)
+        check(config, model)
+    place.write_text("three years of work")
+    with pytest.raises(EvaluationError, match="such a table to replace, found something else there"):
+        check(config, model)
 
 
 def test_tables_spare_the_results(pets: dict[str, Any], model: Path, tmp_path: Path) -> None:
