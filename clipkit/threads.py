@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
-_AHEAD = 4  # results made for each thread before one is taken
-
 
 def mapped_in_threads(
-    function: Callable[[Thing], Result], things: Sequence[Thing], threads: int
+    function: Callable[[Thing], Result], things: Sequence[Thing], threads: int, ahead: int = 4
 ) -> Iterator[Result]:
     """Yield `function` of each thing, in order, made by so many threads, from the first `next` on.
 
+    For each thread there are at the most `ahead` results that are being made or wait to be taken.
     Raises what `function` raises. Whoever stops early, or is interrupted, waits for none of them: they are
     daemons, and begin nothing more.
     """
@@ -27,7 +26,7 @@ def mapped_in_threads(
         nonlocal begun
         while True:
             with changed:
-                while not is_stopped and begun >= taken + _AHEAD * threads:
+                while not is_stopped and begun >= taken + ahead * threads:
                     changed.wait()
                 if is_stopped or begun == len(things):
                     return

@@ -4,18 +4,19 @@ Shapes: B batch, C channels, H height, W width (of digests_2NW: two words), L to
 """
 
 import hashlib
+import threading
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
 from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.evaluate.classes import listing
 from clipkit.evaluate.config import IMAGE_BATCH
-from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, loaded, shared, stacked
+from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, made_batches
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered
 from clipkit.evaluate.retrieval import Embedded
 from clipkit.evaluate.zero_shot import Report, Tokenize, image_features, silent, text_features
@@ -66,8 +67,8 @@ def embedded_pairs(
     sha256_2N = torch.zeros(2, count, SHA256_BYTES, dtype=torch.uint8)
     most = min(count - 1, max(fewest, int(MAX_BAD * count)))
     unreadable: list[_Unreadable] = []
-    items = _Pairs(samples, EvalTransform(model.config.image_size), Tokenizer(model.context_length))
-    for batch in loaded(items, _collate, batch_size=batch_size, workers=workers, ranks=ranks):
+    pairs = _Pairs(samples, EvalTransform(model.config.image_size), Tokenizer(model.context_length))
+    for batch in made_batches(pairs.batch, count, batch_size=batch_size, workers=workers, ranks=ranks):
         unreadable.extend(batch.unreadable)
         if len(unreadable) > most:
             break
@@ -118,31 +119,30 @@ class _PairBatch(NamedTuple):
     end: int  # the place behind the batch's last sample
 
 
-_Item: TypeAlias = _Pair | _Unreadable | ClipkitError
+class _Pairs:
+    """Reads and decodes pairs; called by several threads at a time."""
 
-
-class _Pairs(Dataset[_Item]):
     def __init__(self, samples: SampleSet, transform: EvalPicture, tokenize: Tokenize) -> None:
         self._samples = samples
         self._transform = transform
         self._tokenize = tokenize
         self._ends = np.cumsum(samples.sizes)
+        self._own = threading.local()
 
-    def __len__(self) -> int:
-        return len(self._samples)
+    def batch(self, places: range) -> _PairBatch:
+        """Return the pairs at these places. Raises DatasetError for a fault of more than one sample."""
+        return _collated([self._pair(place) for place in places])
 
-    def __getitem__(self, index: int) -> _Item:
+    def _pair(self, index: int) -> _Pair | _Unreadable:
+        samples = self._samples_of_thread()
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        row = index - int(self._ends[shard] - self._samples.sizes[shard])
+        row = index - int(self._ends[shard] - samples.sizes[shard])
+        if samples.is_remote:
+            samples.prepare(range(shard, min(shard + 2, len(self._ends))))
         try:
-            if self._samples.is_remote:
-                self._samples.prepare(range(shard, min(shard + 2, len(self._ends))))
-            try:
-                sample = self._samples.read(shard, row)
-            except SampleError as error:
-                return self._unreadable(index, shard, row, error)
-        except ClipkitError as error:  # of more than this sample
-            return error
+            sample = samples.read(shard, row)
+        except SampleError as error:
+            return self._unreadable(index, shard, row, error)
         try:
             pixels = self._transform(sample.image)
         except ClipkitError as error:
@@ -151,8 +151,15 @@ class _Pairs(Dataset[_Item]):
         digests = np.stack([_digest(pixels), _digest(tokens)])
         return _Pair(index, pixels, tokens, digests, _sha256(sample))
 
+    def _samples_of_thread(self) -> SampleSet:
+        """Return this thread's copy, which has files of its own."""
+        if not hasattr(self._own, "samples"):
+            self._own.samples = copy(self._samples)
+        samples: SampleSet = self._own.samples
+        return samples
+
     def _unreadable(self, index: int, shard: int, row: int, error: ClipkitError) -> _Unreadable:
-        samples = self._samples
+        samples = self._samples_of_thread()
         return _Unreadable(index, str(BadSample(samples.place(shard), samples.key(shard, row), str(error))))
 
 
@@ -174,10 +181,7 @@ def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.frombuffer(digest, np.int64)
 
 
-def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
-    for row in rows:
-        if isinstance(row, ClipkitError):
-            return row
+def _collated(rows: list[_Pair | _Unreadable]) -> _PairBatch:
     pairs = [row for row in rows if isinstance(row, _Pair)]
     unreadable = tuple(row for row in rows if isinstance(row, _Unreadable))
     places = [row.place for row in pairs]
@@ -185,11 +189,8 @@ def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
     if not pairs:
         nothing = torch.empty(0)
         return _PairBatch(nothing, nothing, nothing, nothing, torch.tensor(places), unreadable, end)
-    images = stacked([row.pixels for row in pairs])
-    if isinstance(images, EvaluationError):
-        return images
-    batch = _PairBatch(
-        images_BCHW=images,
+    return _PairBatch(
+        images_BCHW=torch.from_numpy(np.stack([row.pixels for row in pairs])),
         tokens_BL=torch.from_numpy(np.stack([row.tokens for row in pairs])),
         digests_2BW=torch.from_numpy(np.stack([row.digests for row in pairs], axis=1)),
         sha256_2B=torch.from_numpy(np.stack([row.sha256 for row in pairs], axis=1)),
@@ -197,5 +198,3 @@ def _collate(rows: list[_Item]) -> _PairBatch | ClipkitError:
         unreadable=unreadable,
         end=end,
     )
-    tensors = (batch.tokens_BL, batch.digests_2BW, batch.sha256_2B, batch.places_B)
-    return shared(tensors) or batch

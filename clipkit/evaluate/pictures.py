@@ -1,6 +1,7 @@
 """Where the pictures of a set lie: as files below a folder, or as byte ranges of tars."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +14,11 @@ from clipkit.shards.shard_files import Int64s
 from clipkit.shards.shard_set import MAX_PICTURE_BYTES
 
 _OPEN_TARS = 64
+_CHANGING = threading.Lock()  # of which tars are open, in any TarPictures
 
 
 class Pictures(Protocol):
-    """Pictures by number; picklable, and small: worker processes get all of them.
+    """Pictures by number; picklable, and small. Several threads may read them at a time.
 
     `names` are their paths below the set's folder, or in its archive.
     """
@@ -108,7 +110,11 @@ class TarPictures:
         number, offset, size = self._ranges[index].tolist()
         if size > MAX_PICTURE_BYTES:
             raise EvaluationError(f"more than {MAX_PICTURE_BYTES:,} bytes")
-        content = os.pread(self._descriptor(number), size, offset)
+        descriptor = self._descriptor(number)
+        try:
+            content = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
         if len(content) != size:
             raise EvaluationError(f"expected {size:,} bytes at {offset:,}, found {len(content):,}")
         return content
@@ -122,11 +128,13 @@ class TarPictures:
         return TarPictures(self._tars, [self.names[place] for place in places], self._ranges[list(places)])
 
     def _descriptor(self, number: int) -> int:
-        if number not in self._descriptors:
-            self._descriptors[number] = self._tars[number].open()
-            if len(self._descriptors) > _OPEN_TARS:  # pictures come in the order of their tars
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-        return self._descriptors[number]
+        """Return a descriptor of one's own: another thread may close those that are kept."""
+        with _CHANGING:
+            if number not in self._descriptors:
+                self._descriptors[number] = self._tars[number].open()
+                if len(self._descriptors) > _OPEN_TARS:  # pictures come in the order of their tars
+                    os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            return os.dup(self._descriptors[number])
 
 
 def ranges_of(rows: Sequence[tuple[int, int, int]]) -> Int64s:

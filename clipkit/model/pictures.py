@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,35 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _JPEG_START = b"\xff\xd8\xff"
 
 
+class _Quiet:
+    """Silences Pillow's warnings while any thread is inside: all threads share the filters of warnings."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._changing:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def opened(image: bytes) -> Iterator[Image.Image]:
     """Open a picture with Pillow, its pixels not decoded yet; what fails inside comes out as DatasetError.
@@ -31,12 +61,9 @@ def opened(image: bytes) -> Iterator[Image.Image]:
     """
     _check_scans(image)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(image), formats=_formats()) as picture:
-                check_pixels(*picture.size)
-                yield picture
+        with _quiet(), Image.open(io.BytesIO(image), formats=_formats()) as picture:
+            check_pixels(*picture.size)
+            yield picture
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DatasetError(
             f"a picture is larger than {MAX_PIXELS // 10**6} megapixels: leave it out"

@@ -1,10 +1,8 @@
 import hashlib
 import io
 import os
-import signal
-import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,10 @@ from torchvision import transforms
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import InterpolationMode
 
-from clipkit.errors import EvaluationError
 from clipkit.evaluate import decode
 from clipkit.evaluate.decode import decoded_batches
 from clipkit.model.preprocess import EvalTransform, normalize
 from tests.evaluate.listed import listed
-from tests.processes import living, until
 
 
 def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -100,100 +96,49 @@ def test_the_global_random_state_is_left_alone(pictures: list[Path]) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.fixture
-def workers_import_this(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers get a function of this file by its name, and this process's list of folders to look in."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+def test_a_mistake_in_a_thread_is_raised_here(pictures: list[Path]) -> None:
+    def wrong(image: bytes) -> np.ndarray:
+        raise RuntimeError("a mistake of ours")
 
-
-def killed(image: bytes) -> np.ndarray:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return np.frombuffer(image, np.uint8)
-
-
-def lost(image: bytes) -> np.ndarray:
-    """At its third call the worker dies with a batch on its way, and its server is kept from noticing."""
-    notes = Path(os.fsdecode(image))
-    with (notes / "calls").open("a") as calls:
-        calls.write("called\n")
-        if calls.tell() >= 3 * len("called\n"):
-            (notes / "processes").write_text(f"{os.getppid()} {os.getpid()}")
-            os.kill(os.getppid(), signal.SIGSTOP)
-            until((notes / "fetched").exists, "the first batch is fetched")
-            os.kill(os.getpid(), signal.SIGKILL)
-    return np.zeros((3, 1, 1), np.uint8)
-
-
-def wrong(image: bytes) -> np.ndarray:
-    raise RuntimeError("a mistake of ours")
-
-
-@pytest.mark.usefixtures("workers_import_this")
-def test_a_killed_worker_is_one_line(pictures: list[Path]) -> None:
-    with pytest.raises(
-        EvaluationError, match="a process that decodes pictures died, DataLoader worker"
-    ) as caught:
-        list(decoded_batches(listed(pictures), killed, batch_size=2, workers=1))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.usefixtures("workers_import_this")
-def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "picture").write_bytes(os.fsencode(tmp_path))
-    batches = decoded_batches(listed([tmp_path / "picture"] * 3), lost, batch_size=1, workers=1)
-    next(batches)
-    noted = tmp_path / "processes"
-    until(lambda: noted.exists() and noted.read_text(), "the third call")
-    server, worker = map(int, noted.read_text().split())
-    time.sleep(0.5)  # the second batch goes its way from another thread of the worker
-    (tmp_path / "fetched").touch()
-    with pytest.raises(EvaluationError, match="died, the connection to it broke: make memory free"):
-        try:
-            until(lambda: worker not in living(os.getsid(0)), "the worker dies")
-            next(batches)
-        finally:
-            os.kill(server, signal.SIGCONT)
-
-
-@pytest.mark.usefixtures("workers_import_this")
-def test_a_mistake_in_a_worker_is_not_taken_for_its_death(pictures: list[Path]) -> None:
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(decoded_batches(listed(pictures), wrong, batch_size=2, workers=1))
+        list(decoded_batches(listed(pictures), wrong, batch_size=2, workers=2))
+
+
+def test_threads_are_not_far_ahead(pictures: list[Path]) -> None:
+    """Memory does not grow with the set: each thread has a batch in the making and one that waits."""
+    decoded = []
+
+    def slow_to_take(image: bytes) -> np.ndarray:
+        decoded.append(image)
+        return np.zeros((3, 1, 1), np.uint8)
+
+    batches = decoded_batches(listed(pictures[:1] * 50), slow_to_take, batch_size=1, workers=2)
+    for taken, _ in enumerate(batches, 1):
+        time.sleep(0.01)
+        assert len(decoded) <= taken + 2 * decode._AHEAD
+    assert len(decoded) == 50
+
+
+def test_warnings_of_odd_pictures_are_silenced_and_the_users_filters_stay(tmp_path: Path) -> None:
+    picture(1, 40, 30).quantize(64).save(tmp_path / "odd.png", transparency=bytes(range(64)))
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        inside = list(warnings.filters)
+        list(decoded_batches(listed([tmp_path / "odd.png"] * 200), EvalTransform(8), batch_size=3, workers=8))
+        assert warnings.filters == inside
+    assert not said
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match="Palette images with Transparency"):
+        Image.open(tmp_path / "odd.png").convert("RGB")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU looks the same either way")
-def test_the_number_of_workers_is_that_of_the_cpus_allowed() -> None:
+def test_the_number_of_threads_is_that_of_the_cpus_allowed() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert [decode._default_workers(count) for count in (decode._IN_PROCESS_IMAGES, 10**6)] == [0, 1]
+        assert decode._default_workers() == 1
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-_SHOW_THE_PARENT = """
-import gc
-import os
-from pathlib import Path
-import numpy as np
-from clipkit.evaluate.decode import decoded_batches
-from clipkit.evaluate.pictures import FolderPictures
-
-def has_parent_with_torch(image: bytes) -> np.ndarray:
-    maps = Path(f"/proc/{os.getppid()}/maps").read_bytes()
-    shared = gc.get_freeze_count() > 100_000  # no collection of garbage writes to what it shares
-    return np.full((3, 1, 3), [b"libtorch" in maps, os.getppid() == int(image), shared], np.uint8)
-
-if __name__ == "__main__":
-    Path("pid").write_text(str(os.getpid()))
-    pictures = FolderPictures(Path(), ["pid"])
-    (batch,) = decoded_batches(pictures, has_parent_with_torch, batch_size=1, workers=1)
-    print(*batch.images_BCHW[0, 0, 0].tolist())
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_workers_are_forked_from_a_server_that_has_torch_not_from_this_process(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(_SHOW_THE_PARENT)
-    printed = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
-    assert printed.stdout.split() == [b"1", b"0", b"1"]
+    assert decode._default_workers() > 1

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import webdataset
 
 from clipkit.errors import ClipkitError, EvaluationError
+from clipkit.evaluate import pictures
 from clipkit.evaluate.classes import ClassSet, imagenet_classes
 from clipkit.evaluate.imagenet import imagenet_v2, imagenet_validation
 from clipkit.evaluate.images import LabelledImages
@@ -186,3 +188,16 @@ def test_a_key_in_several_tars_is_as_many_pictures(tmp_path: Path) -> None:
     images = read(tmp_path / "pets")
     assert images.labels == (0, 1, 2) * 2
     assert images.pictures.names[0] == "a.tar/00000.jpg" and images.pictures.names[3] == "b.tar/00000.jpg"
+
+
+def test_many_tars_are_read_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than may be open at a time, so that each thread closes what others have just opened."""
+    monkeypatch.setattr(pictures, "_OPEN_TARS", 2)
+    for tar in range(12):
+        samples: list[Members] = [{"jpg": picture(3 * tar + row), "cls": 0} for row in range(3)]
+        write(tmp_path / f"{tar:02}.tar", samples)
+    found = read_labelled(tmp_path, PETS, name="pets", allow_subset=True).pictures
+    expected = [found.read(place) for place in range(36)]
+    places = list(range(36)) * 50
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(found.read, places)) == expected * 50
