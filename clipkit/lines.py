@@ -16,6 +16,8 @@ from clipkit.locks import exclusive
 
 Line = dict[str, Any]
 
+_LOOKED_AT = 1 << 20  # bytes
+
 
 class JsonLines:
     """The lines of the file at `path`, which need not be there yet.
@@ -34,10 +36,21 @@ class JsonLines:
         return [line for text in self._texts() if (line := _parsed(text)) is not None]
 
     def check(self) -> None:
-        """Raise `error` if a line cannot be added: better known before long work than after."""
+        """Raise `error` if a line cannot be added, or if the file is another kind of file.
+
+        Better known before long work than after.
+        """
+        start = b""
         with self._writing():
             if self.path.exists():
-                self.path.open("r+b").close()
+                with self.path.open("r+b") as file:
+                    start = file.read(_LOOKED_AT)
+        texts = [text for text in start.split(b"\n") if text.strip(b" \t\r\0")]
+        is_torn = len(texts) == 1 and texts[0].startswith(b"{")  # a first line that a kill left unfinished
+        if texts and not is_torn and not any(map(_parsed, texts)):
+            raise self._error(
+                f"{self.path}: expected lines of JSON to add to, found something else: give another name"
+            )
 
     def append(self, line: Mapping[str, Any], *, durable: bool = False) -> None:
         """Add one line in a single write, a number that is not finite as null; `durable` forces it to disk.

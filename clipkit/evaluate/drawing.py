@@ -23,6 +23,7 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE, NOTE_SIZE = 10, 9, 8, 7
 _DOTS_PER_INCH = 200
 _LONGEST_LABEL = 41
 _HALF_A_LINE = 42
+_MOST_NOTES = 5
 # Okabe and Ito's colours: told apart in print and by colour-blind eyes. Dashes go on where they end.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
@@ -124,3 +125,10 @@ def write_picture(figure: Figure, out: Path) -> None:
         # Of scripts that the font lacks boxes are drawn.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format=out.suffix.lower()[1:], dpi=_DOTS_PER_INCH)
+
+
+def quoted(notes: Sequence[str]) -> str:
+    """Return the reasons why there is nothing to draw, for the end of a line that says so."""
+    shown = "; ".join(notes[:_MOST_NOTES])
+    more = f"; and {len(notes) - _MOST_NOTES} more" if len(notes) > _MOST_NOTES else ""
+    return f" ({shown}{more})" if notes else ""

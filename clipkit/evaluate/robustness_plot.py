@@ -19,6 +19,7 @@ from clipkit.evaluate.drawing import (
     legend_columns,
     marker,
     new_figure,
+    quoted,
     shortened,
     write_picture,
 )
@@ -89,7 +90,7 @@ def plot_robustness(inputs: Sequence[Path], out: Path) -> RobustnessPlot:
     if inputs and not models:
         raise EvaluationError(
             "nothing to plot: expected models with results on all of ImageNet's validation set and of "
-            f"ImageNetV2 matched-frequency, found none{f' ({notes[0]})' if notes else ''}; run clipkit "
+            f"ImageNetV2 matched-frequency, found none{quoted(notes)}; run clipkit "
             "evaluate with --imagenet-val and --imagenet-v2"
         )
     notes += [f"{each.name}: not drawn, {_no_logit(each)}" for each in models if not each.has_place]

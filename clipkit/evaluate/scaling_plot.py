@@ -27,6 +27,7 @@ from clipkit.evaluate.drawing import (
     marker,
     new_figure,
     note,
+    quoted,
     shortened,
     style_axes,
     write_picture,
@@ -91,7 +92,7 @@ def plot_scaling(
     if not sets:
         raise EvaluationError(
             "nothing to plot: expected runs with zero-shot results after a number of samples, found none"
-            + (f" ({notes[0]})" if notes else "")
+            + quoted(notes)
         )
     unknown = [each for each in only if each not in names]
     if unknown:

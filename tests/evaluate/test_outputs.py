@@ -73,6 +73,20 @@ def test_a_table_replaces_a_table_alone(
         check(config, model)
 
 
+def test_results_are_added_to_results_alone(tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    config = EvaluateConfig(results=place)
+    line = b'{"kind": "zero-shot"}\n'
+    for content in (b"", line, b"junk\n" + line, b'{"kind": "zero-sh', bytes(9)):
+        place.write_bytes(content)
+        results_lines(place, config)
+    for content in (b"three years of work", b"PK\x03\x04" + bytes(99), b"[1]\n", encoded(photo(8, 8, 1))):
+        place.write_bytes(content)
+        with pytest.raises(EvaluationError, match="expected lines of JSON to add to, found something else"):
+            results_lines(place, config)
+        assert place.read_bytes() == content
+
+
 def test_tables_spare_the_results(pets: dict[str, Any], model: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="found one that is needed"):
         check(EvaluateConfig(**pets, per_class=model.with_name("results.jsonl")), model)

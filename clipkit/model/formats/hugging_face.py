@@ -38,6 +38,7 @@ DEEPEST_JSON = 32
 
 _LONGEST_NAME = 200
 
+RUN_CHECKPOINTS = "checkpoints"  # a folder in that of a training run, which has a config.json, too
 _OTHERS = {
     CONFIG_FILE,
     inputs.VOCABULARY_FILE,
@@ -95,6 +96,11 @@ def read(folder: Path) -> Weights:
     Raises CheckpointError for files that are missing, damaged or hostile, for tensors that `CLIPModel` has
     not or that are missing, and for a model, tokenizer or image processor that clipkit does not compute.
     """
+    if (folder / RUN_CHECKPOINTS).is_dir():
+        raise CheckpointError(
+            f"{folder}: expected a model, found the folder of a run: give one of its checkpoints, such as "
+            f"{folder / RUN_CHECKPOINTS / 'latest'}"
+        )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"{folder} is a folder without {CONFIG_FILE}; expected a Hugging Face CLIPModel's, or a file"

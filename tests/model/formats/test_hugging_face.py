@@ -391,3 +391,10 @@ def test_a_failure_leaves_the_old_folder(folder: Path, tmp_path: Path, tiny_disk
         convert(folder, full, "hf")
     assert [path.name for path in tiny_disk.iterdir()] == ["model"]
     assert list(full.iterdir()) == []
+
+
+def test_the_folder_of_a_run_names_its_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"found the folder of a run: .* \S+/checkpoints/latest"):
+        hugging_face.read(tmp_path)
