@@ -88,7 +88,7 @@ class Clip(nn.Module):
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Keep only the inputs of blocks for the backward pass, which computes the rest again, or keep all.
 
-        Losses, gradients and running statistics stay the same; a step takes about a third more time and much
+        Losses, gradients and running statistics stay the same; a step takes up to a third more time and much
         less memory.
         """
         for module in self.modules():

@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
         None, description="Products of float32 with 10 bits of mantissa. Default: allowed, on CUDA."
     )
     compile: bool = Field(False, description="Through torch.compile: minutes first, then faster steps.")
-    grad_checkpointing: bool = Field(False, description="Less memory, a third more time; same results.")
+    grad_checkpointing: bool = Field(False, description="Less memory, up to a third more time; same results.")
     sync_batch_norm: bool = Field(
         False, description="ResNets: normalise over the samples of all processes together."
     )
