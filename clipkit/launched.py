@@ -16,6 +16,7 @@ TIMEOUT = 600.0  # seconds; no process has work that takes it so much longer tha
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun's agent looks for what ended a process
 _LOOK_SECONDS = 0.5
+_TELLING = threading.Lock()  # never let go of: it is told once
 
 
 def is_launched() -> bool:
@@ -38,6 +39,9 @@ def fail(line: str, kind: str, code: int) -> None:
     machine prints its own.
     """
     recorded = is_launched() and _recorded(line, kind, code)
+    if LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER]):
+        _tell_that_it_is_gone()  # nobody else shows any line; another process has ended for that before
+        return
     if recorded and (LAUNCHER in os.environ or os.environ.get("LOCAL_RANK") != "0"):
         return
     tell(line)
@@ -73,6 +77,10 @@ def _end_after(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(_LOOK_SECONDS)
     with suppress(OSError):
-        if os.environ.get("LOCAL_RANK") == "0":
-            tell("clipkit: what started this process is gone, so it ends: run the same command again")
+        _tell_that_it_is_gone()
     os._exit(1)
+
+
+def _tell_that_it_is_gone() -> None:
+    if os.environ.get("LOCAL_RANK") == "0" and _TELLING.acquire(blocking=False):
+        tell("clipkit: what started this process is gone, so it ends: run the same command again")

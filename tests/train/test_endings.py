@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from clipkit import launched
 from clipkit.errors import DatasetError, TrainError
 from clipkit.launched import LAUNCHER, fail
 from clipkit.train.distributed import ProcessHangsError, ProcessLostError
@@ -103,11 +105,24 @@ def test_one_process_of_a_machine_speaks_beside_torchrun_and_none_beside_our_lau
 ) -> None:
     rank.setenv("LOCAL_RANK", local_rank)
     if own:
-        rank.setenv(LAUNCHER, "1")
+        rank.setenv(LAUNCHER, f"{os.getppid()}")
     fail("clipkit: a line", OWN, 1)
     assert capsys.readouterr().err == ("clipkit: a line\n" if speaks else "")
     record = json.loads(Path(os.environ["TORCHELASTIC_ERROR_FILE"]).read_text())
     assert record["message"]["message"] == "clipkit: a line"
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_what_breaks_since_the_launcher_is_gone_is_told_as_that_once(
+    rank: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], local_rank: str
+) -> None:
+    rank.setenv(LAUNCHER, f"{os.getpid()}")  # which is not this process's parent
+    rank.setenv("LOCAL_RANK", local_rank)
+    rank.setattr(launched, "_TELLING", threading.Lock())
+    for _ in range(2):
+        fail("clipkit: the connection broke", LOST, 1)
+    said = "clipkit: what started this process is gone, so it ends: run the same command again\n"
+    assert capsys.readouterr().err == (said if local_rank == "0" else "")
 
 
 @pytest.mark.parametrize("path", ["", "nowhere/error.json"])
