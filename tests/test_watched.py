@@ -1,0 +1,91 @@
+"""Workers of a DataLoader that die or err in whatever they do, as `watched` sees them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from clipkit.errors import DatasetError
+from clipkit.processes import watched
+from tests.processes import living, until
+
+
+@pytest.fixture(autouse=True)
+def workers_import_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get a function of this file by its name, and this process's list of folders to look in."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+
+
+class Made(Dataset[torch.Tensor]):
+    """Batches that a function makes of a folder in which it may leave notes."""
+
+    def __init__(self, make: Callable[[Path], torch.Tensor], notes: Path):
+        self._make = make
+        self._notes = notes
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return self._make(self._notes)
+
+
+def batches(make: Callable[[Path], torch.Tensor], notes: Path) -> Iterator[torch.Tensor]:
+    def begin() -> Iterator[torch.Tensor]:
+        made = Made(make, notes)
+        return iter(DataLoader(made, batch_size=None, num_workers=1, multiprocessing_context="forkserver"))
+
+    return watched(begin, DatasetError, "a worker")
+
+
+def killed(notes: Path) -> torch.Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return torch.zeros(3)
+
+
+def lost(notes: Path) -> torch.Tensor:
+    """At its third call the worker dies with a batch on its way, and its server is kept from noticing."""
+    with (notes / "calls").open("a") as calls:
+        calls.write("called\n")
+        if calls.tell() >= 3 * len("called\n"):
+            (notes / "processes").write_text(f"{os.getppid()} {os.getpid()}")
+            os.kill(os.getppid(), signal.SIGSTOP)
+            until((notes / "fetched").exists, "the first batch is fetched")
+            os.kill(os.getpid(), signal.SIGKILL)
+    return torch.zeros(3)
+
+
+def wrong(notes: Path) -> torch.Tensor:
+    raise RuntimeError("a mistake of ours")
+
+
+def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="a worker died, DataLoader worker") as caught:
+        list(batches(killed, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
+    made = batches(lost, tmp_path)
+    next(made)
+    noted = tmp_path / "processes"
+    until(lambda: noted.exists() and noted.read_text(), "the third call")
+    server, worker = map(int, noted.read_text().split())
+    time.sleep(0.5)  # the second batch goes its way from another thread of the worker
+    (tmp_path / "fetched").touch()
+    with pytest.raises(DatasetError, match="died, the connection to it broke: make memory free"):
+        try:
+            until(lambda: worker not in living(os.getsid(0)), "the worker dies")
+            next(made)
+        finally:
+            os.kill(server, signal.SIGCONT)
+
+
+def test_a_mistake_in_a_worker_is_not_taken_for_its_death(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(batches(wrong, tmp_path))
