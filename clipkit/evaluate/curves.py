@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,8 @@ def read_runs(runs: Iterable[Path]) -> tuple[list[RunCurves], list[str]]:
     a figure, and as `read_run` does.
     """
     paths = list(dict.fromkeys(run.resolve() for run in runs))
-    found = [read_run(path, _label(path, paths)) for path in paths]
+    labels = told_apart([one_line(path.name) for path in paths], [path.parents for path in paths])
+    found = [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
     empty = [f"{run.label}: left out, since it has not logged a step yet" for run in found if not run.logged]
     if len(empty) == len(found):
         raise EvaluationError("; ".join(empty) or "no run to plot; give one or more run directories")
@@ -92,11 +94,20 @@ def read_run(run: Path, label: str | None = None) -> RunCurves:
     return curves
 
 
-def _label(path: Path, paths: Sequence[Path]) -> str:
-    depth = 1
-    while any(each != path and each.parts[-depth:] == path.parts[-depth:] for each in paths):
-        depth += 1
-    return one_line("/".join(path.parts[-depth:]))
+def told_apart(
+    labels: Sequence[str], folders: Sequence[Sequence[Path]], most: int | None = None
+) -> list[str]:
+    """Put the names of its `folders`, the nearest first, before each label that several have.
+
+    As many as it takes, or at the `most`.
+    """
+    told = list(labels)
+    for depth in range(max(map(len, folders), default=0))[:most]:
+        counts = Counter(told)
+        for number, own in enumerate(folders):
+            if counts[told[number]] > 1 and depth < len(own) and own[depth].name:
+                told[number] = f"{one_line(own[depth].name)}/{told[number]}"
+    return told
 
 
 def run_config(run: Path) -> Any:

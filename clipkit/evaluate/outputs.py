@@ -93,7 +93,7 @@ def _check(option: str, path: Path, needed: Iterable[str | Path]) -> None:
             raise EvaluationError(
                 f"{option} {path}: expected a new file, found one that is needed; name another"
             )
-        if Path(each).is_dir() and place.startswith(os.path.join(each, "")):  # noqa: PTH118 (ends it by /)
+        if Path(each).is_dir() and Path(place).is_relative_to(each):
             raise EvaluationError(
                 f"{option} {path}: expected a file outside of what is evaluated, found one within {each}; "
                 "name one elsewhere"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import EvaluationError, one_line
-from clipkit.evaluate.curves import METRICS_NAME, is_number, run_config, sample_count
+from clipkit.evaluate.curves import METRICS_NAME, is_number, run_config, sample_count, told_apart
 from clipkit.evaluate.results import CHECKPOINTS_FOLDER, RESULTS_NAME, metric_name
 from clipkit.lines import JsonLines
 
@@ -173,18 +173,12 @@ def _score(line: dict[str, Any], top1: float) -> Score:
 
 
 def _tell_apart(found: list[Series]) -> None:
-    """Put folders' names before labels that several series have, as many as it takes."""
-    for depth in range(_MOST_FOLDERS):
-        for each in _of_same_label(found):
-            if depth < len(each.folders) and each.folders[depth].name:
-                each.label = f"{one_line(each.folders[depth].name)}/{each.label}"
-    for each in _of_same_label(found):
-        each.label = f"{each.label} ({one_line(each.scores[0].checkpoint[:8])})"
-
-
-def _of_same_label(found: list[Series]) -> list[Series]:
-    counts = Counter(each.label for each in found)
-    return [each for each in found if counts[each.label] > 1]
+    """Put folders' names before labels that several series have; what is then alike gets its checkpoint's."""
+    labels = told_apart([each.label for each in found], [each.folders for each in found], _MOST_FOLDERS)
+    counts = Counter(labels)
+    for each, label in zip(found, labels, strict=True):
+        same = counts[label] > 1
+        each.label = f"{label} ({one_line(each.scores[0].checkpoint[:8])})" if same else label
 
 
 def share(value: Any) -> float | None:

@@ -106,7 +106,7 @@ class Loop:
             failure, failed = failure or error, 1
         if failed and not number:
             self._fail(failure)
-        if (number or late) and self.checkpoints.saved_step != self.state.step:
+        if number or late:
             self._save()
         if number:
             self._stop(number)
@@ -115,8 +115,7 @@ class Loop:
         """Save what was trained, and raise the `failure`, or that another process has one."""
         world, saved = self.step.world, ""
         try:
-            if self.checkpoints.saved_step != self.state.step:
-                self._save()
+            self._save()
             self.checkpoints.wait()
             if self.checkpoints.newest:
                 saved = f"; what was trained until then is in {self.checkpoints.newest}"
@@ -194,6 +193,9 @@ class Loop:
         return self.length.closes_epoch(step) or step == self.length.steps
 
     def _save(self) -> None:
+        """Begin the checkpoint of the last step, unless there is one."""
+        if self.checkpoints.saved_step == self.state.step:
+            return
         self.bad.share(*self.step.world.largest(self.bad.waiting))
         self._lap()
         self.checkpoints.save(self.state, before=self.log.flush if self.log else lambda: None)

@@ -18,13 +18,9 @@ from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from tests.conftest import picture
 from tests.evaluate.simulated import in_each_rank
 from tests.evaluate.spread import MICRO, spread_model
+from tests.threads import one_thread as one_thread
 
 NAMES = ("cat", "dog", "eel")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

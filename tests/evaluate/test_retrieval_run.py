@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from clipkit.errors import ClipkitError, DatasetError, EvaluationError, SourceError
@@ -22,15 +21,11 @@ from clipkit.shards.shard_set import ShardSet
 from tests.conftest import picture
 from tests.evaluate.spread import spread_model
 from tests.tars import write_tar
+from tests.threads import one_thread as one_thread
 
 MICRO = named_config("ViT-Micro/16@32px")
 WORDS = ("red", "house", "white shark", "cups", "fire", "table", "snow", "ox", "a tench", "the sea")
 PICTURES = 23
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

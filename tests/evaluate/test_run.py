@@ -33,15 +33,11 @@ from clipkit.model.clip import Clip, build
 from clipkit.model.config import named_config
 from clipkit.model.convert import convert
 from clipkit.model.formats.pytorch import PytorchFile, StoredTensor
+from tests.threads import one_thread as one_thread
 
 MICRO = named_config("ViT-Micro/16@32px")
 WNIDS = imagenet_classes().folders
 TEMPLATES = "a {}\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

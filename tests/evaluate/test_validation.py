@@ -26,15 +26,11 @@ from tests.conftest import picture
 from tests.evaluate.simulated import Thread, in_each_rank
 from tests.evaluate.spread import spread_model
 from tests.tars import write_tar
+from tests.threads import one_thread as one_thread
 
 COUNT = 53
 WORDS = ["red", "house", "the", "great", "white", "shark", "cups", "fire", "on", "table", "in", "snow"]
 LOSS_BATCH = 16  # the last batch has five pairs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from clipkit.model.tokenizer import Tokenizer
 from tests.evaluate.listed import listed
 from tests.evaluate.simulated import in_each_rank
 from tests.evaluate.spread import spread_model
+from tests.threads import one_thread as one_thread
 
 MICRO = named_config("ViT-Micro/16@32px")
 NAMES = (
@@ -50,11 +51,6 @@ CLASSES = ClassSet(
     imagenet_classes().templates[:7],
 )
 PICTURES = 96
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
