@@ -18,7 +18,7 @@ from clipkit.model.preprocess import TrainTransform
 from clipkit.progress import Progress
 from clipkit.shards.loader import batches, prepare_workers
 from clipkit.train.bad_samples import RunBadCount
-from clipkit.train.checkpoints import check_same_run, restore
+from clipkit.train.checkpoints import restore
 from clipkit.train.config import ResolvedConfig
 from clipkit.train.distributed import World
 from clipkit.train.evaluating import Evaluator
@@ -29,6 +29,7 @@ from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
 from clipkit.train.precision import tf32
 from clipkit.train.run_directory import RunDirectory
+from clipkit.train.same_run import check_same_run
 from clipkit.train.schedule import Schedule
 from clipkit.train.state import TrainState, run_settings
 

@@ -9,20 +9,19 @@ from typing import Any, Self
 
 import torch
 
-from clipkit.differences import differences
 from clipkit.errors import CheckpointError, ClipkitError, TrainError, tell
 from clipkit.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.weights import stored_config
 from clipkit.train.background import Background
-from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.length import RunLength
 from clipkit.train.optimizer import load_optimizer
 from clipkit.train.precision import load_scaler
 from clipkit.train.run_directory import RunDirectory
+from clipkit.train.same_run import check_not_beyond, check_same_run
 from clipkit.train.snapshot import Snapshot
-from clipkit.train.state import FREE_SETTINGS, TrainState, random_states, set_random_states
+from clipkit.train.state import TrainState, random_states, set_random_states
 
 
 class CheckpointWriter:
@@ -51,7 +50,7 @@ class CheckpointWriter:
         self.newest: Path | None = None
         self.saved_step = 0
         self.model_config = model.config.model_dump(mode="json")
-        self._length = length
+        self.length = length
         self._saved_at = time.monotonic()
         self._background = Background()
         self._snapshot = Snapshot(page_locked=world.device.type == "cuda")
@@ -84,8 +83,8 @@ class CheckpointWriter:
         weights = self.model.state_dict()
         if not _all_finite(weights):
             raise TrainError(self.not_finite(f"weights are not finite after step {state.step}"))
-        epoch = self._length.epochs_done(state.step)
-        name = f"epoch_{epoch}.pt" if self._length.closes_epoch(state.step) else f"step_{state.step}.pt"
+        epoch = self.length.epochs_done(state.step)
+        name = f"epoch_{epoch}.pt" if self.length.closes_epoch(state.step) else f"step_{state.step}.pt"
         path = self.run.checkpoints / name
         record, random = state.as_record(self.world), random_states(self.world)
         if self.world.is_first:
@@ -96,7 +95,7 @@ class CheckpointWriter:
                 state_dict=own,
                 optimizer=self.optimizer.state_dict(),
                 step=state.step,
-                position=state.step * self._length.batch_size,
+                position=state.step * self.length.batch_size,
                 scaler=self.scaler.state_dict() or None,
                 rng=random,
                 model_config=self.model_config,
@@ -122,7 +121,7 @@ class CheckpointWriter:
         try:
             before()
             save_checkpoint(path, checkpoint)
-            self.run.set_latest(path, keep=self.settings["keep"], length=self._length)
+            self.run.set_latest(path, keep=self.settings["keep"], length=self.length)
         except (OSError, CheckpointError) as error:  # the latter when it is read for a check
             found = error if isinstance(error, OSError) else error.__cause__
             why = found.strerror if isinstance(found, OSError) else error
@@ -173,6 +172,7 @@ def restore(path: Path, writer: CheckpointWriter) -> TrainState:
         network = stored_config(checkpoint.model_config, path).model_dump(mode="json")
         stored = {**checkpoint.train_config, "network": network}
         check_same_run(path, stored, {**writer.settings, "network": writer.model_config})
+        check_not_beyond(path, checkpoint.step, writer.length)
         state = TrainState.from_record(checkpoint.step, checkpoint.extra["progress"], writer.world)
         writer.load(checkpoint)
         load_optimizer(writer.optimizer, checkpoint.optimizer or {})
@@ -198,22 +198,6 @@ def naming_older(newest: Path, remedy: Callable[[Path], str]) -> Iterator[None]:
         if older is None:
             raise
         raise CheckpointError(f"{error}; {older} is older and whole: {remedy(older)}") from error
-
-
-def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise TrainError with the differences if the run at `path`, with settings `stored`, is another one.
-
-    A setting that an older version did not know has its default.
-    """
-    stored = {name: field.default for name, field in TrainConfig.model_fields.items()} | stored
-    different = differences(stored, wanted, apart_from=FREE_SETTINGS)
-    if any(each.startswith("data.fingerprint ") for each in different):  # which says nothing to people
-        different = differences(stored, wanted, apart_from=FREE_SETTINGS - {"data.directory"})
-    if different:
-        raise TrainError(
-            f"{path}: cannot be continued, since {'; '.join(different)}: "
-            "give the same settings, or another --name"
-        )
 
 
 def _older_whole(newest: Path) -> Path | None:

@@ -68,7 +68,7 @@ class TrainConfig(BaseModel):
         None, description="Steps, or a fraction below 1. Default: 2,000, at most a tenth."
     )
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="cosine or constant, after the warm-up."
+        "cosine", description="cosine or constant, after the warm-up. A constant run can be lengthened later."
     )
     grad_clip: PositiveFloat | None = Field(None, description="Largest L2 norm of the whole gradient.")
     precision: Precision | None = Field(

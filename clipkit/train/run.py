@@ -20,7 +20,7 @@ from clipkit.shards.plan import draw_key
 from clipkit.shards.sample_set import SampleSet
 from clipkit.train.agreement import check_same_place, check_same_settings
 from clipkit.train.bad_samples import RunBadCount
-from clipkit.train.checkpoints import CheckpointWriter, check_same_run, restore
+from clipkit.train.checkpoints import CheckpointWriter, restore
 from clipkit.train.compiling import compiling
 from clipkit.train.config import ResolvedConfig, TrainConfig
 from clipkit.train.distributed import World, open_world
@@ -36,6 +36,7 @@ from clipkit.train.pretrained import Start, find_start, initial_model
 from clipkit.train.recipes import LARGEST_ASPECT, description
 from clipkit.train.result import TrainResult, result_of
 from clipkit.train.run_directory import RunDirectory
+from clipkit.train.same_run import check_same_run
 from clipkit.train.schedule import Schedule
 from clipkit.train.shares import check_shares
 from clipkit.train.small_pictures import small_pictures

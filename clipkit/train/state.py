@@ -14,29 +14,6 @@ from clipkit.train.config import TrainConfig
 from clipkit.train.distributed import World
 from clipkit.train.length import run_length
 
-FREE_SETTINGS = frozenset(
-    {
-        "workers",
-        "processes",
-        "timeout",
-        "max_bad",
-        "resume",
-        "save_every",
-        "save_minutes",
-        "evaluate_epochs",
-        "evaluate_samples",
-        "log_every",
-        "keep",
-        "recipe",  # its settings stand for it
-        "wandb",
-        "wandb_project",
-        "data.directory",
-        "pretrained",
-        "grad_checkpointing",
-    }
-)
-"""May differ between the sittings of one run: what it computes stays the same."""
-
 
 @dataclass
 class TrainState:

@@ -98,6 +98,37 @@ def test_another_run_is_refused_with_the_differences(
     assert (whole / "config.json").read_bytes() == before
 
 
+def test_a_run_of_a_constant_rate_can_be_lengthened_to_the_same_weights(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    short = CONFIG.model_copy(update={"schedule": "constant", "warmup": 2.0})
+    long = short.model_copy(update={"epochs": None, "samples_seen": 5 * 64})
+    run_it(tiny_dataset, tmp_path / "run", short)
+    run_it(tiny_dataset, tmp_path / "run", long)
+    run_it(tiny_dataset, tmp_path / "unbroken", long)
+    mine, theirs = (
+        torch.load(tmp_path / run / "checkpoints" / "epoch_5.pt", weights_only=True)
+        for run in ("run", "unbroken")
+    )
+    assert mine["step"] == theirs["step"] == 5 * 64 // 12
+    torch.testing.assert_close(mine["state_dict"], theirs["state_dict"], rtol=0, atol=0)
+    with pytest.raises(
+        TrainError, match=r"within the run's 16 steps, found one after 26: give more --epochs"
+    ):
+        run_it(tiny_dataset, tmp_path / "run", short)
+
+
+def test_another_warm_up_or_a_cosine_is_no_longer_run(
+    tiny_dataset: Path, whole: Path, tmp_path: Path
+) -> None:
+    constant = CONFIG.model_copy(update={"schedule": "constant", "warmup": 0.2, "epochs": 1})
+    run_it(tiny_dataset, tmp_path / "run", constant)
+    with pytest.raises(TrainError, match=r"epochs was 1, now 3: .* with --warmup 1, as it has been, it can"):
+        run_it(tiny_dataset, tmp_path / "run", constant.model_copy(update={"epochs": 3}))
+    with pytest.raises(TrainError, match=r"epochs was 3, now 4: .* its checkpoint as --pretrained"):
+        run_it(tiny_dataset, whole, CONFIG.model_copy(update={"epochs": 4}))
+
+
 def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(
     whole: Path, small_dataset: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
