@@ -47,10 +47,27 @@ _CLASSES = {
 _MACROS = "'if', 'nullif', 'fdiv', 'split_part', 'days_in_month', 'geomean', 'geometric_mean'"
 _FUNCTIONS = f"""
 SELECT DISTINCT function_name FROM duckdb_functions()
-WHERE (function_type = 'scalar' AND stability = 'CONSISTENT' AND NOT starts_with(function_name, 'pg_'))
+WHERE (function_type = 'scalar' AND stability = 'CONSISTENT' AND NOT starts_with(function_name, 'pg_')
+       AND function_name NOT IN ('age', 'version'))
    OR (function_type = 'macro' AND (function_name IN ({_MACROS}) OR regexp_matches(function_name,
        '^(list|array|map)_')))
 """  # noqa: S608 (of constants)
+# Of the moment or the session, where no column has such a name.
+_VALUES = frozenset(
+    {
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_schema",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "localtime",
+        "localtimestamp",
+        "session_user",
+        "user",
+    }
+)
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -110,13 +127,16 @@ class Where:
         if shape != self._parsed("true")[1]:
             raise self._refused("expected one expression, found a statement")
         allowed = {name for (name,) in self._engine.execute(_FUNCTIONS).fetchall()}
-        for kind, function in _expressions(tree):
+        values = _VALUES - {name.casefold() for name in self._schema.names}
+        for kind, name in _expressions(tree):
             if kind not in _CLASSES:
                 raise self._refused(f"a condition cannot have a {kind.lower()} in it")
-            if kind == "FUNCTION" and function not in allowed:
+            if kind == "FUNCTION" and name not in allowed:
                 raise self._refused(
-                    f"there is no function {function}() whose value follows from its arguments alone"
+                    f"there is no function {name}() whose value follows from its arguments alone"
                 )
+            if kind == "COLUMN_REF" and name in values:
+                raise self._refused(f"there is no column {name}, and its value is not the same every time")
         return tree
 
     def _parsed(self, text: str) -> tuple[Any, Any]:
@@ -143,10 +163,11 @@ class Where:
 
 
 def _expressions(tree: Any) -> Iterator[tuple[str, str]]:
-    """Yield the class of each expression in a tree, and the function's name."""
+    """Yield the class of each expression in a tree, and the function's name or the column's."""
     if isinstance(tree, dict):
         if "class" in tree:
-            yield tree["class"], str(tree.get("function_name", "")).casefold()
+            name = tree.get("function_name") or ".".join(tree.get("column_names", ()))
+            yield tree["class"], str(name).casefold()
         elif "node" in tree or "from_table" in tree:
             yield "SUBQUERY", ""
         tree = list(tree.values())

@@ -69,6 +69,12 @@ def test_a_column_that_the_engine_does_not_know_is_in_nobodys_way() -> None:
         Where("huge > 1", strange.schema)
 
 
+def test_a_column_may_be_called_like_a_value_of_the_moment() -> None:
+    posts = pa.table({"user": ["a", "b"], "post": [{"current_date": "x"}, {"current_date": "y"}]})
+    where = Where("user = 'b' and post.current_date = 'y'", posts.schema)
+    assert where.of(posts.select(where.columns)).tolist() == [False, True]
+
+
 def test_only_the_columns_that_are_read_are_named() -> None:
     assert Where("width > 3 and SCORE > 1", MANIFESTS.schema).columns == ["width", "Score"]
     assert Where("true", MANIFESTS.schema).columns == ["width"]
@@ -97,6 +103,11 @@ def test_only_the_columns_that_are_read_are_named() -> None:
         ("random() < 0.1", "random()"),
         ("now() > '2020-01-01'", "now()"),
         ("uuid() is null", "uuid()"),
+        ("CURRENT_DATE > '2020-01-01'", "no column current_date"),
+        ("localtimestamp > '2020-01-01'", "no column localtimestamp"),
+        ("user = 'me'", "no column user"),
+        ("age(timestamp '2020-01-01') > interval 1 year", "age()"),
+        ("version() > 'v1'", "version()"),
         ("pg_sleep(1) is null", "pg_sleep()"),
         ("current_setting('threads') = '2'", "current_setting()"),
         ("count(*) > 1", "count_star()"),
