@@ -26,20 +26,23 @@ SHARD_SAMPLES = 1000
 _ENDS = (".", "", "", "", "!", " - Wikipedia", " | Photo", " (2019)", "'s", "…", " &amp; more", " é")
 
 
-def make_shards(folder: Path, pictures: Sequence[Path]) -> Path:
-    """Make the dataset in `folder`, or find it there; pictures repeat until it is full."""
+def make_shards(folder: Path, pictures: Sequence[Path], shards: int = SHARDS, size: int = 256) -> Path:
+    """Make the dataset in `folder`, or find it there; pictures repeat until it is full.
+
+    Each of its `shards` has 1,000, whose short side is `size` pixels where the original has as many.
+    """
     if folder.is_dir():
         return folder
     begun = folder.with_name(folder.name + ".begun")
     shutil.rmtree(begun, ignore_errors=True)
-    stored = _stored(pictures)
+    stored = _stored(pictures, size)
     chance = random.Random(0)
     source = SourceFile(name="bench.tsv", bytes=0, sha256="0" * 64)
-    samples = SHARDS * SHARD_SAMPLES
+    samples = shards * SHARD_SAMPLES
     with open_for_writing(begun, DatasetDescription(sources=(source,), image={})) as dataset:
         dataset.begin(Pass(kind="list", records=samples))
         packer = Packer(begun)
-        for chunk in range(SHARDS):
+        for chunk in range(shards):
             with PartWriter(make_parts_folder(begun, 0), chunk) as part:
                 for row in range(chunk * SHARD_SAMPLES, (chunk + 1) * SHARD_SAMPLES):
                     made = stored[row % len(stored)]
@@ -51,7 +54,7 @@ def make_shards(folder: Path, pictures: Sequence[Path]) -> Path:
                     }
                     part.success(known | _columns(made), made.content)
             packer.add(chunk)
-        index = packer.finish(SHARDS)
+        index = packer.finish(shards)
         dataset.finish(Totals(records=samples, samples=samples, failures=0, shards=len(index.shards)))
     begun.rename(folder)
     return folder
@@ -75,8 +78,8 @@ def make_many(folder: Path, shards: Path, count: int) -> Path:
     return folder
 
 
-def _stored(pictures: Sequence[Path]) -> list[Picture]:
-    config = IngestConfig()
+def _stored(pictures: Sequence[Path], size: int) -> list[Picture]:
+    config = IngestConfig(image_size=size)
     made = (process(path.read_bytes(), config) for path in pictures)
     return [each for each in made if isinstance(each, Picture)]
 

@@ -15,6 +15,10 @@ from clipkit.model.formats.open_clip import to_json
 SIDES = ("clipkit", "open_clip")
 _PROGRAM = Path(__file__).with_name("program.py")
 _RUN = "run"
+_ITS_BEST_ON_A_GPU = (
+    *("--device", "cuda", "--precision", "amp_bf16", "--torchcompile"),
+    *("--local-loss", "--gather-with-grad"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Training:
     seed: int = 0
     crop_scale: tuple[float, float] = (0.9, 1.0)
     log_every: int = 1
+    on_gpu: bool = False
+    """bf16 and a compiled network, on one GPU; else float32 on the CPU"""
+    eager: bool = False
+    """clipkit's is not compiled there"""
 
     @property
     def samples(self) -> int:
@@ -66,6 +74,8 @@ def _clipkit(training: Training, folder: Path) -> list[object]:
         *("--batch-size", training.batch_size, "--samples-seen", training.samples, "--seed", training.seed),
         *("--lr", training.lr, "--warmup", training.warmup, "--crop-scale", *training.crop_scale),
         *("--workers", training.workers, "--log-every", training.log_every, "--keep", 1),
+        *(("--precision", "bf16", "--processes", 1) if training.on_gpu else ()),
+        *(("--compile",) if training.on_gpu and not training.eager else ()),
     ]
 
 
@@ -73,20 +83,33 @@ def _open_clip(training: Training, folder: Path) -> list[object]:
     return [
         *("--train-data", tars(training.dataset), "--dataset-type", "webdataset"),
         *("--train-num-samples", training.batches * training.batch_size, "--epochs", training.epochs),
-        *("--logs", folder, "--name", _RUN, "--model", training.model.file_name, "--precision", "fp32"),
-        *("--batch-size", training.batch_size, "--seed", training.seed, "--device", "cpu"),
+        *("--logs", folder, "--name", _RUN, "--model", training.model.file_name),
+        *("--batch-size", training.batch_size, "--seed", training.seed),
         *("--lr", training.lr, "--warmup", training.warmup, "--wd", 0.2),
         *("--aug-cfg", f"scale={training.crop_scale}".replace(" ", "")),
         *("--workers", training.workers, "--log-every-n-steps", training.log_every),
         *("--report-to", "tensorboard", "--save-frequency", training.epochs),
+        *(_ITS_BEST_ON_A_GPU if training.on_gpu else ("--device", "cpu", "--precision", "fp32")),
     ]
 
 
 def log(side: str, folder: Path) -> list[Stamp]:
     """Return the lines that the run in `folder` wrote for TensorBoard, as both sides do."""
-    events = EventAccumulator(str(folder / _RUN / "tensorboard"), {"scalars": 0}).Reload()
     name = {"clipkit": "loss", "open_clip": "train/loss"}[side]
-    return [Stamp(event.step, event.value, event.wall_time) for event in events.Scalars(name)]
+    return [Stamp(event.step, event.value, event.wall_time) for event in _events(folder).Scalars(name)]
+
+
+def data_waits(side: str, folder: Path) -> list[float]:
+    """Return the share of time that the trainer waited for data, in each line of its log."""
+    events = _events(folder)
+    if side == "clipkit":
+        return [event.value for event in events.Scalars("data_wait")]
+    data, batch = (events.Scalars(f"train/{name}_time") for name in ("data", "batch"))
+    return [one.value / whole.value for one, whole in zip(data, batch, strict=True)]
+
+
+def _events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / _RUN / "tensorboard"), {"scalars": 0}).Reload()
 
 
 def last_checkpoint(side: str, training: Training, folder: Path) -> Path:

@@ -216,8 +216,19 @@ ingest(conceptual_captions([Path(sys.argv[1])]), Path(sys.argv[2]), config)
 
 
 def started(path: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", PROGRAM, str(path), str(out), CONFIG.model_dump_json()]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    command = [*(sys.executable, "-X", "faulthandler", "-c", PROGRAM), str(path), str(out)]
+    with out.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen([*command, CONFIG.model_dump_json()], start_new_session=True, stderr=log)
+
+
+def ended(process: subprocess.Popen[bytes], out: Path) -> int:
+    """Its exit code; of one that hangs, where it does."""
+    try:
+        return process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        raise AssertionError(out.with_suffix(".log").read_text()) from None
 
 
 def complete_chunks(out: Path) -> list[int]:
@@ -256,7 +267,7 @@ def test_a_killed_ingest_goes_on(
         lambda: len(complete_chunks(tmp_path / "killed")) >= 3, "chunks before and after the halted one end"
     )
     kill(process.pid)
-    assert process.wait(60) != 0
+    assert ended(process, tmp_path / "killed") != 0
     wait_until_gone(process.pid)
     go_on.set()
 
@@ -275,7 +286,7 @@ def test_the_workers_leave_ctrl_c_to_the_parent(listed: Path, server: Server, tm
     for worker in set(living(process.pid)) - {process.pid}:
         os.kill(worker, signal.SIGINT)
     go_on.set()
-    assert process.wait(60) == 0
+    assert ended(process, tmp_path / "dataset") == 0
     assert server.hits["/1050.jpg"] == 1
 
 

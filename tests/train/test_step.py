@@ -30,11 +30,16 @@ PEAK, WARMUP, STEPS, SAMPLES = 1e-3, 10, 40, 8
 
 
 def make_step(
-    model: Clip, grad_clip: float | None = None, precision: Precision = "fp32", peak: float = PEAK
+    model: Clip,
+    grad_clip: float | None = None,
+    precision: Precision = "fp32",
+    peak: float = PEAK,
+    world: World = ALONE,
+    compiled: bool = False,
 ) -> TrainStep:
     optimizer = make_optimizer(model, AdamSettings((0.9, 0.98), 1e-6, 0.2))
-    schedule = Schedule(peak, WARMUP, STEPS)
-    return TrainStep(model, wrapped_features(model, ALONE), optimizer, schedule, ALONE, precision, grad_clip)
+    schedule, features = Schedule(peak, WARMUP, STEPS), wrapped_features(model, world, compiled)
+    return TrainStep(model, features, optimizer, schedule, world, precision, grad_clip, compiled=compiled)
 
 
 def make_batch(number: int) -> Batch:
