@@ -33,6 +33,7 @@ def flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
     icc = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        deep[deep == image.info.get("transparency", -1)] = 65535
         return ((deep * 255 + 32767) // 65535).astype(np.uint8), icc
     if image.mode == "CMYK":
         transform = _transform(icc, "CMYK") if icc else None
