@@ -21,6 +21,9 @@ from clipkit.shards.parquet import MOST_BYTES, check_names, words_of
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
+WITHOUT = (
+    "; `clipkit shards filter --where '{} is not null'` leaves out those without, as a repair makes them"
+)
 REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
 _NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
 
@@ -136,7 +139,9 @@ def sha256_words(column: pa.ChunkedArray, place: Path) -> Words:
         digits = "".join(array.to_pylist())
         return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(-1, 4)
     if len(array):
-        raise DatasetError(f"{place}: expected 64 hex digits in each row of sha256, found something else")
+        found = f"none in {array.null_count:,} of {len(array):,}" if array.null_count else "something else"
+        remedy = WITHOUT.format("sha256") if array.null_count else REMEDY
+        raise DatasetError(f"{place}: expected 64 hex digits in each row of sha256, found {found}{remedy}")
     return np.zeros((0, 4), dtype=np.uint64)
 
 
