@@ -19,7 +19,7 @@ from tests.serving import answering
 
 BUCKET = "bucket"
 Fault = Callable[[str, str], str | None]
-"""(method, path) → a status such as "503", "short", "slow", "reset", "changed", or None for a proper answer."""
+"""(method, path) → a status such as "503", "short", "slow", "reset", "changed"; None for a proper answer."""
 
 _REFUSALS = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
 _HOP = {"connection", "transfer-encoding", "host"}
