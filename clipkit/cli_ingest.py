@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.commands import Json, config_of, show, take
-from clipkit.locations import writable_location
+from clipkit.locations import local_path, writable_location
 
 if TYPE_CHECKING:
+    from clipkit.ingest.config import IngestConfig
     from clipkit.ingest.sources import Source
 
 
@@ -38,6 +39,7 @@ ingest_app = typer.Typer(no_args_is_help=True, help="Download, check and resize 
 
 def _run(
     source: "Source",
+    config: "IngestConfig",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -87,18 +89,16 @@ def _run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    from clipkit.ingest.config import IngestConfig
     from clipkit.ingest.engines.names import chosen
     from clipkit.ingest.run import ingest
 
-    config = config_of(IngestConfig, locals())
     result = ingest(
         source, out or Path(source.stem), config, retry_failed=retry_failed, engine=chosen(engine, config)
     )
     show(result, as_json)
 
 
-_SHARED = list(inspect.signature(_run).parameters.values())[1:]
+_SHARED = list(inspect.signature(_run).parameters.values())[2:]
 
 
 def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "Source"]]:
@@ -114,8 +114,10 @@ def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "So
 
             with lasting():
                 import clipkit.ingest.run  # noqa: F401
+                from clipkit.ingest.config import IngestConfig
+            config = config_of(IngestConfig, options)  # before a list is read, which may take minutes
             opened = opening(**{parameter.name: options.pop(parameter.name) for parameter in own})
-            _run(opened, **options)
+            _run(opened, config, **options)
 
         take((parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)), command)
         command.__doc__ = opening.__doc__
@@ -128,7 +130,12 @@ def _command(name: str) -> Callable[[Callable[..., "Source"]], Callable[..., "So
 @_command("cc")
 def ingest_cc(
     files: Annotated[
-        list[Path], typer.Argument(help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).")
+        list[Path],
+        typer.Argument(
+            parser=local_path,
+            metavar="FILE",
+            help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).",
+        ),
     ],
 ) -> "Source":
     """Download a Conceptual Captions list into a dataset of exact shards; run it again to continue."""
@@ -142,7 +149,9 @@ def ingest_table(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="csv, tsv, jsonl or parquet, text also as .gz, .bz2 or .zst; or a folder of them."
+            parser=local_path,
+            metavar="FILE",
+            help="csv, tsv, jsonl or parquet, text also as .gz, .bz2 or .zst; or a folder of them.",
         ),
     ],
     url_col: Annotated[str | None, typer.Option(help="Default: found by its usual names.")] = None,
@@ -160,10 +169,20 @@ def ingest_table(
 @_command("yfcc")
 def ingest_yfcc(
     subset: Annotated[
-        Path, typer.Argument(help="OpenAI's yfcc100m_subset_data.tsv: line number, photo id, hash.")
+        Path,
+        typer.Argument(
+            parser=local_path,
+            metavar="SUBSET",
+            help="OpenAI's yfcc100m_subset_data.tsv: line number, photo id, hash.",
+        ),
     ],
     metadata: Annotated[
-        Path, typer.Option(help="yfcc100m_dataset as text, plain or .bz2, or yfcc100m_dataset.sql (SQLite).")
+        Path,
+        typer.Option(
+            parser=local_path,
+            metavar="FILE",
+            help="yfcc100m_dataset as text, plain or .bz2, or yfcc100m_dataset.sql (SQLite).",
+        ),
     ],
     caption: Annotated[CaptionOf, typer.Option(help="What the caption is made of.")] = CaptionOf.BOTH,
     mirror: Annotated[
@@ -178,7 +197,14 @@ def ingest_yfcc(
 
 @_command("files")
 def ingest_files(
-    file: Annotated[Path, typer.Argument(help="A table of pictures on this machine; any usual delimiter.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            parser=local_path,
+            metavar="FILE",
+            help="A table of pictures on this machine; any usual delimiter.",
+        ),
+    ],
     image_col: Annotated[
         str, typer.Option(help="The column of paths, from the table's folder.")
     ] = "filepath",

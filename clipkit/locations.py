@@ -78,6 +78,13 @@ def writable_location(text: str) -> Path:
     return location(text)
 
 
+def local_path(text: str) -> Path:
+    """Return the path of a file of this machine. Raises ConfigError for an address."""
+    if scheme_of(text) not in (None, "file"):
+        raise ConfigError(f"{text}: expected a file of this machine, found an address; fetch it first")
+    return location(text)
+
+
 def scheme_of(text: str) -> str | None:
     """Return the scheme of an address in lower case, None for what is none."""
     found = _ADDRESS.match(text)

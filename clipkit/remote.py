@@ -37,6 +37,7 @@ _TRANSIENT = (
     ("botocore.exceptions", "HTTPClientError"),
     ("botocore.exceptions", "ConnectionError"),
     ("botocore.exceptions", "IncompleteReadError"),
+    ("botocore.exceptions", "FlexibleChecksumError"),
     ("botocore.parsers", "ResponseParserError"),
     ("aiohttp", "ClientConnectionError"),
     ("aiohttp", "ClientPayloadError"),

@@ -19,7 +19,7 @@ from tests.serving import answering
 
 BUCKET = "bucket"
 Fault = Callable[[str, str], str | None]
-"""(method, path) → a status such as "503", "short", "slow", "reset", or None for a proper answer."""
+"""(method, path) → a status such as "503", "short", "slow", "reset", "changed"; None for a proper answer."""
 
 _REFUSALS = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
 _HOP = {"connection", "transfer-encoding", "host"}
@@ -59,6 +59,8 @@ class _Door(BaseHTTPRequestHandler):
         length = int(headers.pop("Content-Length", len(content)))
         if fault == "short":
             content = content[: len(content) // 2]
+        if fault == "changed":
+            content = bytes([*content[:-1], content[-1] ^ 1])
         self.answer(answer.status, headers, content, length)
 
     def answer(self, status: int, headers: dict[str, str], content: bytes, length: int) -> None:

@@ -49,6 +49,7 @@ def test_bad_usage_is_exit_2() -> None:
     for words, named in (
         (["ingest", "cc"], "Missing argument"),
         (["nonsense"], "nonsense"),
+        (["ingest", "cc", "x", "--proxy", "me"], "--proxy: expected http://HOST:PORT or socks5h://HOST:PORT"),
         (["train", "--shards", "x", "--warmup", "-3"], "--warmup"),
         (["train", "--shards", "x", "--model", "RN49"], "there are RN50"),
         (["train"], "expected one of --shards and --csv, found neither"),
@@ -95,6 +96,11 @@ def test_a_missing_list(tmp_path: Path) -> None:
     finished = clipkit("ingest", "cc", "absent.tsv", "--out", "dataset", cwd=tmp_path)
     assert_one_line(finished, "absent.tsv", "No such file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_behind_an_address() -> None:
+    finished = clipkit("ingest", "table", "s3://bucket/list.parquet")
+    assert_one_line(finished, "s3://bucket/list.parquet: expected a file of this machine", "fetch it first")
 
 
 def test_a_list_without_urls(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 _MAX_PROFILE_BYTES = 4_000_000
+_EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
@@ -24,16 +25,32 @@ def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
     return np.stack([pixels] * 3, axis=-1) if mode == "L" else pixels
 
 
-def flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
+def flattened(image: Image.Image, strip_pixels: int = 1_000_000) -> tuple[Pixels, bytes | None]:
     """Return a loaded picture as grey (H, W) or RGB (H, W, 3) pixels, and the profile still to be applied.
 
     Transparency is laid on white; 16-bit grey is scaled to 8; CMYK is converted here, by its profile if
-    it has one.
+    it has one. That is done strip by strip: each step of Pillow's makes a copy.
     """
+    width, height = image.size
+    rows = max(1, strip_pixels // width)
+    if rows >= height:
+        return _flattened(image)
+    strip, icc = _flattened(image.crop((0, 0, width, rows)))
+    pixels = np.empty((height, *strip.shape[1:]), np.uint8)
+    pixels[:rows] = strip
+    for top in range(rows, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom], _ = _flattened(image.crop((0, top, width, bottom)))
+    return pixels, icc
+
+
+def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
     icc = image.info.get("icc_profile")
     if image.mode.startswith("I"):
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return ((deep * 255 + 32767) // 65535).astype(np.uint8), icc
+        levels = _EIGHT_BITS.copy()
+        if isinstance(transparent := image.info.get("transparency"), int):
+            levels[transparent : transparent + 1] = 255
+        return levels[np.clip(np.asarray(image), 0, 65535)], icc
     if image.mode == "CMYK":
         transform = _transform(icc, "CMYK") if icc else None
         rgb = ImageCms.applyTransform(image, transform) if transform else image.convert("RGB")

@@ -1,12 +1,30 @@
 """The settings of one ingest, validated once."""
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from clipkit._version import VERSION
 from clipkit.cpus import available_cpus
 from clipkit.pictures import MAX_PIXELS
 
 MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
+
+_PROXY = re.compile(r"(https?|socks4a?|socks5h?)://([!-~]+@)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}/?")
+_CONTACT = re.compile(r"[\x20-\x7e]{1,200}")
+
+
+def _proxy(value: str) -> str:
+    if not _PROXY.fullmatch(value):
+        raise ValueError(f"expected http://HOST:PORT or socks5h://HOST:PORT, found {value!r}")
+    return value
+
+
+def _contact(value: str) -> str:
+    if not _CONTACT.fullmatch(value):
+        raise ValueError(f"expected 1 to 200 characters of ASCII, found {value[:200]!r}")
+    return value
 
 
 class IngestConfig(BaseModel):
@@ -37,10 +55,8 @@ class IngestConfig(BaseModel):
     min_size: int = Field(1, ge=1, le=65_535)
     max_aspect: float | None = Field(None, ge=1, allow_inf_nan=False)
     keep_original: bool = False
-    proxy: str | None = Field(
-        None, pattern=r"^(https?|socks4a?|socks5h?)://([!-~]+@)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}/?$"
-    )
-    contact: str | None = Field(None, pattern=r"^[\x20-\x7e]{1,200}$")
+    proxy: Annotated[str, AfterValidator(_proxy)] | None = None
+    contact: Annotated[str, AfterValidator(_contact)] | None = None
     allow_private_hosts: bool = False
     chunk_rows: int = Field(1000, ge=1, le=100_000)
 

@@ -35,7 +35,7 @@ _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than t
 class _Job(Generic[Key]):
     key: Key
     target: Target
-    deadline: float = 0.0  # set by the first attempt, or by the first wait for a paused host
+    deadline: float = 0.0  # set by the first attempt
     attempts: int = 0
     failed: Failed = _HELD_BACK  # what it ends as if its deadline comes now
 
@@ -78,7 +78,8 @@ class _Fetcher(Generic[Key]):
         self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
         self._idle: list[Transfer] = []
         self._jobs: dict[Transfer, _Job[Key]] = {}
-        self._waiting: list[tuple[float, int, _Job[Key]]] = []  # a heap by the time of the next attempt
+        # A heap by the time of the next attempt; those tried before first, whose own time runs.
+        self._waiting: list[tuple[float, bool, int, _Job[Key]]] = []
         self._ready: deque[_Job[Key]] = deque()
         self._undiagnosed: list[tuple[Future[str], _Job[Key], Failed]] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
@@ -116,7 +117,7 @@ class _Fetcher(Generic[Key]):
     def _start_what_may(self) -> None:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
-            self._ready.append(heapq.heappop(self._waiting)[2])
+            self._ready.append(heapq.heappop(self._waiting)[3])
         while len(self._jobs) + len(self._done) < self._config.connections:
             if self._ready:
                 self._start(self._ready.popleft(), now)
@@ -156,7 +157,7 @@ class _Fetcher(Generic[Key]):
             self._make_ready(self._hosts.following(host))
         elif paused := self._hosts.paused_until(host, now):
             self._wait(job, paused, now)
-        elif self._hosts.enter(host, job):
+        elif self._hosts.enter(host, job, first=job.attempts > 0):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
             transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
@@ -170,9 +171,11 @@ class _Fetcher(Generic[Key]):
             self._ready.append(job)
 
     def _wait(self, job: _Job[Key], until: float, now: float) -> None:
-        job.deadline = job.deadline or now + self._config.deadline
-        if until < job.deadline:
-            heapq.heappush(self._waiting, (until, next(self._order), job))
+        # What was never tried waits as long as its host is getting on: else a short pause of a host that
+        # most of the list is of would end all that is behind it.
+        since = self._hosts.refusing_since(job.target.host) or now
+        if until < (job.deadline or since + self._config.deadline):
+            heapq.heappush(self._waiting, (until, not job.attempts, next(self._order), job))
         else:
             self._end(job)
 
@@ -184,6 +187,8 @@ class _Fetcher(Generic[Key]):
             job = self._jobs.pop(transfer)
             self._make_ready(self._hosts.leave(job.target.host))
             outcome = transfer.finished(code, message)
+            if not _asks_for_a_pause(outcome, transfer.retry_after):
+                self._hosts.answered(job.target.host)
             if isinstance(outcome, bytes):
                 fetched = Fetched(outcome, transfer.status, job.attempts)
                 self._done.append((job.key, fetched, transfer.body))
@@ -216,10 +221,15 @@ class _Fetcher(Generic[Key]):
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)
-        if failed.http_status == 429 or (failed.http_status == 503 and retry_after is not None):
-            for behind in self._hosts.pause(job.target.host, due):
+        if _asks_for_a_pause(failed, retry_after):
+            for behind in self._hosts.pause(job.target.host, due, now):
                 self._wait(behind, due, now)
         if failed.retryable and job.attempts <= self._config.retries:
             self._wait(job, due, now)
         else:
             self._end(job)
+
+
+def _asks_for_a_pause(outcome: Failed | bytes, retry_after: float | None) -> bool:
+    status = outcome.http_status if isinstance(outcome, Failed) else None
+    return status == 429 or (status == 503 and retry_after is not None)

@@ -14,13 +14,20 @@ class Hosts(Generic[T]):
         self._busy: defaultdict[str, int] = defaultdict(int)
         self._behind: defaultdict[str, deque[T]] = defaultdict(deque)
         self._paused: dict[str, float] = {}
+        self._refusing: dict[str, float] = {}
 
-    def enter(self, host: str, item: T) -> bool:
-        """Take a connection to the host; if it has its share, keep `item` until `leave` returns it."""
+    def enter(self, host: str, item: T, *, first: bool = False) -> bool:
+        """Take a connection to the host; if it has its share, keep `item` until `leave` returns it.
+
+        One that is to be `first` is returned before all that are kept.
+        """
         if self._busy[host] < self._share:
             self._busy[host] += 1
             return True
-        self._behind[host].append(item)
+        if first:
+            self._behind[host].appendleft(item)
+        else:
+            self._behind[host].append(item)
         return False
 
     def leave(self, host: str) -> T | None:
@@ -41,9 +48,10 @@ class Hosts(Generic[T]):
         """Return the host that most is kept behind, None if nothing is."""
         return max(self._behind, key=lambda host: len(self._behind[host]), default=None)
 
-    def pause(self, host: str, until: float) -> list[T]:
+    def pause(self, host: str, until: float, now: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
         self._paused[host] = max(until, self._paused.get(host, 0.0))
+        self._refusing.setdefault(host, now)
         return list(self._behind.pop(host, ()))
 
     def paused_until(self, host: str, now: float) -> float | None:
@@ -53,3 +61,11 @@ class Hosts(Generic[T]):
             del self._paused[host]
             return None
         return until
+
+    def answered(self, host: str) -> None:
+        """Take note that the host did something else than ask for a pause."""
+        self._refusing.pop(host, None)
+
+    def refusing_since(self, host: str) -> float | None:
+        """Return since when the host does nothing but ask for pauses, None if it does not."""
+        return self._refusing.get(host)

@@ -12,6 +12,7 @@ from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_formats import JsonLines, Parquet, Table
 from clipkit.shards.delimited import Delimited, Values, find_column
+from clipkit.shards.picture_files import SEPARATORS
 from clipkit.shards.schemas import FIXED_COLUMNS
 from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression
 
@@ -19,8 +20,17 @@ URL_COLUMNS = frozenset({"url", "image_url", "img_url", "imageurl"})
 CAPTION_COLUMNS = frozenset({"caption", "text", "alt_text", "alttext", "alt"})
 """Lower-case names in LAION (URL, TEXT), DataComp, COYO (url, text), and lists made for img2dataset."""
 
+
+def _csv(path: Path) -> Table:
+    table = Delimited(path, ",", quoted_newlines=True)
+    if len(table.names) > 1:
+        return table
+    others = (Delimited(path, separator, quoted_newlines=True) for separator in SEPARATORS)
+    return max(others, key=lambda other: len(other.names))
+
+
 FORMATS: dict[str, Callable[[Path], Table]] = {
-    ".csv": lambda path: Delimited(path, ",", quoted_newlines=True),
+    ".csv": _csv,
     ".tsv": lambda path: Delimited(path, "\t", quoted_newlines=False),
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
@@ -43,6 +53,7 @@ def table_files(
 ) -> Source:
     """Open tables: csv, tsv, jsonl or parquet by the name's ending; text also as .gz, .bz2 or .zst.
 
+    What separates the values of a csv is the comma, unless its header has none: then what its header has.
     A directory stands for its tables in order of name. Columns that are not given are found by
     URL_COLUMNS and CAPTION_COLUMNS; those of `keep` go into the manifest. Raises SourceError for a file that
     cannot be read as a table, a column that is missing or ambiguous, columns to keep that clash with

@@ -13,6 +13,8 @@ from clipkit.shards.text_files import Malformed, count_lines, opened, read_recor
 
 Values = tuple[Any, ...]
 
+_MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
+
 
 class TextColumns:
     """Tables whose values are text."""
@@ -37,6 +39,8 @@ class Delimited(TextColumns):
             header = next(self._records(stream), None)
         if header is None:
             raise SourceError(f"{path}: expected a header and records, found an empty file")
+        if str(header[0]).startswith(_MARK_OF_UTF16):
+            raise SourceError(f"{path}: expected text in UTF-8, found UTF-16 by its first bytes; convert it")
         if isinstance(header, Malformed):
             raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")
         self.names = [name.strip() for name in header]

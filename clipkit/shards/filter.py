@@ -153,10 +153,11 @@ def _flags(original: Original, config: FilterConfig, lost: dict[str, str], progr
         for manifests, whole in _batches(original, ordered, lost):
             rows = np.s_[start : start + len(whole)]
             flags.whole[rows] = whole
-            flags.meets[rows][whole] = where.of(manifests) if where else True
+            meets = where.of(manifests) if where else np.ones(int(whole.sum()), dtype=np.bool_)
+            flags.meets[rows][whole] = meets
             if config.split:
-                words = sha256_words(manifests["sha256"], original.directory)
-                flags.validation[rows][whole] = in_validation(words, config.split)
+                words = sha256_words(manifests["sha256"].filter(pa.array(meets)), original.directory)
+                flags.validation[rows][np.flatnonzero(whole)[meets]] = in_validation(words, config.split)
             start += len(whole)
             display.update(start)
     return flags

@@ -81,9 +81,11 @@ def batches(
     `BadCount().add`, which names them to the logger "clipkit.shards" and raises DatasetError when they are
     too many. Raises DatasetError too if a shard is damaged as a whole or a worker dies; ConfigError if a
     mixture does not fit the batch size; ValueError if `world_size` does not divide `batch_size` or that
-    `position`.
+    `position`, or `rank` is none of 0 … `world_size` − 1.
     """
-    if batch_size % world_size or position % batch_size:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} must be one of 0 … {world_size - 1}")
+    if batch_size < 1 or batch_size % world_size or position < 0 or position % batch_size:
         raise ValueError(
             f"batch size {batch_size} must be a multiple of {world_size} ranks and divide position {position}"
         )

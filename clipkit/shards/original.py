@@ -17,10 +17,13 @@ from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import IndexEntry, read_index
-from clipkit.shards.parquet import MOST_BYTES, words_of
+from clipkit.shards.parquet import MOST_BYTES, check_names, words_of
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
+WITHOUT = (
+    "; `clipkit shards filter --where '{} is not null'` leaves out those without, as a repair makes them"
+)
 REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
 _NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
 
@@ -116,6 +119,7 @@ class Original:
             raise DatasetError(f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{REMEDY}")
         try:
             with at_most_more_memory(MOST_BYTES), pq.ParquetFile(pa.BufferReader(data)) as file:
+                check_names(file)
                 if file.metadata.num_rows != shard.samples:
                     raise DatasetError(
                         f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{REMEDY}"
@@ -135,7 +139,9 @@ def sha256_words(column: pa.ChunkedArray, place: Path) -> Words:
         digits = "".join(array.to_pylist())
         return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(-1, 4)
     if len(array):
-        raise DatasetError(f"{place}: expected 64 hex digits in each row of sha256, found something else")
+        found = f"none in {array.null_count:,} of {len(array):,}" if array.null_count else "something else"
+        remedy = WITHOUT.format("sha256") if array.null_count else REMEDY
+        raise DatasetError(f"{place}: expected 64 hex digits in each row of sha256, found {found}{remedy}")
     return np.zeros((0, 4), dtype=np.uint64)
 
 
@@ -171,7 +177,8 @@ def _is_possible(manifest: pa.Table, tar_bytes: int) -> bool:
     image, image_bytes, caption, caption_bytes = (
         manifest[name].to_numpy().astype(np.int64) for name in names
     )
-    possible = (image >= 0) & (image_bytes >= 0) & (caption_bytes >= 0) & (image + image_bytes <= caption)
-    possible &= (caption < tar_bytes) & (caption + caption_bytes <= tar_bytes)
+    possible = (image >= 0) & (image_bytes >= 0) & (caption_bytes >= 0) & (caption < tar_bytes)
+    # So that no sum is more than an int64 holds.
+    possible &= (image <= caption - image_bytes) & (caption <= tar_bytes - caption_bytes)
     named = pc.all(pc.match_substring_regex(manifest["ext"], "^[a-z0-9]{1,16}$"))
     return bool(possible.all()) and bool(named.as_py())

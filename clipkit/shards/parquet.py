@@ -63,10 +63,18 @@ def words_of(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
+def check_names(parquet: pq.ParquetFile) -> None:
+    """Raise pa.ArrowInvalid if two of its columns have one name: which of them is meant would be a guess."""
+    names = parquet.schema_arrow.names
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise pa.ArrowInvalid(f"two columns of the name {twice[0]!r}")
+
+
 def _table(file: Any, columns: list[str] | None) -> pa.Table:
     with at_most_more_memory(MOST_BYTES):
         # Threads of pq.read_table outlive it: one that frees our bytes while Python ends aborts the process.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            check_names(parquet)
             missing = set(columns or ()) - set(parquet.schema_arrow.names)
             if missing:
                 raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")

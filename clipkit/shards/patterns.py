@@ -10,8 +10,7 @@ from pathlib import Path
 from clipkit.errors import DatasetError
 from clipkit.locations import can_list, is_remote, location, scheme_of
 from clipkit.shards.dataset import DATASET_FILE
-from clipkit.shards.index import read_index
-from clipkit.shards.parts import PARTS
+from clipkit.shards.shard_files import DatasetFiles
 
 ABSENT = "check the name, or fetch what it names"
 MAX_TARS = 1_000_000
@@ -25,7 +24,8 @@ _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 
 def tar_paths(sources: Sequence[str]) -> list[Path]:
-    """Return the tars that `sources` name, in that order; a directory stands for its *.tar by name.
+    """Return the tars that `sources` name, in that order; a directory stands for its *.tar by name, a
+    dataset directory for the shards of its index.
 
     A source that is no file or directory is split at `::`, its braces are expanded, and what then has *, ? or
     [ is a glob. Raises DatasetError, with the first few names, if some of these tars are missing, and for
@@ -115,13 +115,8 @@ def _found_there(address: str) -> list[Path]:
 
 
 def _inside(directory: Path) -> list[Path]:
-    if (directory / DATASET_FILE).exists() and (directory / PARTS).is_dir():
-        raise DatasetError(
-            f"{directory}: expected a finished ingest, found one that was interrupted; "
-            "run the same `clipkit ingest` again, it goes on where it stopped"
-        )
-    if not can_list(directory):
-        return [directory / shard.name for shard in read_index(directory).shards]
+    if (directory / DATASET_FILE).exists():  # what its index does not list does not exist
+        return [directory / name for name in DatasetFiles(directory).names]
     tars = sorted((path for path in directory.glob("*.tar") if not path.name.startswith(".")), key=str)
     if not tars:
         raise DatasetError(f"{directory}: expected files ending in .tar, found none in it; {ABSENT}")

@@ -76,6 +76,8 @@ class ShardPlan:
         self.samples = int(given.sum())
         if self.samples < 1 or given.min() < 0:
             raise ValueError("a plan needs at least one sample, and no shard of negative size")
+        if streams < 1 or block < 1:
+            raise ValueError(f"a plan needs streams and blocks of at least 1, found {streams} and {block}")
         self.seed = seed
         self.block = block
         self.streams = min(streams, max(1, self.samples // block))

@@ -13,7 +13,7 @@ from clipkit.progress import Progress
 from clipkit.shards.format import sample_key
 from clipkit.shards.hamming import BITS, Hashes, Places, near_matches
 from clipkit.shards.leaders import leaders
-from clipkit.shards.original import Original, Words, sha256_words
+from clipkit.shards.original import WITHOUT, Original, Words, sha256_words
 
 FLAT_BITS = 8
 _COLUMNS = ["sha256", "dhash", "original_width", "original_height"]
@@ -55,6 +55,7 @@ def pictures_of(original: Original, display: Progress) -> Pictures:
         if manifest["dhash"].null_count:
             raise DatasetError(
                 f"{original.directory / shard.name}: expected a dhash for each sample, found none for some"
+                f"{WITHOUT.format('dhash')}"
             )
         sha256[rows] = sha256_words(manifest["sha256"], original.directory / shard.name)[:, :2]
         dhash[rows] = manifest["dhash"].to_numpy()

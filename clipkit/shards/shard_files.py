@@ -158,7 +158,8 @@ def check_ranges(place: str, ranges: Int64s, samples: int, tar_bytes: int) -> No
     """Raise DatasetError if the ranges are not of so many samples within a tar of so many bytes."""
     image, image_bytes, caption, caption_bytes = ranges.T
     possible = (ranges >= 0).all(axis=1)
-    possible &= (image + image_bytes <= tar_bytes) & (caption + caption_bytes <= tar_bytes)
+    # Not of sums: they may be more than an int64 holds.
+    possible &= (image <= tar_bytes - image_bytes) & (caption <= tar_bytes - caption_bytes)
     if len(ranges) != samples or not possible.all():
         raise DatasetError(
             f"{place}: expected {samples} samples' byte ranges, found {len(ranges)} or impossible ones"

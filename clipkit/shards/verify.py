@@ -72,7 +72,7 @@ class VerifyResult(NamedTuple):
             causes = ", ".join(f"{cause} {count:,}" for cause, count in self.counts.items())
             raise DatasetError(
                 f"{self.directory}: expected no faults, found {sum(self.counts.values()):,} ({causes}); "
-                "restore them from a copy, or ingest anew"
+                "restore them from a copy; `--repair` makes all but the tars anew"
             )
 
 

@@ -267,19 +267,47 @@ def test_urls_of_a_host_that_asks_for_too_long_are_not_asked_for(server: Server)
     assert server.hits["/limited"] == 1
 
 
+def test_short_pauses_of_a_host_end_none_of_the_many_urls_behind_it(server: Server) -> None:
+    def busy(request: BaseHTTPRequestHandler) -> None:
+        wants_a_pause = server.hits.total() in (1, 5)
+        answer(b"x", 429 if wants_a_pause else 200, {"Retry-After": "1"})(request)
+
+    urls = [server.add(f"/{number}", busy) for number in range(9)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1, "deadline": 1.9}))
+    assert all(isinstance(each, Fetched) for each in ended), ended
+
+
+def test_a_host_that_only_asks_for_pauses_keeps_its_urls_no_longer_than_a_deadline(server: Server) -> None:
+    urls = [server.add(f"/{number}", answer(b"", 429, {"Retry-After": "1"})) for number in range(40)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1, "deadline": 1.5, "retries": 0}))
+    assert {each.reason for each in ended if isinstance(each, Failed)} == {"rate_limited"}
+    assert len(ended) == 40 and server.hits.total() <= 3
+
+
+def test_a_retry_does_not_stand_behind_all_the_urls_of_its_host(server: Server) -> None:
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(0.15)
+        answer(b"x")(request)
+
+    first = server.add("/first", after(1, answer(b"", 500), answer(b"x")))
+    urls = [first, *(server.add(f"/{number}", slow) for number in range(10))]
+    ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1, "deadline": 1.0}))
+    assert ended == [Fetched(b"x", 200, 2), *[Fetched(b"x", 200, 1)] * 10]
+
+
 def test_what_expires_behind_a_busy_host_lets_the_next_one_through(server: Server) -> None:
     """A retry whose deadline passes while it waits for a connection must not keep the place of another."""
 
     def slow(request: BaseHTTPRequestHandler) -> None:
-        server.stopping.wait(0.6)
-        answer(b"x")(request)
+        server.stopping.wait(0.3 if request.path == "/broken" else 0.7)
+        answer(b"x", 500 if request.path == "/broken" else 200)(request)
 
-    urls = [server.add("/broken", answer(b"", 500)), *(server.add(f"/{n}", slow) for n in range(4))]
+    urls = [server.add("/broken", slow), *(server.add(f"/{n}", slow) for n in range(4))]
 
     def rows() -> Iterator[tuple[int, UrlRow] | None]:
         begun = time.monotonic()
         for number, url in enumerate(urls):
-            while number == 3 and time.monotonic() < begun + 0.5:  # by then the retry waits for its turn
+            while number == 3 and time.monotonic() < begun + 0.85:  # by then the retry waits for its turn
                 yield None
             yield number, UrlRow("list", number, url, "")
 

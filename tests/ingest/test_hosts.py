@@ -38,10 +38,21 @@ def test_a_pause_hands_back_what_waits_and_ends() -> None:
     assert hosts.enter("a", "first")
     assert not hosts.enter("a", "second")
     assert hosts.busiest() == "a"
-    assert hosts.pause("a", 10.0) == ["second"]
+    assert hosts.pause("a", 10.0, 3.0) == ["second"]
     assert hosts.busiest() is None
-    assert hosts.pause("a", 5.0) == [], "a shorter pause does not shorten it"
+    assert hosts.pause("a", 5.0, 4.0) == [], "a shorter pause does not shorten it"
     assert (hosts.paused_until("a", 9.0), hosts.paused_until("b", 9.0)) == (10.0, None)
+    assert hosts.refusing_since("a") == 3.0
+    hosts.answered("a")
+    assert hosts.refusing_since("a") is None
     assert hosts.leave("a") is None
     assert hosts.paused_until("a", 10.0) is None
     assert hosts.enter("a", "second")
+
+
+def test_what_is_to_be_first_comes_before_what_waits() -> None:
+    hosts: Hosts[str] = Hosts(1)
+    assert hosts.enter("a", "inside")
+    assert not hosts.enter("a", "behind")
+    assert not hosts.enter("a", "a retry", first=True)
+    assert (hosts.leave("a"), hosts.following("a"), hosts.following("a")) == ("a retry", "behind", None)

@@ -113,6 +113,16 @@ def test_a_transparent_colour_is_laid_on_white() -> None:
     assert (abs(got[4:36, 26:36].mean(axis=(0, 1)) - [0, 0, 255]) < 4).all()
 
 
+def test_a_transparent_level_of_sixteen_bit_grey_is_laid_on_white() -> None:
+    grey = np.full((40, 40), 30_000, np.uint16)
+    grey[:, :20] = 0
+    data = encoded(Image.fromarray(grey), "PNG", transparency=0)
+    assert Image.open(io.BytesIO(data)).info["transparency"] == 0
+    got = pixels(made(data))
+    assert (got[4:36, 4:14] > 245).all()
+    assert np.abs(got[4:36, 26:36] - 30_000 / 257).max() < 4
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 60, dtype=np.uint16)[None].repeat(40, axis=0)
     data = encoded(Image.fromarray(ramp), "PNG")

@@ -71,6 +71,13 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     assert source.files[0].bytes == (tmp_path / f"list.{ending}").stat().st_size
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_may_have_another_separator(tmp_path: Path, separator: str) -> None:
+    source = opened(tmp_path / "list.csv", csv_text(PAIRS, separator))
+    assert [row.url for row in source] == PAIRS["url"] and source.records == 3
+    assert [row.caption for row in source] == PAIRS["caption"]
+
+
 @pytest.mark.parametrize("names", [
     ("SAMPLE_ID", "URL", "TEXT", "HEIGHT", "LICENSE", "NSFW"),  # LAION-400M
     ("uid", "url", "text", "original_width", "clip_b32_similarity_score"),  # DataComp
@@ -237,6 +244,8 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.jsonl", b"", "empty file"),
         ("list.jsonl", b"url\n", "not JSON"),
         ("list.csv.gz", b"url,caption\n", "cannot be read"),
+        ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
+        ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
     ):
         with pytest.raises(SourceError, match=message) as raised:
             opened(tmp_path / name, content)

@@ -13,11 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.errors import ConfigError, DatasetError
+from clipkit.ingest.folder_hashes import hash_folder
 from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_writing, read_dataset
+from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, FilterResult, filter_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
+from clipkit.shards.repair import repair
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -131,6 +134,26 @@ def test_a_split_divides_the_pictures_for_ever(small_dataset: Path, tmp_path: Pa
     assert parent is not None
     assert parent.settings == {"where": "source_row < 500", "split": 0.2, "part": "val"}
     assert sum(parent.left_out.values()) + len(found) == 2160 and parent.left_out["split"] > 0
+
+
+def test_samples_without_hashes_as_a_repair_makes_them_are_left_out_on_demand(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    dataset = shutil.copytree(small_dataset, tmp_path / "old")
+    (dataset / "000001.parquet").unlink()
+    assert repair(dataset).unknown == 1000
+    remedy = "`clipkit shards filter --where '{} is not null'` leaves out those without"
+    with pytest.raises(DatasetError, match=r"old: .* none in 1,000 of 2,160; " + remedy.format("sha256")):
+        filtered(dataset, tmp_path / "new", split=0.2)
+    with pytest.raises(DatasetError, match=r"000001\.tar: .* found none for some; " + remedy.format("dhash")):
+        dedup(dataset, DedupConfig(near=2), hash_folder=hash_folder)
+    filtered(dataset, tmp_path / "new", where="sha256 is not null", split=0.2)
+    filtered(small_dataset, tmp_path / "whole", split=0.2)
+    sides = {
+        each: set(manifests(tmp_path / each / "val")["source_row"].to_pylist()) for each in ("new", "whole")
+    }
+    lost = set(pq.read_table(small_dataset / "000001.parquet")["source_row"].to_pylist())
+    assert sides["new"] == sides["whole"] - lost and sides["whole"] & lost
 
 
 def test_what_chooses_nothing_leaves_nothing(tiny_dataset: Path, tmp_path: Path) -> None:

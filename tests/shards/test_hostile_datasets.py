@@ -16,6 +16,7 @@ from clipkit.ingest.folder_hashes import hash_folder
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_sample
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
@@ -39,6 +40,10 @@ def compared(dataset: Path) -> object:
 
 def shown(dataset: Path) -> object:
     return show_sample(dataset, KEY, dataset.parent / "out.jpg")
+
+
+def read(dataset: Path) -> object:
+    return ShardSet(dataset).read(0, 0)
 
 
 COMMANDS: dict[str, Callable[[Path], object]] = {
@@ -81,15 +86,45 @@ def with_column(path: Path, name: str, values: pa.Array) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index(name), name, values), path)
 
 
+def hashed_again(dataset: Path) -> None:
+    """Whoever changes a manifest can change the index too."""
+    hashes = pa.array([sha256((dataset / "000000.parquet").read_bytes()).hexdigest()])
+    with_column(dataset / INDEX_FILE, "manifest_sha256", hashes)
+
+
 @pytest.mark.parametrize("name", ["key", "url", "caption", "sha256", "original_format", "ext"])
 def test_texts_that_are_none_are_told_by_who_reads_them(dataset: Path, name: str) -> None:
-    manifest, index = dataset / "000000.parquet", dataset / INDEX_FILE
+    manifest = dataset / "000000.parquet"
     with_column(manifest, name, of_bytes(pq.read_metadata(manifest).num_rows))
-    hashes = pa.array([sha256(manifest.read_bytes()).hexdigest()])
-    with_column(index, "manifest_sha256", hashes)
+    hashed_again(dataset)
     assert verify(dataset).counts == {"manifest": 1}
     for command in COMMANDS.values() if name != "key" else (filtered, compared, shown):
         with pytest.raises(DatasetError, match=r"000000\.parquet: .* UTF8"):
+            command(dataset)
+
+
+@pytest.mark.parametrize("name", ["caption", "sha256", "place"])
+def test_two_columns_of_one_name(dataset: Path, name: str) -> None:
+    manifest = dataset / "000000.parquet"
+    table = pq.read_table(manifest)
+    for _ in range(1 + (name not in table.column_names)):
+        table = table.append_column(name, pa.array(["x"] * len(table)))
+    pq.write_table(table, manifest)
+    hashed_again(dataset)
+    assert verify(dataset).counts == {"manifest": 1}
+    for command in (*COMMANDS.values(), read):
+        with pytest.raises(DatasetError, match=rf"000000\.parquet: .* two columns of the name '{name}'"):
+            command(dataset)
+
+
+@pytest.mark.parametrize("name", ["image_offset", "caption_offset"])
+def test_places_beyond_all_numbers(dataset: Path, name: str) -> None:
+    manifest = dataset / "000000.parquet"
+    rows = pq.read_metadata(manifest).num_rows
+    with_column(manifest, name, pa.array([2**63 - 1] * rows, pa.int64()))
+    hashed_again(dataset)
+    for command in (filtered, read):
+        with pytest.raises(DatasetError, match=r"000000\.parquet: expected .* impossible ones"):
             command(dataset)
 
 

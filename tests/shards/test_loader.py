@@ -91,6 +91,13 @@ def test_sizes_that_do_not_divide_are_refused(small_dataset: Path) -> None:
         read(ShardSet(small_dataset), batch_size=100, world_size=3)
     with pytest.raises(ValueError, match="divide position 150"):
         read(ShardSet(small_dataset), batch_size=100, position=150)
+    with pytest.raises(ValueError, match="divide position -100"):
+        read(ShardSet(small_dataset), batch_size=100, position=-100)
+    with pytest.raises(ValueError, match="batch size 0"):
+        read(ShardSet(small_dataset), batch_size=0)
+    for rank in (-1, 4):
+        with pytest.raises(ValueError, match=f"rank {rank} must be one of 0 … 3"):
+            read(ShardSet(small_dataset), batch_size=100, rank=rank, world_size=4)
 
 
 @pytest.fixture

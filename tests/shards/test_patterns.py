@@ -1,5 +1,7 @@
 """Names of tars: braces as webdataset expands them, folders, globs, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,13 +98,18 @@ def test_what_names_no_tars_gets_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_an_unfinished_dataset_is_refused(small_dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_the_shards_of_its_index_and_has_to_be_finished(
+    small_dataset: Path, tmp_path: Path
+) -> None:
     assert [path.name for path in tar_paths([str(small_dataset)])] == [
         "000000.tar",
         "000001.tar",
         "000002.tar",
     ]
-    made(tmp_path, "000000.tar", "dataset.json")
-    (tmp_path / "parts").mkdir()
-    with pytest.raises(DatasetError, match="expected a finished ingest, found one that was interrupted"):
-        tar_paths([str(tmp_path)])
+    copy = shutil.copytree(small_dataset, tmp_path / "copy")
+    made(copy, "000003.tar")
+    assert tar_paths([str(copy)]) == [copy / f"{number:06d}.tar" for number in range(3)]
+    description = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps(description | {"totals": None}))
+    with pytest.raises(DatasetError, match="expected a finished dataset, found one that was interrupted"):
+        tar_paths([str(copy)])

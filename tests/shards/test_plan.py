@@ -145,3 +145,6 @@ def test_a_new_order_each_epoch_and_seed() -> None:
 def test_a_plan_without_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         ShardPlan([0, 0], 0)
+    for streams, block in ((0, 4000), (64, 0)):
+        with pytest.raises(ValueError, match="of at least 1"):
+            ShardPlan([5], 0, streams, block)
