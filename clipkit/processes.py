@@ -7,11 +7,13 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -24,6 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MOST_KEPT_BYTES = 64_000_000
 _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _ENDING_SECONDS = 5
+_LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
 _LIMITED = threading.RLock()
 _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
@@ -35,6 +38,7 @@ def deaf_to_interrupts() -> Iterator[None]:
     The parent gets them on leaving. So it does SIGTERM: a parent that goes while a worker starts would leave
     that one with half of its orders.
     """
+    _keep_socket_names_short()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
     resource_tracker.ensure_running()
@@ -44,6 +48,17 @@ def deaf_to_interrupts() -> Iterator[None]:
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_socket_names_short() -> None:
+    # Those of multiprocessing lie in $TMPDIR, which on a cluster may be too long: Linux takes 107 bytes.
+    before = tempfile.gettempdir()
+    if len(os.fsencode(before)) > _LONGEST_FOLDER:
+        tempfile.tempdir = "/tmp"  # noqa: S108 (there it makes a folder that only the user may enter)
+        try:
+            get_temp_dir()  # which is kept for all that follows
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager

@@ -108,6 +108,32 @@ def test_workers_are_deaf_to_signals_meant_for_their_parent() -> None:
     assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_workers_start_whatever_the_name_of_the_temporary_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(FORK_SERVER)
+    environment = os.environ | {"TMPDIR": str(folder)}
+    ran = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == (f"{folder} 0\n", "")
+    assert list(folder.iterdir()) == []
+
+
+FORK_SERVER = """
+import multiprocessing, os, tempfile
+from clipkit.processes import deaf_to_interrupts
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+    with deaf_to_interrupts():
+        worker.start()
+    worker.join()
+    print(tempfile.gettempdir(), worker.exitcode)
+"""
+
+
 def test_who_ignores_a_signal_goes_on_doing_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
