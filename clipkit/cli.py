@@ -7,10 +7,9 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 
 import io
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -25,9 +24,7 @@ from clipkit.cli_train import train
 from clipkit.commands import Json, show
 from clipkit.errors import ClipkitError, one_line
 from clipkit.launched import fail
-
-if TYPE_CHECKING:
-    from types import FrameType
+from clipkit.signals import ended_by_signals
 
 app = typer.Typer(
     name="clipkit",
@@ -91,23 +88,21 @@ def models(as_json: Json = False) -> None:
     show(model_table(), as_json)
 
 
-def _ended(number: int, frame: "FrameType | None") -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """Run the command line; end the process with its exit code."""
-    signal.signal(signal.SIGTERM, _ended)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # who ignores it may go on doing so
-        signal.signal(signal.SIGINT, _ended)
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Threads that spin while they wait starve the loader's processes where cores are few or shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with ended_by_signals():
+        try:
+            _run()
+        finally:
+            scratch.clear()
+
+
+def _run() -> None:
     try:
         app(prog_name="clipkit")
     except ClipkitError as error:
@@ -119,11 +114,6 @@ def main() -> None:
         what = error.strerror or os.strerror(error.errno)
         # Whether anything is kept depends on the command and the moment: nothing is said of it.
         _fail(f"{place}{what}: mend this and run the same command again", type(error).__name__, 1)
-    finally:
-        scratch.clear()
-        for number in (signal.SIGINT, signal.SIGTERM):  # libraries that end from now on cannot be interrupted
-            if signal.getsignal(number) is _ended:
-                signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(line: str, kind: str, code: int) -> NoReturn:

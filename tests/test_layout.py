@@ -24,6 +24,8 @@ ROOT_MODULES = {
     "progress",
     "tables",
     "processes",
+    "run_folder",
+    "signals",
     "json_values",
     "launched",
     "lines",

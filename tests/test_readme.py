@@ -1,6 +1,7 @@
 """The README's blocks, run as they stand but for the size of things."""
 
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -62,6 +63,26 @@ def test_the_commands_and_the_script_run(folder: Path) -> None:
     assert printed.stdout.startswith("tensor([[")
 
 
+def test_the_loop_of_the_page_on_the_stream_runs(tiny_dataset: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "stream.md").read_text()
+    (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert "BATCH = 256" in script
+    (tmp_path / "loop.py").write_text(script.replace("BATCH = 256", "BATCH = 24"))
+    (tmp_path / "cc3m").symlink_to(tiny_dataset)
+    command = [sys.executable, str(tmp_path / "loop.py")]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    # Two epochs of 64 samples hold five batches of 24.
+    expected = "120 torch.Size([24, 3, 224, 224]) torch.Size([24, 77])\n"
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
 def test_every_target_and_link_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in (
@@ -69,6 +90,7 @@ def test_every_target_and_link_exists() -> None:
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/recipes.md",
+        "docs/stream.md",
         "examples/emoji/README.md",
     ):
         text = (ROOT / page).read_text()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import EvaluationError, one_line
-from clipkit.evaluate.results import RESULTS_NAME, metric_name
+from clipkit.evaluate.results import metric_name
 from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines
+from clipkit.run_folder import CONFIG, METRICS, RESULTS
 
-METRICS_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.json"
 TRAINING_FIGURES = frozenset(
     {
         "loss",
@@ -80,13 +79,13 @@ def read_run(run: Path, label: str | None = None) -> RunCurves:
     Where a run went over the same samples twice, after an interruption, the later line stands. Raises
     EvaluationError for a directory that is none of a run.
     """
-    metrics = run / METRICS_NAME
-    if not metrics.is_file() and not (run / CONFIG_NAME).is_file():
-        raise EvaluationError(f"{run}: no {METRICS_NAME}; expected the directory of a training run")
+    metrics = run / METRICS
+    if not metrics.is_file() and not (run / CONFIG).is_file():
+        raise EvaluationError(f"{run}: no {METRICS}; expected the directory of a training run")
     curves = RunCurves(label=label or one_line(run.resolve().name))
     for line in JsonLines(metrics, EvaluationError).read():
         _add_metrics(curves, line)
-    for line in JsonLines(run / RESULTS_NAME, EvaluationError).read():
+    for line in JsonLines(run / RESULTS, EvaluationError).read():
         _add_result(curves, line)
     match run_config(run):
         case {"batch_size": int(batch_size)} if batch_size > 0:
@@ -113,7 +112,7 @@ def told_apart(
 def run_config(run: Path) -> Any:
     """Return what the run's config.json holds; None if it cannot be read, which is not worth an error."""
     try:
-        return parsed_json((run / CONFIG_NAME).read_bytes())
+        return parsed_json((run / CONFIG).read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -8,19 +8,17 @@ from clipkit._version import VERSION
 from clipkit.evaluate.classes import ClassSet
 from clipkit.evaluate.images import LabelledImages
 from clipkit.locations import decoded
+from clipkit.run_folder import CHECKPOINTS, RESULTS
 
 if TYPE_CHECKING:  # reading results, to plot them, needs no torch
     from clipkit.evaluate.caption_sets import CaptionSet, Retrieved
     from clipkit.evaluate.zero_shot import ZeroShotResult
 
-RESULTS_NAME = "results.jsonl"
-CHECKPOINTS_FOLDER = "checkpoints"
-
 
 def results_path(checkpoint: Path) -> Path:
     """Where a checkpoint's results belong: in its run's directory, or beside a file that is in no run."""
     folder = checkpoint.absolute().parent
-    return (folder.parent if folder.name == CHECKPOINTS_FOLDER else folder) / RESULTS_NAME
+    return (folder.parent if folder.name == CHECKPOINTS else folder) / RESULTS
 
 
 def zero_shot_record(

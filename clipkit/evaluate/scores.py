@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import EvaluationError, one_line
-from clipkit.evaluate.curves import METRICS_NAME, is_number, run_config, sample_count, told_apart
-from clipkit.evaluate.results import CHECKPOINTS_FOLDER, RESULTS_NAME, metric_name
+from clipkit.evaluate.curves import is_number, run_config, sample_count, told_apart
+from clipkit.evaluate.results import metric_name
 from clipkit.lines import JsonLines
+from clipkit.run_folder import CHECKPOINTS, METRICS, RESULTS
 
 _TOP1 = metric_name("", "top1")
 _CHANCE = metric_name("", "chance")
@@ -79,12 +80,12 @@ def read_series(inputs: Iterable[Path]) -> tuple[list[Series], list[str]]:
 
 
 def _read(path: Path, notes: list[str]) -> list[Series]:
-    files = [path / RESULTS_NAME, path / METRICS_NAME] if path.is_dir() else [path]
+    files = [path / RESULTS, path / METRICS] if path.is_dir() else [path]
     files = [file for file in files if file.is_file()]
     if not files:
         raise EvaluationError(
-            f"{path}: expected the directory of a run or a file {RESULTS_NAME}, found "
-            + (f"neither {RESULTS_NAME} nor {METRICS_NAME} in it" if path.is_dir() else "no such file")
+            f"{path}: expected the directory of a run or a file {RESULTS}, found "
+            + (f"neither {RESULTS} nor {METRICS} in it" if path.is_dir() else "no such file")
         )
     folder = (path if path.is_dir() else path.parent).resolve()
     run = Series(one_line(folder.name), tuple(folder.parents))
@@ -122,7 +123,7 @@ def _add_result(
         return
     score = _score(line, top1)
     checkpoint = Path(_text(line.get("checkpoint")) or "")
-    if score.samples is not None and checkpoint.parent.name in (CHECKPOINTS_FOLDER, ""):
+    if score.samples is not None and checkpoint.parent.name in (CHECKPOINTS, ""):
         run.scores.append(score)
     else:
         name = one_line(checkpoint.stem or score.checkpoint)

@@ -28,12 +28,12 @@ from clipkit.evaluate.trend import NORMAL_95
 from clipkit.locations import decoded
 from clipkit.model.clip import Clip, without_padding
 from clipkit.model.preprocess import EvalTransform, normalize
+from clipkit.shards.bad_samples import MAX_BAD
 
 Tokenize: TypeAlias = Callable[[list[str]], npt.NDArray[np.int64]]
 Report: TypeAlias = Callable[[int], None]
 
 PROMPT_BATCH = 256
-UNREADABLE_SHARE = 0.001
 _EXACT = 2.0**-40
 
 
@@ -133,7 +133,7 @@ def classify(
         for row in batch.unreadable:
             sha256_K[row.index] = torch.from_numpy(row.sha256.copy())
         unreadable.extend(batch.unreadable)
-        if len(unreadable) > UNREADABLE_SHARE * len(images):
+        if len(unreadable) > MAX_BAD * len(images):
             break
         if len(batch.indices_B):
             gathered.add(batch.indices_B, image_features(model, batch.images_BCHW) @ classifier_DN)
@@ -212,10 +212,10 @@ def _result(
 def _all_unreadable(images: LabelledImages, own: list[Unreadable], ranks: Ranks) -> list[int]:
     """The places of the pictures that any process could not read. Raises EvaluationError for too many."""
     found = all_numbered([(row.index, row.reason) for row in own], ranks)
-    if len(found) > UNREADABLE_SHARE * len(images):
+    if len(found) > MAX_BAD * len(images):
         first = next(iter(found.values()))
         raise EvaluationError(
-            f"{images.root}: more than {UNREADABLE_SHARE:.1%} of {len(images):,} pictures cannot be read: "
+            f"{images.root}: more than {MAX_BAD:.1%} of {len(images):,} pictures cannot be read: "
             f"{listing(map(images.pictures.place, found))} ({first}); replace or remove them"
         )
     return list(found)

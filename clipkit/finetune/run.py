@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import CheckpointError
 from clipkit.evaluate.drawing import check_picture
 from clipkit.evaluate.head import Head
-from clipkit.evaluate.results import RESULTS_NAME, decoded_record, zero_shot_record
+from clipkit.evaluate.results import decoded_record, zero_shot_record
 from clipkit.evaluate.run import opened_model, shown
 from clipkit.evaluate.zero_shot import build_classifier
 from clipkit.finetune.classifier import add_head, clip_weights, head_weights
@@ -23,6 +23,7 @@ from clipkit.model.checkpoint import Checkpoint, save_checkpoint
 from clipkit.model.clip import Clip
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.model.weights import HEAD_KEY
+from clipkit.run_folder import RESULTS
 from clipkit.tables import Cell, table
 from clipkit.train.distributed import open_world
 from clipkit.train.run_directory import RunDirectory
@@ -186,7 +187,7 @@ def _measure(
         unreadable=state.bad.count,
         points=tuple(points),
         records=tuple(records),
-        results_file=run.path / RESULTS_NAME,
+        results_file=run.path / RESULTS,
         plot=plot_line(points, _picture(config, run), data.reference) if data.shifted else None,
         saved=tuple(saved),
     )

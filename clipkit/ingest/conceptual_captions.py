@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from clipkit.errors import SourceError
@@ -25,7 +25,7 @@ def conceptual_captions(paths: Sequence[Path]) -> Source:
     refuse_mixed_splits(paths, "cc")
     url_columns = [_url_column(path) for path in paths]
 
-    def read() -> Iterator[UrlRow]:
+    def read() -> Generator[UrlRow]:
         for path, name, url_column in zip(paths, names, url_columns, strict=True):
             with opened(path) as stream:
                 for number, record in enumerate(read_records(stream)):

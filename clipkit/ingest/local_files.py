@@ -1,7 +1,7 @@
 """Tables of pictures on this machine, as OpenCLIP's CSV files are: a path and a caption in each record."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
@@ -19,7 +19,7 @@ def local_files(path: Path, image_column: str = "filepath", caption_column: str 
     table, image, caption = picture_table(path, image_column, caption_column)
     folder = path.absolute().parent
 
-    def read() -> Iterator[UrlRow]:
+    def read() -> Generator[UrlRow]:
         for number, record in enumerate(table.read([image, caption])):
             made = row(name, number, record)
             yield made if made.problem else made._replace(file=os.path.join(folder, made.url))  # noqa: PTH118

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from clipkit.errors import NetworkError
 from clipkit.ingest.addresses import is_allowed
 from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.resolve import Resolve, system_resolve
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.urls import Target, request_target
 
@@ -22,9 +23,6 @@ HOSTS = 10
 HOSTS_THAT_TELL = 5  # fewer may well be down by themselves
 CONTROL = "example.com"  # a name that is always there (RFC 2606)
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
-
-Resolve = Callable[[str], list[str]]
-"""Return a host's addresses; raises OSError (socket.gaierror)."""
 
 Connect = Callable[[str, int, float], None]
 """Open a connection to (address, port) within so many seconds, and close it; raises OSError."""
@@ -41,7 +39,7 @@ def preflight(
     Raises NetworkError if none of the names, nor one that is always there, can be resolved, if there is no
     network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached.
     """
-    resolve, connect = resolve or _resolve, connect or _connect
+    resolve, connect = resolve or system_resolve, connect or _connect
     if config.proxy:
         _try_proxy(config.proxy, config.timeout, connect)
         return
@@ -134,10 +132,6 @@ def _is_unknown(host: str, resolve: Resolve) -> bool:
         return not resolve(host)
     except OSError:
         return True
-
-
-def _resolve(host: str) -> list[str]:
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 def _connect(address: str, port: int, seconds: float) -> None:

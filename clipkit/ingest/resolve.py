@@ -4,15 +4,15 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-Resolve = Callable[[str], object]
-"""Look a host's name up; raises socket.gaierror. A parameter, so that tests need no name server."""
+Resolve = Callable[[str], list[str]]
+"""Return a host's addresses; raises socket.gaierror. A parameter, so that tests need no name server."""
 
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
-def system_resolve(host: str) -> object:
-    """Look `host` up as the system does."""
-    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+def system_resolve(host: str) -> list[str]:
+    """Return the addresses of `host` as the system looks them up."""
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 class Diagnosis:

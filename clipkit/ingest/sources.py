@@ -4,7 +4,8 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +33,7 @@ class Source:
 
     files: tuple[SourceFile, ...]
     records: int
-    read: Callable[[], Iterator[UrlRow]]
+    read: Callable[[], Generator[UrlRow]]
     reading: Mapping[str, str | bool] = field(default_factory=dict)
     kept: tuple[pa.Field, ...] = ()
     read_stretch: Callable[[int, int], Iterator[UrlRow]] | None = None
@@ -44,8 +45,10 @@ class Source:
     def stretch(self, first: int, records: int) -> Iterator[UrlRow]:
         """Yield the rows of the list's `records` records from number `first` on. Raises as iterating does."""
         if self.read_stretch:
-            return self.read_stretch(first, records)
-        return itertools.islice(self, first, first + records)
+            yield from self.read_stretch(first, records)
+            return
+        with closing(self.read()) as rows:  # dropped unfinished, it would lose a Ctrl-C that comes just then
+            yield from itertools.islice(rows, first, first + records)
 
     @property
     def stem(self) -> str:

@@ -1,7 +1,7 @@
 """Tables of URLs and captions, one file or many, with the columns found by the names that such tables use."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def table_files(
         tables.append(_Opened(name, table, url, caption))
     kept = _kept_fields(files, tables, keep)
 
-    def read() -> Iterator[UrlRow]:
+    def read() -> Generator[UrlRow]:
         for opened in tables:
             for number, record in enumerate(opened.table.read([opened.url, opened.caption, *keep])):
                 yield row(opened.name, number, record, keep)

@@ -114,7 +114,7 @@ class Parquet:
     def _file(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self._stored(), buffer_size=1 << 20, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
             raise self._damaged(str(error).partition("\n")[0]) from None
 
     def _stored(self) -> pa.OSFile:

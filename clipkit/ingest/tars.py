@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def tars(
             display.update(len(checked))
     wanted = Wanted(caption_column, tuple(keep))
 
-    def read() -> Iterator[UrlRow]:
+    def read() -> Generator[UrlRow]:
         for tar, _, _ in checked:
             for number, described in enumerate(_samples(tar)):
                 yield row_of(tar.file.place, tar.name, number, described, wanted)

@@ -9,7 +9,7 @@ import itertools
 import re
 import sqlite3
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,14 +68,15 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
         with closing(_connected(metadata)):
             pass
 
-    def read(first: int = 0, records: int | None = None) -> Iterator[UrlRow]:
-        wanted = itertools.islice(_wanted(subset), first, None if records is None else first + records)
-        if sqlite:
-            found = _looked_up(wanted, metadata)
-        else:
-            found = _beside(wanted if in_order else _sorted(wanted), metadata)
-        for row, photo in found:
-            yield _row(names[0], row, photo, caption, mirror)
+    def read(first: int = 0, records: int | None = None) -> Generator[UrlRow]:
+        with closing(_wanted(subset)) as every:
+            wanted = itertools.islice(every, first, None if records is None else first + records)
+            if sqlite:
+                found = _looked_up(wanted, metadata)
+            else:
+                found = _beside(wanted if in_order else _sorted(wanted), metadata)
+            for row, photo in found:
+                yield _row(names[0], row, photo, caption, mirror)
 
     reading: dict[str, str | bool] = {"kind": "yfcc", "caption": caption, "mirror": mirror}
     return Source(files, count_lines(subset), read, reading, read_stretch=read)
@@ -98,7 +99,7 @@ def _row(source: str, wanted: _Wanted, photo: _Photo | str, caption: str, mirror
     return UrlRow(source, wanted.record, url, text)
 
 
-def _wanted(subset: Path) -> Iterator[_Wanted]:
+def _wanted(subset: Path) -> Generator[_Wanted]:
     with opened(subset) as stream:
         for number, record in enumerate(read_records(stream)):
             match = _WANTED.fullmatch(record)

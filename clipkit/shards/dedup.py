@@ -19,6 +19,7 @@ from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
 from clipkit.shards.hamming import FARTHEST, Places
 from clipkit.shards.original import Original
+from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.resemblance import Pictures, against, pictures_of, within
 from clipkit.tables import size, table
 
@@ -230,7 +231,7 @@ def _check_list(path: Path) -> None:
         try:
             with downloaded(path) as copy, os.fdopen(opened(copy), "rb") as file:
                 found = pq.read_schema(file).names
-        except (pa.ArrowException, OSError):
+        except UNREADABLE:
             found = None
         if found != _LIST_SCHEMA.names:
             raise ConfigError(f"--list {path}: expected a new file, or a list to replace, found another file")

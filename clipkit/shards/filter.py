@@ -10,12 +10,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
 from clipkit.shards.original import REMEDY, Original, sha256_words
 from clipkit.shards.split import in_validation
 from clipkit.shards.where import Where
+from clipkit.shards.whole import check_openable
 from clipkit.tables import size, table
 
 _BATCH_ROWS = 50_000
@@ -128,7 +130,13 @@ def _choice(
 
 
 def _broken(original: Original, progress: Display) -> dict[str, str]:
-    """Read everything; return what is wrong with the shards that are not as the index says."""
+    """Read everything; return what is wrong with the shards that are not as the index says.
+
+    Raises OSError for a file that is there and may not be opened: nothing is known of it.
+    """
+    if not is_remote(original.directory):
+        tars = [original.directory / shard.name for shard in original.shards]
+        check_openable(path for tar in tars for path in (tar, tar.with_suffix(".parquet")))
     lost = {}
     with progress("check", len(original.shards), "shards") as display:
         for number, shard in enumerate(original.shards, 1):

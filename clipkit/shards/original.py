@@ -17,7 +17,7 @@ from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import IndexEntry, read_index
-from clipkit.shards.parquet import MOST_BYTES, check_names, words_of
+from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, words_of
 from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 _READ_BYTES = 1 << 20
@@ -125,7 +125,7 @@ class Original:
                         f"{path}: expected {shard.samples} rows, found {file.metadata.num_rows}{REMEDY}"
                     )
                 yield file
-        except (pa.ArrowException, MemoryError) as error:
+        except UNREADABLE as error:
             raise DatasetError(f"{path}: expected a manifest, found: {words_of(error)}{REMEDY}") from None
 
 

@@ -16,6 +16,8 @@ from clipkit.processes import at_most_more_memory
 MOST_BYTES = 3_000_000_000
 """Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
 
+UNREADABLE = (pa.ArrowException, MemoryError, OSError, UnicodeDecodeError)
+"""What pyarrow raises for bytes that are no Parquet file, and for columns whose names are no UTF-8."""
 
 REMEDY = "restore it, or run `clipkit shards verify --repair`"
 """What to do about a file of a dataset that is not as it was."""
@@ -43,7 +45,7 @@ def read_parquet(
             return _table(file, columns)
     except FileNotFoundError:
         found = "no such file"
-    except (pa.ArrowException, MemoryError, OSError) as error:
+    except UNREADABLE as error:
         found = words_of(error)
     raise DatasetError(f"{path}: expected {expected}, found: {found}; {remedy}")
 
@@ -52,7 +54,7 @@ def parsed(content: bytes) -> pa.Table | str:
     """Return the table that a Parquet file's bytes are, every value valid; else in a line why not."""
     try:
         return _table(pa.BufferReader(content), None)
-    except (pa.ArrowException, MemoryError, OSError) as error:
+    except UNREADABLE as error:
         return words_of(error)
 
 

@@ -21,6 +21,7 @@ from clipkit.shards.failure_files import (
     write_failures,
 )
 from clipkit.shards.index import Index, IngestProgress, read_index
+from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.parts import PARTS, make_parts_folder
 
 _RETRIED = "retried.parquet"
@@ -66,7 +67,7 @@ class Retried:
             with downloaded(path) as copy, pq.ParquetFile(copy) as file:
                 for batch in file.iter_batches(_BATCH, use_threads=False):
                     self._mark(batch)
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             found = "no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
             raise DatasetError(
                 f"{path}: expected the records to try again, found: {found}; restore it, or ingest anew"

@@ -32,7 +32,7 @@ from clipkit.shards.repair_result import RepairResult
 from clipkit.shards.report import write_report
 from clipkit.shards.salvage import OldManifests, lost_failures
 from clipkit.shards.schemas import FAILURE_SCHEMA
-from clipkit.shards.staging import Staging
+from clipkit.shards.staging import KEPT, Staging
 from clipkit.shards.verify import how_of, shard_verdicts
 from clipkit.shards.verify_shard import How, Listed, Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
@@ -245,8 +245,9 @@ class _Repair:
         )
         if self._dataset is None:
             Dataset(self._staging.folder, DatasetDescription(sources=(), image={})).finish(totals)
+            kept = f", or mend {KEPT}, which has what was there" if self._staging.keep_description() else ""
             self._left_out.append(
-                f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy"
+                f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy{kept}"
             )
         elif self._dataset.totals != totals:
             content = parsed_json((self._directory / DATASET_FILE).read_bytes())

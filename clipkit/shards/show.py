@@ -14,7 +14,8 @@ from clipkit.page import document, figure, text
 from clipkit.remote import RemoteError
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
-from clipkit.shards.parquet import read_parquet
+from clipkit.shards.parquet import REMEDY, read_parquet
+from clipkit.shards.schemas import MANIFEST_SCHEMA
 from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
@@ -140,7 +141,12 @@ class _Shards:
             )
         if self._held is None or self._held[0] != shard:
             path = (self._directory / shard).with_suffix(".parquet")
-            self._held = shard, read_parquet(path, "the shard's manifest")
+            table = read_parquet(path, "the shard's manifest")
+            if missing := set(MANIFEST_SCHEMA.names).difference(table.column_names):
+                raise DatasetError(
+                    f"{path}: expected a manifest's columns, found no {min(missing)}; {REMEDY}"
+                )
+            self._held = shard, table
         found = self._held[1].slice(place, 1).to_pylist()
         if not found:
             raise DatasetError(f"{self._directory}: expected {place + 1:,} rows in the manifest of {shard}")

@@ -15,8 +15,11 @@ from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.whole import REPAIR, SIZES_FILE
 
 _READY = "ready.json"
+KEPT = f"{DATASET_FILE}.broken"
+"""A description that could not be read: nothing else says what is still to be seen in it."""
+
 _GUARDS = (INDEX_FILE, DATASET_FILE)  # whoever else changes the dataset changes one of them
-_WHOLE = (*_GUARDS, SIZES_FILE)
+_WHOLE = (*_GUARDS, KEPT, SIZES_FILE)
 _NUMBERED = re.compile(rf"({FAILURES}/)?\d{{6}}\.parquet")
 
 
@@ -57,6 +60,14 @@ class Staging:
     def begin(self) -> None:
         """Make the folder."""
         make_folder(self.folder)
+
+    def keep_description(self) -> bool:
+        """Have the description that is to be replaced kept as KEPT, if it is there; one kept before stays."""
+        is_there = (self._directory / DATASET_FILE).is_file()
+        if is_there and not (self._directory / KEPT).exists():
+            shutil.copyfile(self._directory / DATASET_FILE, self.folder / KEPT)
+            flush(self.folder / KEPT)
+        return is_there
 
     def commit(self) -> None:
         """Replace the dataset's files by those in the folder; once begun, it is finished some day.

@@ -22,6 +22,7 @@ from clipkit.json_values import parsed_json
 from clipkit.lines import JsonLines, Line
 from clipkit.locations import decoded
 from clipkit.locks import Held, exclusive
+from clipkit.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULTS
 from clipkit.train.config import Resume
 from clipkit.train.length import RunLength
 
@@ -40,10 +41,10 @@ class RunDirectory:
         self.path = path
         self.name = path.resolve().name
         self.tensorboard = path / "tensorboard"
-        self.checkpoints = path / "checkpoints"
-        self.metrics = JsonLines(path / "metrics.jsonl", TrainError)
-        self.results = JsonLines(path / "results.jsonl", TrainError)
-        self._config = path / "config.json"
+        self.checkpoints = path / CHECKPOINTS
+        self.metrics = JsonLines(path / METRICS, TrainError)
+        self.results = JsonLines(path / RESULTS, TrainError)
+        self._config = path / CONFIG
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -227,7 +228,7 @@ def newest_checkpoint(runs: Path) -> Path:
 
     Raises CheckpointError if none did.
     """
-    written = {folder: _written(folder) for folder in runs.glob("*/checkpoints")}
+    written = {folder: _written(folder) for folder in runs.glob(f"*/{CHECKPOINTS}")}
     last = max(written, key=written.__getitem__, default=None)
     newest = RunDirectory(last.parent).latest() if last else None
     if newest is None:

@@ -396,7 +396,7 @@ def test_plain_text_where_tls_is_expected_is_tls(server: Server) -> None:
 def test_an_unknown_name_is_told_from_a_resolver_that_is_down(error: int, reason: str, attempts: int) -> None:
     asked: list[str] = []
 
-    def resolve(host: str) -> None:
+    def resolve(host: str) -> list[str]:
         asked.append(host)
         raise socket.gaierror(error, "as the test says")
 

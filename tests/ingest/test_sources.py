@@ -1,3 +1,5 @@
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,8 @@ def test_names_tell_files_apart() -> None:
 def test_a_source_is_called_by_its_first_file(tmp_path: Path, name: str, stem: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    assert Source((identify(path, name),), 0, lambda: iter(())).stem == stem
+    rows: list[UrlRow] = []
+    assert Source((identify(path, name),), 0, lambda: (row for row in rows)).stem == stem
 
 
 def test_the_calls_to_make_stay_short() -> None:
@@ -39,3 +42,18 @@ def test_the_calls_to_make_stay_short() -> None:
     with pytest.raises(SourceError, match=r"ingest table train-0.parquet .* …` and .*val.parquet`") as raised:
         refuse_mixed_splits([*paths, Path("val.parquet")], "table")
     assert len(str(raised.value)) < 400
+
+
+def test_a_stretch_ends_the_reading_by_itself() -> None:
+    """Not the collector of garbage, in whose work a Ctrl-C would be lost."""
+    ended = []
+
+    def read() -> Generator[UrlRow]:
+        try:
+            for number in range(10):
+                yield UrlRow("list", number, "", "")
+        finally:
+            ended.append(sys._getframe(1).f_code.co_name)
+
+    assert [row.source_row for row in Source((), 10, read).stretch(2, 3)] == [2, 3, 4]
+    assert ended == ["__exit__"]

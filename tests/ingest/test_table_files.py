@@ -187,7 +187,7 @@ def test_text_of_every_parquet_type(tmp_path: Path, kind: str) -> None:
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     content = parquet({"url": [f"http://h/{n}" for n in range(5000)], "text": ["x" * 50] * 5000})
     path = tmp_path / "list.parquet"
-    for broken in (content[:-100], b"PAR1", b"text"):
+    for broken in (content[:-100], b"PAR1", b"text", content.replace(b"text", b"t\xffxt")):
         with pytest.raises(
             SourceError, match=r"list\.parquet: expected a Parquet file, found .*; fetch it again"
         ):

@@ -184,7 +184,7 @@ def test_a_tar_that_vanishes_stops_the_ingest_and_marks_nothing(folder: Path, tm
     with pytest.raises(
         SourceError, match=r"00003\.tar: expected the tar as it was .* run the same command again"
     ):
-        ingest(replace(source, read=lambda: iter(rows)), tmp_path / "dataset", CONFIG)
+        ingest(replace(source, read=lambda: (row for row in rows)), tmp_path / "dataset", CONFIG)
     (tmp_path / "away.tar").rename(copy / "00003.tar")
     run(copy, tmp_path / "dataset")
     run(copy, tmp_path / "unbroken")

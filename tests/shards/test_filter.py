@@ -219,6 +219,18 @@ def test_broken_shards_are_left_out_on_demand_and_named(write_dataset: WriteData
     assert parent is not None and parent.lost == {f"00000{number}.tar": 1000 for number in range(3)}
 
 
+@pytest.mark.parametrize("name", ["000001.tar", "000001.parquet"])
+def test_what_may_not_be_opened_is_not_taken_for_broken(
+    small_dataset: Path, tmp_path: Path, name: str
+) -> None:
+    dataset = shutil.copytree(small_dataset, tmp_path / "old")
+    (dataset / name).unlink()
+    (dataset / name).symlink_to(name)  # fails to open for anybody, as a file without permission does for most
+    with pytest.raises(OSError, match="symbolic links"):
+        filtered(dataset, tmp_path / "new", skip_broken=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_hostile_manifests_are_refused(small_dataset: Path, tmp_path: Path) -> None:
     """Whoever makes a dataset can make its hashes too."""
     hostile: dict[str, Any] = {

@@ -16,8 +16,9 @@ from clipkit.ingest.folder_hashes import hash_folder
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.repair import repair
 from clipkit.shards.shard_set import ShardSet
-from clipkit.shards.show import show_sample
+from clipkit.shards.show import show_random, show_sample
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
 
@@ -115,6 +116,36 @@ def test_two_columns_of_one_name(dataset: Path, name: str) -> None:
     for command in (*COMMANDS.values(), read):
         with pytest.raises(DatasetError, match=rf"000000\.parquet: .* two columns of the name '{name}'"):
             command(dataset)
+
+
+@pytest.mark.parametrize("name", ["000000.parquet", "index.parquet"])
+def test_a_columns_name_that_is_no_utf_8(dataset: Path, name: str) -> None:
+    content = (dataset / name).read_bytes()
+    (dataset / name).write_bytes(content.replace(b"sha256", b"sha\xff56"))
+    if name != INDEX_FILE:
+        hashed_again(dataset)
+    assert verify(dataset).counts == {name.replace("000000.parquet", "manifest").partition(".")[0]: 1}
+    for command in (*COMMANDS.values(), read):
+        with pytest.raises(DatasetError, match=rf"{name}: expected .* codec can't decode"):
+            command(dataset)
+    assert repair(dataset).ok and verify(dataset).ok
+
+
+def test_a_manifest_that_pyarrow_cannot_take_apart(dataset: Path) -> None:
+    manifest = dataset / "000000.parquet"
+    content = manifest.read_bytes()
+    manifest.write_bytes(content[:4] + b"\xff" * 2000 + content[2004:])  # the first pages' headers
+    hashed_again(dataset)
+    for command in (filtered, compared):
+        with pytest.raises(DatasetError, match=r"000000\.parquet: expected a manifest, found: .*thrift"):
+            command(dataset)
+
+
+def test_a_page_of_a_manifest_of_other_columns(dataset: Path) -> None:
+    manifest = dataset / "000000.parquet"
+    pq.write_table(pq.read_table(manifest).drop_columns(["original_width"]), manifest)
+    with pytest.raises(DatasetError, match=r"000000\.parquet: expected .* found no original_width; restore"):
+        show_random(dataset, 5, dataset.parent / "page.html")
 
 
 @pytest.mark.parametrize("name", ["image_offset", "caption_offset"])

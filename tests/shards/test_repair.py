@@ -253,6 +253,20 @@ def test_several_lost_at_once(dataset: Path) -> None:
     assert {fault.cause for fault in verify(dataset).faults} == {"unlisted"}
 
 
+def test_a_description_that_cannot_be_read_is_kept(dataset: Path) -> None:
+    path, kept = dataset / "dataset.json", dataset / "dataset.json.broken"
+    damaged = path.read_text().replace('"totals": {', '"totals": {,')
+    path.write_text(damaged)
+    (why,) = repair(dataset).left_out
+    assert "or mend dataset.json.broken, which has what was there" in why
+    assert kept.read_text() == damaged and verify(dataset).ok
+    path.write_text("{")
+    repair(dataset)
+    assert kept.read_text() == damaged, "what was kept first has more in it"
+    path.write_text(damaged.replace("{,", "{"))
+    assert verify(dataset).ok and repair(dataset).remade == []
+
+
 def test_decoding_tells_what_no_index_vouches_for(dataset: Path) -> None:
     table = pq.read_table(dataset / "000001.parquet")
     with (dataset / SHARD).open("r+b") as file:

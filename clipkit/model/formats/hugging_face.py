@@ -20,6 +20,7 @@ from clipkit.model.formats.archive import SAFETENSORS_SUFFIX, read_pytorch, read
 from clipkit.model.formats.hugging_face_config import CONFIG_FILE, from_json, to_json
 from clipkit.model.formats.hugging_face_names import POSITION_IDS, to_ours, to_theirs
 from clipkit.model.weights import Weights, check_tensors
+from clipkit.run_folder import CHECKPOINTS
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -38,7 +39,6 @@ DEEPEST_JSON = 32
 
 _LONGEST_NAME = 200
 
-RUN_CHECKPOINTS = "checkpoints"  # a folder in that of a training run, which has a config.json, too
 _OTHERS = {
     CONFIG_FILE,
     inputs.VOCABULARY_FILE,
@@ -96,10 +96,10 @@ def read(folder: Path) -> Weights:
     Raises CheckpointError for files that are missing, damaged or hostile, for tensors that `CLIPModel` has
     not or that are missing, and for a model, tokenizer or image processor that clipkit does not compute.
     """
-    if (folder / RUN_CHECKPOINTS).is_dir():
+    if (folder / CHECKPOINTS).is_dir():  # a run has a config.json, too
         raise CheckpointError(
             f"{folder}: expected a model, found the folder of a run: give one of its checkpoints, such as "
-            f"{folder / RUN_CHECKPOINTS / 'latest'}"
+            f"{folder / CHECKPOINTS / 'latest'}"
         )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
