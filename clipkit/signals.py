@@ -27,7 +27,8 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if not ending.number:  # else the process ends, and objects with it
+            sys.unraisablehook = before
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) == ending.begin:
                 signal.signal(number, signal.SIG_DFL)
@@ -36,31 +37,31 @@ def ended_by_signals() -> Iterator[None]:
 
 class _Ending:
     def __init__(self) -> None:
-        self._number = 0  # of the signal that came
+        self.number = 0  # of the signal that came
         self._is_lost = False
         self._tell = sys.unraisablehook
 
     def begin(self, number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
-        self._number, self._is_lost = number, False
+        self.number, self._is_lost = number, False
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
     def ignored(self, report: "sys.UnraisableHookArgs") -> None:
-        if not self._number:
+        if not self.number:
             self._tell(report)
         elif isinstance(report.exc_value, KeyboardInterrupt | SystemExit) and _in_main_thread():
             self._is_lost = True
             # Not at once: here it would be lost again.
-            signal.signal(signal.SIGALRM, lambda alarm, frame: self.begin(self._number, frame))
+            signal.signal(signal.SIGALRM, lambda alarm, frame: self.begin(self.number, frame))
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
         # Else it is what an object says that was interrupted.
 
     def close(self) -> None:
         if self._is_lost:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self.begin(self._number, None)
+            self.begin(self.number, None)
 
 
 def _in_main_thread() -> bool:
