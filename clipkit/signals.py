@@ -19,33 +19,50 @@ def ended_by_signals() -> Iterator[None]:
     generator that nobody holds any more, say, is lost there; it is raised again a moment later. Libraries
     that end after this cannot be interrupted.
     """
-    before = sys.unraisablehook
-
-    def lost(report: "sys.UnraisableHookArgs") -> None:
-        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(report.exc_type)
-        in_main = threading.current_thread() is threading.main_thread()
-        if number is None or not in_main or signal.getsignal(number) is not signal.SIG_DFL:
-            before(report)
-            return
-        # Not at once: here it would be lost again.
-        signal.signal(signal.SIGALRM, lambda alarm, frame: _ended(number, frame))
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
-
-    signal.signal(signal.SIGTERM, _ended)
+    ending = _Ending()
+    signal.signal(signal.SIGTERM, ending.begin)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _ended)
-    sys.unraisablehook = lost
+        signal.signal(signal.SIGINT, ending.begin)
+    before, sys.unraisablehook = sys.unraisablehook, ending.ignored
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if not ending.number:  # else the process ends, and objects with it
+            sys.unraisablehook = before
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is _ended:
+            if signal.getsignal(number) == ending.begin:
                 signal.signal(number, signal.SIG_DFL)
+        ending.close()
 
 
-def _ended(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
+class _Ending:
+    def __init__(self) -> None:
+        self.number = 0  # of the signal that came
+        self._is_lost = False
+        self._tell = sys.unraisablehook
+
+    def begin(self, number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
+        self.number, self._is_lost = number, False
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    def ignored(self, report: "sys.UnraisableHookArgs") -> None:
+        if not self.number:
+            self._tell(report)
+        elif isinstance(report.exc_value, KeyboardInterrupt | SystemExit) and _in_main_thread():
+            self._is_lost = True
+            # Not at once: here it would be lost again.
+            signal.signal(signal.SIGALRM, lambda alarm, frame: self.begin(self.number, frame))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        # Else it is what an object says that was interrupted.
+
+    def close(self) -> None:
+        if self._is_lost:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.begin(self.number, None)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

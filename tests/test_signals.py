@@ -9,44 +9,64 @@ PROGRAM = """
 import signal, sys, time
 from clipkit import cli
 
-def dropped():
-    try:
-        yield
-    finally:
-        signal.raise_signal(int(sys.argv[1]))
+number, seconds = map(int, sys.argv[1:])
+
+class Failing:
+    def __del__(self):
+        raise ValueError(7)
+
+{dropped}
 
 def work(prog_name):
     rows = dropped()
     next(rows)
     del rows
     print("goes on", flush=True)
-    time.sleep(60)
+    time.sleep(seconds)
 
 cli.app = work
 cli.main()
 """
+SIGNALLED_AT_ITS_END = """
+def dropped():
+    try:
+        yield
+    finally:
+        signal.raise_signal(number)
+"""
+SIGNALLED_BEFORE = """
+def dropped():
+    failing = Failing()
+    yield signal.raise_signal(number)
+"""
+FAILING_AT_ITS_END = """
+def dropped():
+    failing = Failing()
+    yield
+"""
+CODES = {"SIGINT": (2, -2), "SIGTERM": (15, 143)}
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", -2), ("SIGTERM", 143)])
-def test_a_signal_is_not_lost_at_the_end_of_a_generator(name: str, code: int) -> None:
-    number = {"SIGINT": 2, "SIGTERM": 15}[name]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(number)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (code, "goes on\n")
-    assert "ignored" not in done.stderr
+def run(dropped: str, number: int = 0, seconds: int = 0) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", PROGRAM.format(dropped=dropped), str(number), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("seconds", [60, 0], ids=["much is left", "nothing is left"])
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_is_not_lost_at_the_end_of_a_generator(name: str, seconds: int) -> None:
+    number, expected = CODES[name]
+    code, output, errors = run(SIGNALLED_AT_ITS_END, number, seconds)
+    assert (code, output) == (expected, "goes on\n")
+    assert "ignored" not in errors
+
+
+def test_what_an_interrupted_object_says_at_its_end_is_not_told() -> None:
+    assert run(SIGNALLED_BEFORE, 15) == (143, "", "")
 
 
 def test_what_else_is_lost_there_is_told_as_ever() -> None:
-    program = PROGRAM.replace("signal.raise_signal(int(sys.argv[1]))", "raise ValueError(7)").replace(
-        "60", "0"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "0"], capture_output=True, text=True, timeout=50, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "goes on\n")
-    assert "Exception ignored" in done.stderr and "ValueError: 7" in done.stderr
+    code, output, errors = run(FAILING_AT_ITS_END)
+    assert (code, output) == (0, "goes on\n")
+    assert "Exception ignored" in errors and "ValueError: 7" in errors

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipkit.ingest.colour import Pixels, flattened
 from clipkit.ingest.metadata import exif_orientation, jpeg_metadata
+from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
 from clipkit.pictures import MAX_SCANS, scan_count
 
 _MAGIC = (
@@ -118,6 +119,8 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
 
 
 def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> Decoded:
+    if has_too_many_pieces(data, kind):
+        raise UnreadableError("broken_image", f"more than {MAX_PIECES:,} pieces")
     with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
         width, height = image.size
         _check_size(width, height, limits)

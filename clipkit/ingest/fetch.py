@@ -171,10 +171,12 @@ class _Fetcher(Generic[Key]):
             self._ready.append(job)
 
     def _wait(self, job: _Job[Key], until: float, now: float) -> None:
-        # What was never tried waits as long as its host is getting on: else a short pause of a host that
-        # most of the list is of would end all that is behind it.
-        since = self._hosts.refusing_since(job.target.host) or now
-        if until < (job.deadline or since + self._config.deadline):
+        # What was never tried waits while its host is getting on: else a short pause of a host that most of
+        # the list is of would end all that is behind it.
+        deadline = job.deadline or self._hosts.worth_waiting_until(
+            job.target.host, now, self._config.deadline
+        )
+        if until < deadline:
             heapq.heappush(self._waiting, (until, not job.attempts, next(self._order), job))
         else:
             self._end(job)
@@ -188,7 +190,7 @@ class _Fetcher(Generic[Key]):
             self._make_ready(self._hosts.leave(job.target.host))
             outcome = transfer.finished(code, message)
             if not _asks_for_a_pause(outcome, transfer.retry_after):
-                self._hosts.answered(job.target.host)
+                self._make_ready(self._hosts.answered(job.target.host))
             if isinstance(outcome, bytes):
                 fetched = Fetched(outcome, transfer.status, job.attempts)
                 self._done.append((job.key, fetched, transfer.body))

@@ -1,27 +1,43 @@
 """Which hosts are busy and which asked us to wait, and the rows that are held back for them."""
 
 from collections import defaultdict, deque
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_FORGOTTEN_SECONDS = 60.0  # after a pause
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A host that asked for a pause, `until` then; since `since` it answered otherwise `answers` times."""
+
+    connections: float  # that it gets
+    since: float
+    answers: int = 0
+    until: float = 0.0
+
 
 class Hosts(Generic[T]):
-    """At most `share` connections to one host, and none while it is paused."""
+    """At most `share` connections to one host, and none while it is paused.
+
+    One that asks for a pause gets a quarter of those that it had, and for each round of other answers one
+    more: at its full share it would soon ask again, and refuse most of what it is asked for.
+    """
 
     def __init__(self, share: int):
         self._share = share
         self._busy: defaultdict[str, int] = defaultdict(int)
         self._behind: defaultdict[str, deque[T]] = defaultdict(deque)
-        self._paused: dict[str, float] = {}
-        self._refusing: dict[str, float] = {}
+        self._asked: dict[str, _Asked] = {}
 
     def enter(self, host: str, item: T, *, first: bool = False) -> bool:
         """Take a connection to the host; if it has its share, keep `item` until `leave` returns it.
 
         One that is to be `first` is returned before all that are kept.
         """
-        if self._busy[host] < self._share:
+        if self._busy[host] < self._connections(host):
             self._busy[host] += 1
             return True
         if first:
@@ -45,27 +61,46 @@ class Hosts(Generic[T]):
         return None
 
     def busiest(self) -> str | None:
-        """Return the host that most is kept behind, None if nothing is."""
-        return max(self._behind, key=lambda host: len(self._behind[host]), default=None)
+        """Return the host of full share that most is kept behind, None if nothing is."""
+        full = (host for host in self._behind if self._connections(host) == self._share)
+        return max(full, key=lambda host: len(self._behind[host]), default=None)
 
     def pause(self, host: str, until: float, now: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
-        self._paused[host] = max(until, self._paused.get(host, 0.0))
-        self._refusing.setdefault(host, now)
+        asked = self._asked.setdefault(host, _Asked(self._share, now))
+        if asked.until <= now:  # else it was asked for together with this
+            if now - asked.until > _FORGOTTEN_SECONDS:
+                asked.since, asked.answers = now, 0
+            asked.connections = max(1.0, min(self._busy.get(host, 0) + 1, asked.connections) / 4)
+        asked.until = max(until, asked.until)
         return list(self._behind.pop(host, ()))
+
+    def answered(self, host: str) -> T | None:
+        """Take note that the host did not ask for a pause; returns what may now try to enter."""
+        asked = self._asked.get(host)
+        if asked is None:
+            return None
+        asked.answers += 1
+        before = int(asked.connections)
+        asked.connections = min(self._share, asked.connections + 1 / asked.connections)
+        return self.following(host) if int(asked.connections) > before else None
 
     def paused_until(self, host: str, now: float) -> float | None:
         """Return when the host's pause ends, None if it is not paused."""
-        until = self._paused.get(host)
-        if until is not None and until <= now:
-            del self._paused[host]
-            return None
-        return until
+        asked = self._asked.get(host)
+        return asked.until if asked and asked.until > now else None
 
-    def answered(self, host: str) -> None:
-        """Take note that the host did something else than ask for a pause."""
-        self._refusing.pop(host, None)
+    def worth_waiting_until(self, host: str, now: float, seconds: float) -> float:
+        """Return until when what was not tried yet is to wait for the host: `seconds` from its first pause,
+        and on for as long as it gives an answer a second on the whole.
+        """
+        asked = self._asked.get(host)
+        if asked is None:
+            return now + seconds
+        if asked.answers >= now - asked.since:
+            asked.since, asked.answers = now, 0
+        return asked.since + seconds
 
-    def refusing_since(self, host: str) -> float | None:
-        """Return since when the host does nothing but ask for pauses, None if it does not."""
-        return self._refusing.get(host)
+    def _connections(self, host: str) -> int:
+        asked = self._asked.get(host)
+        return int(asked.connections) if asked else self._share

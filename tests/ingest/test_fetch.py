@@ -277,6 +277,24 @@ def test_short_pauses_of_a_host_end_none_of_the_many_urls_behind_it(server: Serv
     assert all(isinstance(each, Fetched) for each in ended), ended
 
 
+def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:
+    free, lock = [True] * 3, threading.Lock()
+
+    def few(request: BaseHTTPRequestHandler) -> None:
+        with lock:
+            has_room = bool(free) and free.pop()
+        if has_room:
+            server.stopping.wait(0.02)
+            with lock:
+                free.append(True)
+        answer(b"x", 200 if has_room else 429)(request)
+
+    urls = [server.add(f"/{number}", few) for number in range(150)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"backoff": 0.1}))
+    assert sum(isinstance(each, Fetched) for each in ended) > 120
+    assert server.hits.total() < 300
+
+
 def test_a_host_that_only_asks_for_pauses_keeps_its_urls_no_longer_than_a_deadline(server: Server) -> None:
     urls = [server.add(f"/{number}", answer(b"", 429, {"Retry-After": "1"})) for number in range(40)]
     ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1, "deadline": 1.5, "retries": 0}))

@@ -42,12 +42,42 @@ def test_a_pause_hands_back_what_waits_and_ends() -> None:
     assert hosts.busiest() is None
     assert hosts.pause("a", 5.0, 4.0) == [], "a shorter pause does not shorten it"
     assert (hosts.paused_until("a", 9.0), hosts.paused_until("b", 9.0)) == (10.0, None)
-    assert hosts.refusing_since("a") == 3.0
-    hosts.answered("a")
-    assert hosts.refusing_since("a") is None
     assert hosts.leave("a") is None
     assert hosts.paused_until("a", 10.0) is None
     assert hosts.enter("a", "second")
+
+
+def test_a_host_that_asks_for_a_pause_gets_a_quarter_and_then_more_and_more() -> None:
+    hosts: Hosts[int] = Hosts(8)
+
+    assert sum(hosts.enter("a", number) for number in range(8)) == 8
+    assert hosts.leave("a") is None  # refused, as two more are
+    hosts.pause("a", 2.0, 1.0)
+    hosts.pause("a", 2.5, 1.1)
+    assert [hosts.leave("a") for _ in range(7)] == [None] * 7
+    assert sum(hosts.enter("a", number) for number in range(10)) == 2, "a quarter, once"
+    assert hosts.busiest() is None, "its share is not what limits it"
+    assert [hosts.answered("a") for _ in range(3)] == [None, None, 2], "one more may enter"
+    for _ in range(60):
+        hosts.answered("a")
+    all_behind = [hosts.enter("a", number) for number in range(10)]
+    assert all_behind == [True] * 6 + [False] * 4 and hosts.busiest() == "a"
+
+
+def test_waiting_for_a_host_is_worth_it_while_it_gives_an_answer_a_second() -> None:
+    hosts: Hosts[int] = Hosts(8)
+    assert hosts.worth_waiting_until("a", 100.0, 60.0) == 160.0
+    hosts.pause("a", 101.0, 100.0)
+    for _ in range(10):
+        hosts.answered("a")
+    assert hosts.worth_waiting_until("a", 110.0, 60.0) == 170.0, "renewed"
+    for _ in range(10):
+        hosts.answered("a")
+    assert hosts.worth_waiting_until("a", 130.0, 60.0) == 170.0, "too few"
+    hosts.pause("a", 140.0, 139.0)
+    assert hosts.worth_waiting_until("a", 139.0, 60.0) == 170.0
+    hosts.pause("a", 301.0, 300.0)
+    assert hosts.worth_waiting_until("a", 300.0, 60.0) == 360.0, "what was long ago is forgotten"
 
 
 def test_what_is_to_be_first_comes_before_what_waits() -> None:
