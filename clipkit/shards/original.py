@@ -101,10 +101,10 @@ class Original:
             except DatasetError as error:
                 problem = problem or error
                 continue
-            if schema.names[: len(MANIFEST_SCHEMA)] != MANIFEST_SCHEMA.names:
+            if not pa.schema(list(schema)[: len(MANIFEST_SCHEMA)]).equals(MANIFEST_SCHEMA):
                 raise DatasetError(
                     f"{self.directory / shard.name}: expected a manifest with the columns "
-                    f"{MANIFEST_SCHEMA.names}, found {schema.names}"
+                    f"{MANIFEST_SCHEMA.names}, found {schema.names}, or of other types"
                 )
             return schema
         assert problem is not None, "there are samples"

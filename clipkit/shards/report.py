@@ -117,7 +117,8 @@ def _count_failures(report: Report, directory: Path, index: Index) -> None:
         columns = ["url", "caption", "reason", "detail"]
         table = read_parquet(directory / entry.name, "a failure file", columns)
         report.hosts_failed.update(host for url in table["url"].to_pylist() if (host := _host(url)))
-        for url, caption, reason, detail in zip(*(column.to_pylist() for column in table), strict=True):
+        for url, caption, given, detail in zip(*(column.to_pylist() for column in table), strict=True):
+            reason = given or "?"  # a stranger's file may lack it
             report.reasons[reason] += 1
             if shown[reason] < EXAMPLES_PER_REASON:
                 shown[reason] += 1

@@ -131,6 +131,26 @@ def test_a_columns_name_that_is_no_utf_8(dataset: Path, name: str) -> None:
     assert repair(dataset).ok and verify(dataset).ok
 
 
+@pytest.mark.parametrize("name", ["dhash", "width", "caption_bytes", "image_offset"])
+def test_a_manifests_column_of_another_type(dataset: Path, name: str) -> None:
+    manifest = dataset / "000000.parquet"
+    with_column(manifest, name, pa.array([[1]] * pq.read_metadata(manifest).num_rows))
+    hashed_again(dataset)
+    for command in (filtered, compared):
+        with pytest.raises(DatasetError, match=r"000000\.tar: expected a manifest .* or of other types"):
+            command(dataset)
+
+
+def test_failures_without_reasons(small_dataset: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(small_dataset, tmp_path / "dataset")
+    failures = dataset / "failures" / "000000.parquet"
+    with_column(failures, "reason", pa.nulls(pq.read_metadata(failures).num_rows, pa.string()))
+    (dataset / "index.parquet").unlink()
+    assert "index.parquet" in repair(dataset).remade
+    assert "<code>?</code>" in (dataset / "report.html").read_text()
+    assert summarize(dataset).failures == 240
+
+
 def test_a_manifest_that_pyarrow_cannot_take_apart(dataset: Path) -> None:
     manifest = dataset / "000000.parquet"
     content = manifest.read_bytes()
