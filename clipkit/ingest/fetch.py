@@ -44,14 +44,15 @@ def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None],
     config: IngestConfig,
     resolve: Resolve = system_resolve,
-    limited_by: Callable[[str], None] = lambda host: None,
+    limited_by: Callable[[str, bool], None] = lambda host, asked: None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, and yield (the row's key, outcome) in the order they end.
 
     A None among `rows` says that the next row is not there yet; it is asked for again soon. A None among
     the values says that nothing has ended for a while. Transfers go on between two values, not while the
     caller works on one; a body counts against the worker's memory until the next value is asked for.
-    `limited_by` is told a host, again and again, while connections are free and only its URLs could start.
+    `limited_by` is told a host, again and again, while connections are free and only its URLs could start,
+    and whether it asked for that.
     """
     diagnosis = Diagnosis(resolve)
     try:
@@ -68,7 +69,7 @@ class _Fetcher(Generic[Key]):
         config: IngestConfig,
         multi: Multi,
         diagnosis: Diagnosis,
-        limited_by: Callable[[str], None],
+        limited_by: Callable[[str, bool], None],
     ):
         self._config = config
         self._rows = Incoming(rows)
@@ -126,14 +127,20 @@ class _Fetcher(Generic[Key]):
 
     def _note_limit(self) -> None:
         all_busy = len(self._jobs) + len(self._done) >= self._config.connections
-        host = None if all_busy else self._hosts.busiest()
         now = time.monotonic()
-        if host is None:
+        limit = None if all_busy else self._limit(now)
+        if limit is None:
             self._limited_since = None
         elif self._limited_since is None:
             self._limited_since = now
         elif now - self._limited_since >= _LIMITED_SECONDS:
-            self._limited_by(host)
+            self._limited_by(*limit)
+
+    def _limit(self, now: float) -> tuple[str, bool] | None:
+        if host := self._hosts.busiest():
+            return host, self._hosts.is_slowed(host)
+        host = self._waiting[0][3].target.host if self._waiting else None
+        return (host, True) if host and self._hosts.paused_until(host, now) else None
 
     def _take_row(self, now: float) -> bool:
         following = self._rows.next()

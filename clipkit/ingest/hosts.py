@@ -61,9 +61,12 @@ class Hosts(Generic[T]):
         return None
 
     def busiest(self) -> str | None:
-        """Return the host of full share that most is kept behind, None if nothing is."""
-        full = (host for host in self._behind if self._connections(host) == self._share)
-        return max(full, key=lambda host: len(self._behind[host]), default=None)
+        """Return the host that most is kept behind, None if nothing is."""
+        return max(self._behind, key=lambda host: len(self._behind[host]), default=None)
+
+    def is_slowed(self, host: str) -> bool:
+        """Tell whether the host gets less than its share, having asked for a pause."""
+        return self._connections(host) < self._share
 
     def pause(self, host: str, until: float, now: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""

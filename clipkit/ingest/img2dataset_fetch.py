@@ -37,7 +37,7 @@ def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None],
     config: IngestConfig,
     *,
-    limited_by: Callable[[str], None] = lambda host: None,
+    limited_by: Callable[[str, bool], None] = lambda host, asked: None,
     download: Download | None = None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, as `clipkit.ingest.fetch.fetch` does; no host is limited.

@@ -18,8 +18,8 @@ class Tally:
     def __init__(self) -> None:
         self._finished = ChunkOutcome(-1, 0, {}, 0)
         self._underway: dict[int, ChunkOutcome] = {}
-        self._limited_by: str | None = None
-        self._remarked = False
+        self._limited_by: dict[bool, str] = {}  # a host by whether it asked for it
+        self._remarked: set[bool] = set()
         self._count()
 
     def finish(self, outcome: ChunkOutcome) -> None:
@@ -31,18 +31,23 @@ class Tally:
     def note(self, underway: Underway) -> None:
         """Count unfinished chunks, in place of what was noted of them before."""
         self._underway.update((outcome.number, outcome) for outcome in underway.chunks)
-        self._limited_by = self._limited_by or underway.limited_by
+        if underway.limited_by:
+            host, asked = underway.limited_by
+            self._limited_by.setdefault(asked, host)
         self._count()
 
     def remark(self, per_host: int) -> str | None:
-        """Return a line that is worth saying, once."""
-        if self._limited_by is None or self._remarked:
-            return None
-        self._remarked = True
-        return (
-            f"ingest: URLs of {self._limited_by} wait, as it gets no more than {per_host} connections, while "
-            "others are free; if it is able and willing to answer more at a time, give a larger --per-host"
-        )
+        """Return a line that is worth saying, each once."""
+        for asked in self._limited_by.keys() - self._remarked:
+            self._remarked.add(asked)
+            host = self._limited_by[asked]
+            if asked:
+                return f"ingest: {host} asks for pauses: its URLs wait, and it gets fewer connections"
+            return (
+                f"ingest: URLs of {host} wait, as it gets no more than {per_host} connections, while others "
+                "are free; if it is able and willing to answer more at a time, give a larger --per-host"
+            )
+        return None
 
     def figures(self, records: int, earlier: int, seconds: float) -> dict[str, Any]:
         """Return rates, causes and the seconds to go; `earlier` of the `records` were done by former runs."""

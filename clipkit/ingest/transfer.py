@@ -74,14 +74,14 @@ class Transfer:
         elif self._refused_address and code:
             reason, detail = "address", f"{self._refused_address} is not a public address"
         elif self._discarded and (of_status := status_reason(self.status)):
-            reason, detail = of_status, f"HTTP {status}"
+            reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         elif code:
             reason = curl_reason(code, message, received=self.body.size > 0)
             detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
             if reason == "too_large":  # which of libcurl's checks saw it first does not matter
                 detail = f"more than {self._config.max_bytes} bytes"
         elif of_status := status_reason(self.status):
-            reason, detail = of_status, f"HTTP {status}"
+            reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         else:
             content, self._content = self._content, BytesIO()
             return content.getvalue()

@@ -40,7 +40,7 @@ class Fetch(Protocol):
         rows: Iterable[tuple[RowKey, UrlRow] | None],
         config: IngestConfig,
         *,
-        limited_by: Callable[[str], None],
+        limited_by: Callable[[str, bool], None],
     ) -> Iterator[tuple[RowKey, Fetched | Failed] | None]:
         """Yield what became of each row; tell which host's limit holds others back."""
 
@@ -49,11 +49,12 @@ class Fetch(Protocol):
 class Underway:
     """Counts so far of unfinished chunks, each replacing the chunk's earlier ones.
 
-    `limited_by` is a host whose URLs wait for their turn while connections are free.
+    `limited_by` is a host whose URLs wait for their turn while connections are free, and whether it asked
+    for that.
     """
 
     chunks: tuple[ChunkOutcome, ...]
-    limited_by: str | None = None
+    limited_by: tuple[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class _Parts:
         self._changed: set[int] = set()
         self._writing: list[Future[ChunkOutcome]] = []
         self._told = time.monotonic()
-        self._limited_by: str | None = None
+        self._limited_by: tuple[str, bool] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def __enter__(self) -> Self:
@@ -190,8 +191,8 @@ class _Parts:
             del self._unfinished[number]
             self._writing.append(self._thread.submit(part.write))
 
-    def limit(self, host: str) -> None:
-        self._limited_by = host
+    def limit(self, host: str, asked: bool) -> None:
+        self._limited_by = host, asked
 
     def news(self) -> Iterator[ChunkOutcome | Underway]:
         while self._writing and self._writing[0].done():

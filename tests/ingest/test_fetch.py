@@ -146,7 +146,7 @@ def test_each_misdeed_has_its_reason(
     # What may pass is tried again, what may not is not.
     assert (failed.reason, failed.http_status) == (reason, status), failed
     assert failed.attempts == (3 if failed.retryable else attempts)
-    assert failed.detail
+    assert failed.detail and "None" not in failed.detail
     assert server.hits["/loop"] == (6 if name == "loop" else failed.attempts)
 
 
@@ -275,6 +275,19 @@ def test_short_pauses_of_a_host_end_none_of_the_many_urls_behind_it(server: Serv
     urls = [server.add(f"/{number}", busy) for number in range(9)]
     ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1, "deadline": 1.9}))
     assert all(isinstance(each, Fetched) for each in ended), ended
+
+
+def test_a_host_that_asks_for_pauses_is_named(server: Server) -> None:
+    limits: set[tuple[str, bool]] = set()
+
+    def note(host: str, asked: bool) -> None:
+        limits.add((host, asked))
+
+    url = server.add("/busy", after(1, answer(b"", 429, {"Retry-After": "3"}), answer(b"x")))
+    rows = [(number, UrlRow("list", number, url, "")) for number in range(3)]
+    config = CONFIG.model_copy(update={"per_host": 4})
+    assert len(list(filter(None, fetch(rows, config, limited_by=note)))) == 3
+    assert limits == {("127.0.0.1", True)}
 
 
 def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:

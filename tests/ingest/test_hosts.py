@@ -56,12 +56,12 @@ def test_a_host_that_asks_for_a_pause_gets_a_quarter_and_then_more_and_more() ->
     hosts.pause("a", 2.5, 1.1)
     assert [hosts.leave("a") for _ in range(7)] == [None] * 7
     assert sum(hosts.enter("a", number) for number in range(10)) == 2, "a quarter, once"
-    assert hosts.busiest() is None, "its share is not what limits it"
+    assert (hosts.busiest(), hosts.is_slowed("a")) == ("a", True)
     assert [hosts.answered("a") for _ in range(3)] == [None, None, 2], "one more may enter"
     for _ in range(60):
         hosts.answered("a")
     all_behind = [hosts.enter("a", number) for number in range(10)]
-    assert all_behind == [True] * 6 + [False] * 4 and hosts.busiest() == "a"
+    assert all_behind == [True] * 6 + [False] * 4 and not hosts.is_slowed("a")
 
 
 def test_waiting_for_a_host_is_worth_it_while_it_gives_an_answer_a_second() -> None:

@@ -31,3 +31,16 @@ def test_a_chunk_begun_anew_counts_anew() -> None:
 def test_before_anything_has_ended_there_is_no_end_in_sight() -> None:
     figures = Tally().figures(records=10, earlier=0, seconds=0)
     assert (figures["eta_seconds"], figures["ok"], figures["causes"]) == (None, 0, {})
+
+
+def test_each_limit_is_remarked_upon_once() -> None:
+    tally = Tally()
+    assert tally.remark(8) is None
+    for limited_by in (("slow.example", False), ("busy.example", True), ("other.example", True)):
+        tally.note(Underway((), limited_by))
+    remarks = {tally.remark(8), tally.remark(8)}
+    assert {str(remark)[:45] for remark in remarks} == {
+        "ingest: URLs of slow.example wait, as it gets",
+        "ingest: busy.example asks for pauses: its URL",
+    }
+    assert tally.remark(8) is None
