@@ -13,7 +13,8 @@ from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import is_unfinished
 from clipkit.shards.format import sample_key
 from clipkit.shards.index import read_index
-from clipkit.shards.parquet import read_parquet
+from clipkit.shards.parquet import REMEDY, read_parquet
+from clipkit.shards.schemas import MANIFEST_SCHEMA
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 RANGES = ["image_offset", "image_bytes", "caption_offset", "caption_bytes"]
@@ -130,7 +131,10 @@ class DatasetFiles:
 
     def _columns(self, shard: int, names: list[str]) -> Int64s:
         sha256 = self._manifest_sha256[shard].tobytes().hex()
-        table = read_parquet(self._manifest(shard), "the shard's manifest", names, sha256)
+        path = self._manifest(shard)
+        table = read_parquet(path, "the shard's manifest", names, sha256)
+        if strange := [name for name in names if table.schema.field(name) != MANIFEST_SCHEMA.field(name)]:
+            raise DatasetError(f"{path}: expected numbers in the column {strange[0]}, found others; {REMEDY}")
         return np.stack([table[name].to_numpy().astype(np.int64) for name in names], axis=1)
 
     def caption(self, text: bytes, rows: Rows, row: int) -> str:

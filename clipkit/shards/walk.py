@@ -225,9 +225,9 @@ class _Walk:
         if member.block == wanted:
             return True
         byte = member.place + _first_difference(member.block, wanted)
-        words = f"expected a header of {size:,} bytes, as the manifest has it, found {member.size:,}"
-        if size is None or size == member.size:
-            words = "expected a header as clipkit writes it, found another one"
+        words = "expected a header as clipkit writes it, found another one"
+        if size is not None and size != member.size:
+            words = f"expected a header of {size:,} bytes, as the manifest has it, found {member.size:,}"
         self._fault("header", words, byte, member.name)
         return False
 

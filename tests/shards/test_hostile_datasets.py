@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -140,6 +141,22 @@ def test_a_manifests_column_of_another_type(dataset: Path, name: str) -> None:
     for command in (filtered, compared):
         with pytest.raises(DatasetError, match=r"000000\.tar: expected a manifest .* or of other types"):
             command(dataset)
+    if name.endswith(("bytes", "offset")):
+        with pytest.raises(DatasetError, match=rf"000000\.parquet: expected numbers in the column {name}"):
+            read(dataset)
+
+
+def test_a_tar_of_another_program_without_its_manifest(dataset: Path) -> None:
+    tar, manifest = dataset / "000000.tar", dataset / "000000.parquet"
+    with tarfile.open(tar) as old, tarfile.open(dataset / "new", "w") as new:
+        for member in old.getmembers():
+            member.mtime = 1_700_000_000
+            new.addfile(member, old.extractfile(member))
+    (dataset / "new").rename(tar)
+    manifest.unlink()
+    (dataset / "index.parquet").unlink()
+    why = repair(dataset).left_out
+    assert len(why) == 1 and "expected a header as clipkit writes it, found another one" in why[0]
 
 
 def test_failures_without_reasons(small_dataset: Path, tmp_path: Path) -> None:
