@@ -28,6 +28,7 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 """The schemes known, and the package that each needs; what is not installed with clipkit is an extra."""
 _ASKED_AT_ONCE = 16
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of characters; the others stand for bytes of names
 
 
 def location(text: str) -> Path:
@@ -174,8 +175,11 @@ def read_bytes(path: Path, at_most: int = MOST_BYTES) -> bytes:
 
 
 def decoded(name: str) -> str:
-    """Return a file's name as it can be written down: what is no UTF-8 in it becomes U+FFFD."""
-    return os.fsencode(name).decode(errors="replace")
+    """Return a file's name as it can be written down: what is no UTF-8 in it becomes U+FFFD.
+
+    So do the other halves of characters that a stranger's JSON may spell.
+    """
+    return os.fsencode(_HALVES.sub("\N{REPLACEMENT CHARACTER}", name)).decode(errors="replace")
 
 
 def opened(path: Path) -> int:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,11 +80,20 @@ class Index:
         lines = "".join(f"{shard.name}\t{shard.samples}\t{shard.sha256}\n" for shard in self.shards)
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    def check_once(self, directory: Path) -> None:
+        """Raise DatasetError for a shard that is listed twice."""
+        names = sorted(shard.name for shard in self.shards)
+        if twice := next((name for name, following in pairwise(names) if name == following), None):
+            raise DatasetError(
+                f"{directory / INDEX_FILE}: expected each shard once, found {twice} twice; {REMEDY}"
+            )
+
     def check_files(self, directory: Path) -> None:
         """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed.
 
-        Also for one whose manifest is missing.
+        Also for one whose manifest is missing, or that is listed twice.
         """
+        self.check_once(directory)
         tars = [directory / shard.name for shard in self.shards]
         manifests = [path.with_suffix(".parquet") for path in tars]
         sizes = file_sizes([*tars, *manifests])

@@ -40,6 +40,7 @@ class Original:
     def __init__(self, directory: Path):
         self.directory = directory
         index = read_index(directory)
+        index.check_once(directory)
         dataset = read_dataset(directory)
         if not dataset.complete:
             raise DatasetError(

@@ -142,10 +142,8 @@ class _Shards:
         if self._held is None or self._held[0] != shard:
             path = (self._directory / shard).with_suffix(".parquet")
             table = read_parquet(path, "the shard's manifest")
-            if missing := set(MANIFEST_SCHEMA.names).difference(table.column_names):
-                raise DatasetError(
-                    f"{path}: expected a manifest's columns, found no {min(missing)}; {REMEDY}"
-                )
+            if not pa.schema(list(table.schema)[: len(MANIFEST_SCHEMA)]).equals(MANIFEST_SCHEMA):
+                raise DatasetError(f"{path}: expected a manifest's columns, found others; {REMEDY}")
             self._held = shard, table
         found = self._held[1].slice(place, 1).to_pylist()
         if not found:

@@ -13,9 +13,10 @@ import pytest
 
 from clipkit.errors import DatasetError
 from clipkit.ingest.folder_hashes import hash_folder
+from clipkit.shards.dataset import read_dataset
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
-from clipkit.shards.index import INDEX_FILE
+from clipkit.shards.index import INDEX_FILE, Index, read_index
 from clipkit.shards.repair import repair
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random, show_sample
@@ -163,9 +164,32 @@ def test_a_manifest_that_pyarrow_cannot_take_apart(dataset: Path) -> None:
 
 def test_a_page_of_a_manifest_of_other_columns(dataset: Path) -> None:
     manifest = dataset / "000000.parquet"
-    pq.write_table(pq.read_table(manifest).drop_columns(["original_width"]), manifest)
-    with pytest.raises(DatasetError, match=r"000000\.parquet: expected .* found no original_width; restore"):
+    table = pq.read_table(manifest)
+    pq.write_table(table.drop_columns(["original_width"]), manifest)
+    with pytest.raises(DatasetError, match=r"000000\.parquet: expected a manifest's columns, found others"):
         show_random(dataset, 5, dataset.parent / "page.html")
+    pq.write_table(table, manifest)
+    with_column(manifest, "caption", pa.array([[1]] * len(table)))
+    with pytest.raises(DatasetError, match=r"000000\.parquet: expected a manifest's columns, found others"):
+        show_random(dataset, 5, dataset.parent / "page.html")
+
+
+def test_half_a_character_in_a_description(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    described = json.loads(path.read_text())
+    source = described["sources"][0] | {"name": "\ud800 \udcff list"}
+    path.write_text(json.dumps(described | {"sources": [source]}))
+    filtered(dataset)
+    (written,) = read_dataset(dataset.parent / "out").description.sources
+    assert written.name == "\ufffd \ufffd list"
+
+
+def test_a_shard_that_the_index_lists_twice(dataset: Path) -> None:
+    index = read_index(dataset)
+    Index([*index.entries, index.shards[0]], index.progress).write(dataset)
+    for command in (filtered, compared, read):
+        with pytest.raises(DatasetError, match=r"expected each shard once, found 000000\.tar twice; restore"):
+            command(dataset)
 
 
 @pytest.mark.parametrize("name", ["image_offset", "caption_offset"])
