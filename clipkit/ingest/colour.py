@@ -45,16 +45,20 @@ def flattened(image: Image.Image, strip_pixels: int = 1_000_000) -> tuple[Pixels
 
 
 def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
-    icc = image.info.get("icc_profile")
+    icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     if image.mode.startswith("I"):
         levels = _EIGHT_BITS.copy()
-        if isinstance(transparent := image.info.get("transparency"), int):
+        if isinstance(transparent, int):
             levels[transparent : transparent + 1] = 255
         return levels[np.clip(np.asarray(image), 0, 65535)], icc
     if image.mode == "CMYK":
         transform = _transform(icc, "CMYK") if icc else None
         rgb = ImageCms.applyTransform(image, transform) if transform else image.convert("RGB")
         return np.asarray(rgb), None
+    if (
+        isinstance(transparent, tuple) and max(transparent) > 255
+    ):  # of 16 bits, of which Pillow keeps the upper
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, "white")

@@ -2,6 +2,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_a_transparent_level_of_sixteen_bit_grey_is_laid_on_white() -> None:
     assert np.abs(got[4:36, 26:36] - 30_000 / 257).max() < 4
 
 
+def test_a_transparent_colour_of_sixteen_bits_is_laid_on_white() -> None:
+    line = b"\0" + struct.pack(">3H", 0x1234, 0x5678, 0x9ABC) * 20 + struct.pack(">3H", 0xFFFF, 0, 0) * 20
+    got = pixels(made(png(40, 40, 16, line * 40, [(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))])))
+    assert (got[4:36, 4:14] > 240).all()
+    assert (got[4:36, 26:36, 0] > 240).all() and (got[4:36, 26:36, 1:] < 16).all()
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 60, dtype=np.uint16)[None].repeat(40, axis=0)
     data = encoded(Image.fromarray(ramp), "PNG")
@@ -207,11 +215,16 @@ def test_a_jpeg_with_damage_inside_is_broken() -> None:
     assert failed(bytes(data)).reason == "broken_image"
 
 
-def png(width: int, height: int) -> bytes:
-    """A tiny PNG that claims this size."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = zlib.compress(bytes(1000))
-    pieces = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
+def png(
+    width: int,
+    height: int,
+    depth: int = 8,
+    lines: bytes = bytes(1000),
+    before: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A PNG that claims this size, however few lines it has; `before` are further chunks."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    pieces = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in pieces
