@@ -92,7 +92,10 @@ def _options(kind: "type[BaseModel]") -> Iterator[inspect.Parameter]:
             name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=_shown_default(field),
-            annotation=Annotated[_plain(field.annotation), typer.Option(*spelled, help=field.description)],
+            annotation=Annotated[
+                str if _is_spelled(field) else _plain(field.annotation),
+                typer.Option(*spelled, help=field.description),
+            ],
         )
 
 
@@ -101,7 +104,14 @@ def _shown_default(field: "FieldInfo") -> Any:
         return ...
     if _is_listed(field.annotation):
         return ",".join(f"{each:g}" for each in field.default) or None
-    return field.default
+    return f"{field.default:g}" if _is_spelled(field) else field.default
+
+
+def _is_spelled(field: "FieldInfo") -> bool:
+    """Whether a number's text is left to the config, which takes it in percent too."""
+    from pydantic import BeforeValidator
+
+    return field.annotation is float and any(isinstance(each, BeforeValidator) for each in field.metadata)
 
 
 def _is_listed(annotation: Any) -> bool:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from clipkit.shards.bad_samples import MAX_BAD
-from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig
+from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, Share, TrainConfig
 from clipkit.train.length import warmup_steps
 
 PAPER_WARMUP = 500
@@ -93,7 +93,7 @@ class FinetuneConfig(BaseModel):
     )
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of order and crops.")
     workers: NonNegativeInt = Field(4, description="Loader processes.")
-    max_bad: Fraction = Field(
+    max_bad: Share = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )
     save_minutes: PositiveFloat = Field(

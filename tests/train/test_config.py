@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -124,3 +125,14 @@ def test_warmup_is_steps_or_a_fraction() -> None:
     assert warmup_steps(TrainConfig(warmup=0), 500) == 0
     with pytest.raises(ConfigError, match="warm-up of 500 steps in a run of 500 steps"):
         warmup_steps(TrainConfig(warmup=500), 500)
+
+
+@pytest.mark.parametrize(("written", "share"), [("0.1%", 0.001), (" 5 % ", 0.05), ("0.25", 0.25), (0.5, 0.5)])
+def test_a_share_may_be_given_in_percent(written: Any, share: float) -> None:
+    assert TrainConfig(max_bad=written).max_bad == pytest.approx(share)
+
+
+@pytest.mark.parametrize("written", ["200%", "%", "x%", "x", "-1%", "nan%"])
+def test_what_is_no_share_is_refused(written: Any) -> None:
+    with pytest.raises(ValidationError, match="max_bad"):
+        TrainConfig(max_bad=written)
