@@ -65,14 +65,15 @@ def preflight(
 
 
 def _judge(found: Counter[str], hosts: list[str], resolve: Resolve) -> None:
-    which = f"the first {len(hosts)} hosts ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''})"
+    count = f"first {len(hosts)} hosts" if len(hosts) > 1 else "only host"
+    which = f"the {count} ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''})"
     again = "nothing was marked as failed: mend it and run the same command again"
     if hosts and found["unresolved"] == len(hosts) and _is_unknown(CONTROL, resolve):
         raise NetworkError(
             f"expected a working name resolver, found that neither {which} nor {CONTROL} resolve; {again}"
         )
     if found["no network"] and found["no network"] + found["unresolved"] == len(hosts):
-        raise NetworkError(f"expected a network, found that {which} are unreachable from here; {again}")
+        raise NetworkError(f"expected a network, found no way from here to {which}; {again}")
     if found["silent"] >= HOSTS_THAT_TELL:
         raise NetworkError(
             f"expected answers, found that none of {which} takes a connection; "

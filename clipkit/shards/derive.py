@@ -79,9 +79,10 @@ def derive(original: Original, choices: Mapping[Path, Choice], progress: Display
     for out, choice in choices.items():
         check_out(original, out)
         if not choice.keep.any():
+            hint = "; give a --split of which both sides get some" if choice.left_out.get("split") else ""
             raise ConfigError(
                 f"{out}: expected samples to keep, found that none of {original.samples:,} remains "
-                f"({_words(choice.left_out)}); nothing was written"
+                f"({_words(choice.left_out)}); nothing was written{hint}"
             )
     return [_derive(original, choice, out, progress) for out, choice in choices.items()]
 

@@ -60,8 +60,8 @@ def test_a_list_that_begins_with_dead_names_does_not() -> None:
 
 def test_no_network_stops_it() -> None:
     unreachable = OSError(errno.ENETUNREACH, "Network is unreachable")
-    for some in (NAMED, NAMED[:1]):
-        with pytest.raises(NetworkError, match="expected a network"):
+    for some, which in ((NAMED, f"the first {HOSTS} hosts"), (NAMED[:1], "the only host")):
+        with pytest.raises(NetworkError, match=f"expected a network, found no way from here to {which} "):
             preflight(some, CONFIG, resolver({}, PUBLIC), connector(unreachable, []))
 
 

@@ -159,7 +159,7 @@ def test_samples_without_hashes_as_a_repair_makes_them_are_left_out_on_demand(
 def test_what_chooses_nothing_leaves_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none of 64 remains \(where 64\)"):
         filtered(tiny_dataset, tmp_path / "new", where="width > 10000")
-    with pytest.raises(ConfigError, match=r"val: expected samples .* \(split 64\)"):
+    with pytest.raises(ConfigError, match=r"val: expected samples .* \(split 64\); .* give a --split"):
         filtered(tiny_dataset, tmp_path / "new", split=1e-9)
     assert list(tmp_path.iterdir()) == []
 
