@@ -35,14 +35,12 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from stream.shards import make_shards
-from torch.utils.flop_counter import FlopCounterMode
 from training.cost import watched
 from training.sides import SIDES, Training, command, data_waits, log
 from web.corpus import make_corpus
 
-from clipkit.model.clip import shapes_of
-from clipkit.model.config import ClipConfig, named_config
-from clipkit.model.profile import figures
+from clipkit.model.config import named_config
+from clipkit.model.profile import figures, flops_done
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.loader import Pixels, batches
 from clipkit.shards.shard_set import ShardSet
@@ -107,7 +105,7 @@ def largest_batch(side: str, training: Training) -> int:
     fits = 0
     for doubling in range(_MOST_DOUBLINGS):
         size = training.batch_size << doubling
-        count = training.workers * -(-4 // training.workers)
+        count = max(4, training.workers)
         try:
             run(side, replace(training, batch_size=size, batches=count, log_every=1))
         except SystemExit as error:
@@ -123,31 +121,15 @@ def text_length(dataset: Path, batch_size: int) -> float:
     stream = batches(
         ShardSet(dataset),
         batch_size=batch_size,
-        stop=_LENGTHS_OF * batch_size if batch_size * _LENGTHS_OF < SHARDS * 1000 else None,
+        stop=_LENGTHS_OF * batch_size,
         transform=_no_pixels,
         tokenize=Tokenizer(),
     )
-    lengths = [
-        int((batch.tokens_BL.argmax(1) + 1).max())
-        for _, batch in zip(range(_LENGTHS_OF), stream, strict=False)
-    ]
-    return statistics.mean(lengths)
+    return statistics.mean(int((batch.tokens_BL.argmax(1) + 1).max()) for batch in stream)
 
 
 def _no_pixels(image: bytes, key: int) -> Pixels:
     return np.zeros((3, 1, 1), np.uint8)
-
-
-def gflops_done(config: ClipConfig, length: int) -> float:
-    """Of one picture's and one text's forward pass, texts of `length` tokens, as clipkit computes them."""
-    clip = shapes_of(config).eval()
-    with torch.device("meta"):
-        images = torch.empty(1, 3, config.image_size, config.image_size)
-        tokens = torch.empty(1, length, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        clip.encode_image(images)
-        clip.encode_text(tokens)
-    return float(counter.get_total_flops()) / 1e9
 
 
 def compare(name: str, options: argparse.Namespace, dataset: Path) -> None:
@@ -169,7 +151,7 @@ def compare(name: str, options: argparse.Namespace, dataset: Path) -> None:
             outcomes.append(run(side, training))
             print(f"  {name}, {side}: {outcomes[-1]}", file=sys.stderr, flush=True)
     length = text_length(dataset, options.batch_size)
-    of_model = {"published": figures(config).gflops, "done": gflops_done(config, round(length))}
+    of_model = {"published": figures(config).gflops, "done": flops_done(config, round(length)) / 1e9}
     print(
         f"{name}: batches of {options.batch_size}, longest text of a batch {length:.1f} tokens in the mean\n"
     )

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -19,16 +19,16 @@ def ended_by_signals() -> Iterator[None]:
     generator that nobody holds any more, say, is lost there; it is raised again a moment later. Libraries
     that end after this cannot be interrupted.
     """
-    ending = _Ending()
+    ending = _Ending(sys.unraisablehook)
     signal.signal(signal.SIGTERM, ending.begin)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, ending.begin)
-    before, sys.unraisablehook = sys.unraisablehook, ending.ignored
+    sys.unraisablehook = ending.ignored
     try:
         yield
     finally:
         if not ending.number:  # else the process ends, and objects with it
-            sys.unraisablehook = before
+            sys.unraisablehook = ending.tell
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) == ending.begin:
                 signal.signal(number, signal.SIG_DFL)
@@ -36,10 +36,10 @@ def ended_by_signals() -> Iterator[None]:
 
 
 class _Ending:
-    def __init__(self) -> None:
+    def __init__(self, tell: "Callable[[sys.UnraisableHookArgs], object]"):
         self.number = 0  # of the signal that came
+        self.tell = tell
         self._is_lost = False
-        self._tell = sys.unraisablehook
 
     def begin(self, number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait until all is put in order
@@ -50,7 +50,7 @@ class _Ending:
 
     def ignored(self, report: "sys.UnraisableHookArgs") -> None:
         if not self.number:
-            self._tell(report)
+            self.tell(report)
         elif isinstance(report.exc_value, KeyboardInterrupt | SystemExit) and _in_main_thread():
             self._is_lost = True
             # Not at once: here it would be lost again.

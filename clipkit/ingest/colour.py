@@ -55,9 +55,7 @@ def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
         transform = _transform(icc, "CMYK") if icc else None
         rgb = ImageCms.applyTransform(image, transform) if transform else image.convert("RGB")
         return np.asarray(rgb), None
-    if (
-        isinstance(transparent, tuple) and max(transparent) > 255
-    ):  # of 16 bits, of which Pillow keeps the upper
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits; Pillow keeps the upper 8
         image.info["transparency"] = tuple(level >> 8 for level in transparent)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

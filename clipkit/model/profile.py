@@ -55,21 +55,26 @@ def model_table() -> ModelTable:
 
 def figures(config: ClipConfig) -> ModelFigures:
     """Count one configuration; nothing is computed and no memory is taken."""
-    clip = shapes_of(config).eval()
-    with torch.device("meta"):
-        images = torch.empty(1, 3, config.image_size, config.image_size)
-        tokens = torch.empty(1, config.text.context_length, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        clip.encode_image(images)
-        clip.encode_text(tokens)
     return ModelFigures(
         name=config.name,
         open_clip_name=config.open_clip_name,
         image_size=config.image_size,
         embed_dim=config.embed_dim,
-        parameters=sum(parameter.numel() for parameter in clip.parameters()),
-        gflops=(counter.get_total_flops() + _unasked(config)) / 1e9,
+        parameters=sum(parameter.numel() for parameter in shapes_of(config).parameters()),
+        gflops=(flops_done(config, config.text.context_length) + _unasked(config)) / 1e9,
     )
+
+
+def flops_done(config: ClipConfig, text_length: int) -> int:
+    """Count what clipkit computes of one picture and one text of so many tokens, forward."""
+    clip = shapes_of(config).eval()
+    with torch.device("meta"):
+        images = torch.empty(1, 3, config.image_size, config.image_size)
+        tokens = torch.empty(1, text_length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        clip.encode_image(images)
+        clip.encode_text(tokens)
+    return int(counter.get_total_flops())
 
 
 def _unasked(config: ClipConfig) -> int:

@@ -14,7 +14,7 @@ from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.layout import Row, placed
 from clipkit.shards.parquet import parsed
-from clipkit.shards.schemas import MANIFEST_SCHEMA
+from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
 
 _EXT = re.compile(rb"[0-9a-z]{1,16}")
 _PLACES = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
@@ -57,8 +57,7 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
 
 
 def _has_columns(table: pa.Table, name: str, faults: Faults) -> bool:
-    first = pa.schema(list(table.schema)[: len(MANIFEST_SCHEMA)])
-    if first.equals(MANIFEST_SCHEMA):
+    if begins_as_manifest(table.schema):
         return True
     missing = [field.name for field in MANIFEST_SCHEMA if field not in list(table.schema)]
     words = (

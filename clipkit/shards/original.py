@@ -18,7 +18,7 @@ from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, words_of
-from clipkit.shards.schemas import MANIFEST_SCHEMA
+from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
 
 _READ_BYTES = 1 << 20
 WITHOUT = (
@@ -102,7 +102,7 @@ class Original:
             except DatasetError as error:
                 problem = problem or error
                 continue
-            if not pa.schema(list(schema)[: len(MANIFEST_SCHEMA)]).equals(MANIFEST_SCHEMA):
+            if not begins_as_manifest(schema):
                 raise DatasetError(
                     f"{self.directory / shard.name}: expected a manifest with the columns "
                     f"{MANIFEST_SCHEMA.names}, found {schema.names}, or of other types"

@@ -98,6 +98,11 @@ def manifest_schema(part: pa.Schema) -> pa.Schema:
     return pa.schema([*MANIFEST_SCHEMA, *kept])
 
 
+def begins_as_manifest(schema: pa.Schema) -> bool:
+    """Tell whether the first columns are a manifest's; others may follow."""
+    return bool(pa.schema(list(schema)[: len(MANIFEST_SCHEMA)]).equals(MANIFEST_SCHEMA))
+
+
 INDEX_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # "shard" or "failures"

@@ -15,7 +15,7 @@ from clipkit.remote import RemoteError
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import REMEDY, read_parquet
-from clipkit.shards.schemas import MANIFEST_SCHEMA
+from clipkit.shards.schemas import begins_as_manifest
 from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
@@ -142,7 +142,7 @@ class _Shards:
         if self._held is None or self._held[0] != shard:
             path = (self._directory / shard).with_suffix(".parquet")
             table = read_parquet(path, "the shard's manifest")
-            if not pa.schema(list(table.schema)[: len(MANIFEST_SCHEMA)]).equals(MANIFEST_SCHEMA):
+            if not begins_as_manifest(table.schema):
                 raise DatasetError(f"{path}: expected a manifest's columns, found others; {REMEDY}")
             self._held = shard, table
         found = self._held[1].slice(place, 1).to_pylist()

@@ -20,7 +20,7 @@ from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.evaluate.spread import MICRO, spread_model
 from tests.evaluate.test_ranks import NAMES, pets
-from tests.train.test_run import lines
+from tests.train.test_run import lines, losses
 from tests.train.test_step import make_batch
 
 GPU = torch.device("cuda", 0)
@@ -32,12 +32,15 @@ CONFIG = TrainConfig(
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 
-def losses(path: Path) -> list[float]:
-    return [line["loss"] for line in lines(path) if "loss" in line]
-
-
 def weights(path: Path) -> dict[str, Any]:
     return torch.load(path / "checkpoints" / "epoch_3.pt", weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def first_epoch_of(whole: Path, path: Path) -> None:
+    """Copy a run as it was after its first epoch."""
+    shutil.copytree(whole, path, symlinks=True)
+    for later in ("epoch_2.pt", "epoch_3.pt", "latest"):
+        (path / "checkpoints" / later).unlink()
 
 
 @pytest.mark.parametrize("model", ["ViT-Micro/16@32px", "RN-Mini@64px"])
@@ -48,9 +51,7 @@ def test_a_run_goes_on_from_its_checkpoint(
     config = CONFIG.model_copy(update={"model": model, "precision": precision})
     whole, again = tmp_path / "whole", tmp_path / "again"
     train(config, ShardSet(tiny_dataset), RunDirectory(whole), device=GPU.type)
-    shutil.copytree(whole, again, symlinks=True)
-    for later in ("epoch_2.pt", "epoch_3.pt", "latest"):
-        (again / "checkpoints" / later).unlink()
+    first_epoch_of(whole, again)
     train(config, ShardSet(tiny_dataset), RunDirectory(again), device=GPU.type)
     assert losses(again) == pytest.approx(losses(whole), rel=0.01)
     assert "goes on after step 6" in (again / "out.log").read_text()
@@ -63,9 +64,7 @@ def test_a_run_goes_on_from_its_checkpoint(
 def test_a_checkpoint_goes_from_the_gpu_to_the_cpu_and_back(tiny_dataset: Path, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"precision": "fp32"})
     train(config, ShardSet(tiny_dataset), RunDirectory(tmp_path / "gpu"), device=GPU.type)
-    shutil.copytree(tmp_path / "gpu", tmp_path / "cpu", symlinks=True)
-    for later in ("epoch_2.pt", "epoch_3.pt", "latest"):
-        (tmp_path / "cpu" / "checkpoints" / later).unlink()
+    first_epoch_of(tmp_path / "gpu", tmp_path / "cpu")
     train(config, ShardSet(tiny_dataset), RunDirectory(tmp_path / "cpu"), device="cpu")
     assert losses(tmp_path / "cpu") == pytest.approx(losses(tmp_path / "gpu"), rel=1e-3)
 

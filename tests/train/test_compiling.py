@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import TrainError
 from clipkit.train.config import TrainConfig
 from clipkit.train.run_directory import RunDirectory
-from tests.train.test_run import lines, run_it
+from tests.train.test_run import losses, run_it
 
 CONFIG = TrainConfig(model="ViT-Micro/16@32px", batch_size=12, epochs=1, lr=1e-4, log_every=1, workers=0)
 COMPILED = CONFIG.model_copy(update={"compile": True})
@@ -22,10 +22,6 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.compiler.reset()
-
-
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in lines(run) if "loss" in line]
 
 
 def test_a_compiled_run_has_the_same_losses_and_goes_on(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from clipkit.train.result import TrainResult
 from clipkit.train.run import train
 from clipkit.train.run_directory import RunDirectory
 from tests.conftest import WriteDataset
-from tests.train.test_run import Watched
+from tests.train.test_run import Watched, losses
 
 CONFIG = TrainConfig(
     model="ViT-Micro/16@32px", batch_size=12, samples_seen=144, lr=1e-3, save_every=24, log_every=1, workers=0
@@ -28,11 +28,6 @@ CONFIG = TrainConfig(
 @pytest.fixture
 def sets(tiny_dataset: Path, write_dataset: WriteDataset, tmp_path: Path) -> list[ShardSet]:
     return [ShardSet(tiny_dataset), ShardSet(write_dataset(tmp_path / "other", 40))]
-
-
-def losses(run: Path) -> list[float]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def go(data: Mixture, run: Path, stop_at: int = -1) -> TrainResult:

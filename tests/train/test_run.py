@@ -82,6 +82,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(text).items() if k not in CLOCK} for text in texts]
 
 
+def losses(path: Path) -> list[float]:
+    return [line["loss"] for line in lines(path) if "loss" in line]
+
+
 def scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     board = EventAccumulator(str(path / "tensorboard")).Reload()
     names = [name for name in board.Tags()["scalars"] if name not in CLOCK]
@@ -139,8 +143,8 @@ def test_each_step_has_its_line_and_each_epoch_its_evaluation(whole: Path) -> No
 
 
 def test_the_loss_falls(whole: Path) -> None:
-    losses = [line["loss"] for line in lines(whole) if "loss" in line]
-    assert sum(losses[-4:]) < sum(losses[:4])
+    found = losses(whole)
+    assert sum(found[-4:]) < sum(found[:4])
 
 
 def test_a_finished_run_is_not_started_over(whole: Path, tiny_dataset: Path) -> None:
