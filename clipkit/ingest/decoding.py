@@ -14,7 +14,7 @@ from PIL import AvifImagePlugin, Image
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.metadata import exif_orientation, jpeg_metadata
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.pictures import MAX_SCANS, scan_count
+from clipkit.pictures import check_scans
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -98,8 +98,11 @@ def decode(data: bytes, kind: str, *, short_side: int, limits: Limits) -> Decode
 
 def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
     metadata = jpeg_metadata(data)
-    if not metadata.one_scan and scan_count(data) > MAX_SCANS:
-        raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
+    if not metadata.one_scan:
+        try:
+            check_scans(data)
+        except ValueError as error:
+            raise UnreadableError("broken_image", str(error)) from None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
