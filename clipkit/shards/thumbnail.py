@@ -4,7 +4,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
+from clipkit.pictures import MAX_PIXELS, check_scans
 from clipkit.shards.picture_check import opened_picture
 
 _QUALITY = 80
@@ -12,8 +12,7 @@ _QUALITY = 80
 
 def thumbnail(data: bytes, side: int) -> bytes:
     """Return a picture as a JPEG of at most `side` by `side` pixels, on white. Raises anything for none."""
-    if data.startswith(b"\xff\xd8\xff") and scan_count(data) > MAX_SCANS:
-        raise ValueError(f"more than {MAX_SCANS} scans")
+    check_scans(data)
     with opened_picture(data) as picture:
         if picture.width * picture.height > 3 * MAX_PIXELS:
             raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
