@@ -73,6 +73,8 @@ def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits) -> Pic
         raise UnreadableError("aspect", f"{decoded.width} x {decoded.height}")
     extent = decoded.width / decoded.reduction, decoded.height / decoded.reduction
     pixels = resized(decoded.pixels, extent, size)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, :3]
     rgb = np.ascontiguousarray(to_srgb(upright(pixels, decoded.orientation), decoded.icc))
     width, height = decoded.width, decoded.height
     if decoded.orientation >= 5:

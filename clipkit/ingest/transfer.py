@@ -22,6 +22,7 @@ MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _REDIRECT_BODY_BYTES = 1_000_000  # which libcurl reads, and gives to nobody
+_SMALL_PIECES, _PIECE_BYTES = 20_000, 256  # more than so many pieces must be this large on average
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding)|[ \t]", re.IGNORECASE)
 _PLAIN = ("", "identity", "none")
@@ -60,6 +61,7 @@ class Transfer:
         self._header_bytes = 0
         self._field = b""
         self._encodings = 0
+        self._pieces = 0
         self._discarded = 0
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, url)
@@ -143,6 +145,11 @@ class Transfer:
             return -1
         if not self._budget.grant(self.body, len(data)):
             return int(pycurl.WRITEFUNC_PAUSE)
+        self._pieces += 1
+        if self._pieces > _SMALL_PIECES + self.body.size // _PIECE_BYTES:
+            # Chunks of one byte, say: each costs as much as a large one, and all others would wait for them.
+            self._failed = Failed("protocol", f"pieces of fewer than {_PIECE_BYTES} bytes")
+            return -1
         return self._content.write(data)
 
     def _take_count(self, expected: int, received: int, to_send: int, sent: int) -> int:
