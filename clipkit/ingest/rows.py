@@ -14,7 +14,8 @@ class UrlRow(NamedTuple):
     `problem` says why the record is no URL and caption, `reason` which of REASONS that is; `caption` then
     holds the record's text. `kept` are the further columns that go into the manifest. `file` is the path of a
     picture on this machine, which is read instead of requesting `url`; with `span` (offset, bytes) the
-    picture is that part of the file, a tar, which may lie behind an address.
+    picture is that part of the file, a tar, which may lie behind an address. `expected` is a hash that its
+    bytes must have, as of `expected_hash`.
     """
 
     source: str
@@ -26,6 +27,7 @@ class UrlRow(NamedTuple):
     file: str | Wanted | None = None
     reason: str = "bad_row"
     span: tuple[int, int] | None = None
+    expected: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
