@@ -43,6 +43,8 @@ class Diagnosis:
             self._resolve(host)
         except socket.gaierror as error:
             return "dns_not_found" if error.errno in _NO_SUCH_NAME else "dns_failed"
-        except (OSError, UnicodeError):
+        except UnicodeError:  # an empty label, say, or one that is too long
+            return "dns_not_found"
+        except OSError:
             return "dns_failed"
         return "dns_failed"
