@@ -7,6 +7,7 @@ import ssl
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pycurl
 
@@ -67,6 +68,12 @@ class Transfer:
         self.handle.setopt(pycurl.URL, url)
         self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
+
+    @property
+    def last_host(self) -> str:
+        """The host that was asked last: after redirects another one than the URL's."""
+        url = self.handle.getinfo_raw(pycurl.EFFECTIVE_URL).decode("utf-8", "replace")
+        return urlsplit(url).hostname or ""
 
     def finished(self, code: int, message: str) -> Failed | bytes:
         """Return the body, or why there is none, after libcurl's `code` (0: success) and `message`."""

@@ -135,7 +135,6 @@ MISDEEDS = {
     "endless body": Misdeed("too_large", 200, 1, endless, "more than"),
     "endless body of a redirect": Misdeed("too_large", 302, 1, endless_elsewhere, "a redirect of more than"),
     "tiny chunks": Misdeed("protocol", 200, 1, tiny_chunks, "pieces"),
-    "chunk without a size": Misdeed("protocol", 200, 1, raw(CHUNKED + b"-5\r\n"), "chunk"),
     "endless chunk line": Misdeed("timeout", 200, TRIED, endless_chunk_line),
     "one byte a second": Misdeed("too_slow", 200, TRIED, dripping(OK + b"\r\n", b"x", 0.9)),
     "slow chunks": Misdeed("too_slow", 200, TRIED, dripping(CHUNKED, b"1\r\nx\r\n", 0.3)),
