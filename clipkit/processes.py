@@ -28,6 +28,11 @@ _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _ENDING_SECONDS = 5
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
 _LIMITED = threading.RLock()
+_SERVER_LOST = 255  # is told for the exit code of whom the fork server did not outlive
+_ENDED_ITSELF = (
+    "it ended by itself: mend what it printed above. A program begins workers under "
+    '`if __name__ == "__main__":`, and what it hands them is defined in a file that they can import'
+)
 _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 
@@ -171,6 +176,8 @@ def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker:
             raise
         cause = "the connection to it broke" if broken else line
         remedy = "make memory free or give fewer --workers, and run the same command again"
+        if any(each.exitcode in range(1, _SERVER_LOST) for each in workers):  # no signal ended it
+            remedy = _ENDED_ITSELF
         raise error(f"{worker} died, {cause}: {remedy}") from None
     finally:
         del made  # unless an error holds it, it asks them to end now, and waits some seconds for each

@@ -64,6 +64,16 @@ def wrong(notes: Path) -> torch.Tensor:
     raise RuntimeError("a mistake of ours")
 
 
+def ended(notes: Path) -> torch.Tensor:
+    os._exit(3)
+
+
+def test_a_worker_that_ends_by_itself_does_not_lack_memory(tmp_path: Path) -> None:
+    """Such is one that cannot import what it is to do, or a program that begins workers on being imported."""
+    with pytest.raises(DatasetError, match=r"died, .*: it ended by itself: mend what it printed above"):
+        list(batches(ended, tmp_path))
+
+
 def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="a worker died, DataLoader worker") as caught:
         list(batches(killed, tmp_path))

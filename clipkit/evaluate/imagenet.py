@@ -1,7 +1,7 @@
 """ImageNet's validation set and ImageNetV2, in the forms that people have them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -38,6 +38,11 @@ def imagenet_validation(
             root, shards, classes, name=classes.name, expected_each=VALIDATION_EACH, allow_subset=allow_subset
         )
     tree = tree_at(root, wnids)
+    if _all_among(tree, _v2_labels()):
+        raise EvaluationError(
+            f"{root}: expected ImageNet's validation set, found folders named by numbers, as ImageNetV2's "
+            "are: give it as --imagenet-v2"
+        )
     if tree.folders or not tree.strays:
         _refuse_labels(root, labels, f"{len(tree.folders):,} folders")
         return labelled_tree(
@@ -62,14 +67,27 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     archive or folder, of a folder within or of one around it, and else `imagenetv2`. Raises
     EvaluationError as `labelled_tree` does.
     """
-    labels = {str(label): label for label in range(CLASSES)}
+    labels, wnids = _v2_labels(), imagenet_classes().folder_labels
     if shards := shards_at(root, labels):
         name, classes = _v2_name(*_names_of(root)), imagenet_classes()
         return read_shards(root, shards, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
     tree = tree_at(root, labels)
+    if _all_among(tree, wnids):
+        raise EvaluationError(
+            f"{root}: expected ImageNetV2, whose folders are 0 to 999, found folders named by wnids: "
+            "ImageNet's validation set is given as --imagenet-val"
+        )
     # The folder within says it best: archives and folders are renamed.
     name = _v2_name(tree.inner, *_names_of(tree.root))
     return labelled_tree(tree, labels, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
+
+
+def _v2_labels() -> dict[str, int]:
+    return {str(label): label for label in range(CLASSES)}
+
+
+def _all_among(tree: Tree, labels: Mapping[str, int]) -> bool:
+    return bool(tree.folders) and tree.folders.keys() <= labels.keys()
 
 
 def _names_of(root: Path) -> Iterator[str]:

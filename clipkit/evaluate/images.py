@@ -68,8 +68,6 @@ def labelled_tree(
     is refused.
     """
     fault = _fault(tree, folder_labels, expected_each)
-    if fault and not allow_subset:
-        raise EvaluationError(f"{fault}; {SUBSET}")
     labelled = sorted(
         (folder_labels[folder], file, f"{folder}/{file}")
         for folder, files in tree.folders.items()
@@ -79,6 +77,8 @@ def labelled_tree(
     )
     if not labelled:
         raise EvaluationError(fault or f"{tree.root}: no picture in any class folder")
+    if fault and not allow_subset:
+        raise EvaluationError(f"{fault}; {SUBSET}")
     return LabelledImages(
         name=name,
         root=tree.root,

@@ -8,6 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import BboxBase
 
 from clipkit.evaluate.drawing import (
     LABEL_SIZE,
@@ -46,12 +47,13 @@ def line_figure(points: Sequence[Point], reference: str | None = None) -> Figure
         panels = {f"mean of the {len(panels)} shifted sets": [p.shifted for p in points]} | panels
     columns = min(2 if len(panels) <= _FEW_PANELS else 3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(max(_LEGEND_WIDTH, 4.4 * columns), 4.2 * rows + 0.4)
+    figure = new_figure(max(_LEGEND_WIDTH, 4.4 * columns), 4.2 * rows + (1.1 if columns == 1 else 0.5))
     handles: dict[str, Artist] = {}
     for place, (name, shares) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
         handles |= _draw_panel(axes, points, name, shares, name == reference)
     legend_below(figure, list(handles.values()), list(handles), 2 if columns == 1 else 3)
+    _remove_overprinted(figure)
     return figure
 
 
@@ -68,7 +70,7 @@ def _draw_panel(
     handles["models between, by α"] = curve
     for point, x, y in zip(points, own, shares, strict=True):
         if 0 < point.alpha < 1:
-            note(axes, f"{point.alpha:g}", (x, y), (4, 4), zorder=4)
+            note(axes, f"{point.alpha:g}", (x, y), (5, -8), zorder=4)
     for alpha, marker, size, label in _ENDS:
         for point, x, y in zip(points, own, shares, strict=True):
             if point.alpha == alpha:
@@ -76,6 +78,19 @@ def _draw_panel(
                     x, y, linestyle="none", marker=marker, markersize=size, color=colour(1), zorder=5
                 )
     return handles
+
+
+def _remove_overprinted(figure: Figure) -> None:
+    """Leave out each α that would stand on one written before."""
+    figure.draw_without_rendering()  # places everything
+    for axes in figure.axes:
+        written: list[BboxBase] = []
+        for text in list(axes.texts):
+            box = text.get_window_extent()
+            if any(box.overlaps(other) for other in written):
+                text.remove()
+            else:
+                written.append(box)
 
 
 def _style(axes: Axes, in_distribution: str, shifted: str) -> None:

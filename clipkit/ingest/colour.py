@@ -4,6 +4,7 @@ from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageCms
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -11,6 +12,9 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 _MAX_PROFILE_BYTES = 4_000_000
 _EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_FOUR_BYTES = ("RGB", "RGBA", "LA")  # of memory a pixel, in Pillow
+
+Image.core.set_use_block_allocator(1)  # type: ignore[attr-defined]  # in one piece, for _as_it_lies
 
 
 def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
@@ -26,22 +30,42 @@ def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
 
 
 def flattened(image: Image.Image, strip_pixels: int = 1_000_000) -> tuple[Pixels, bytes | None]:
-    """Return a loaded picture as grey (H, W) or RGB (H, W, 3) pixels, and the profile still to be applied.
+    """Return a loaded picture as grey (H, W), RGB (H, W, 3) or RGBX (H, W, 4) pixels, and the profile still
+    to be applied; the picture is no longer to be used.
 
     Transparency is laid on white; 16-bit grey is scaled to 8; CMYK is converted here, by its profile if
-    it has one. That is done strip by strip: each step of Pillow's makes a copy.
+    it has one. That is done strip by strip, and where it lies if four bytes of a pixel are there already:
+    each step of Pillow's makes a copy.
     """
     width, height = image.size
     rows = max(1, strip_pixels // width)
     if rows >= height:
         return _flattened(image)
-    strip, icc = _flattened(image.crop((0, 0, width, rows)))
-    pixels = np.empty((height, *strip.shape[1:]), np.uint8)
-    pixels[:rows] = strip
-    for top in range(rows, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom], _ = _flattened(image.crop((0, top, width, bottom)))
+    strips = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    if image.mode in _FOUR_BYTES:
+        for strip in strips if image.has_transparency_data else ():
+            image.paste(Image.fromarray(_flattened(image.crop(strip))[0]), strip)
+        return _as_it_lies(image), image.info.get("icc_profile")
+    first, icc = _flattened(image.crop(strips[0]))
+    pixels = np.empty((height, *first.shape[1:]), np.uint8)
+    for strip in strips:
+        pixels[strip[1] : strip[3]], _ = _flattened(image.crop(strip))
     return pixels, icc
+
+
+def laid_on_white(rgba: Pixels, strip_pixels: int = 1_000_000) -> Pixels:
+    """Lay RGBA pixels (H, W, 4) on white, where they lie; they are RGBX then."""
+    rows = max(1, strip_pixels // rgba.shape[1])
+    for top in range(0, len(rgba), rows):
+        strip = rgba[top : top + rows]
+        strip[:, :, :3] = _flattened(Image.fromarray(strip))[0]
+    return rgba
+
+
+def _as_it_lies(image: Image.Image) -> Pixels:
+    width, height = image.size
+    values = pa.array(image).flatten().to_numpy()
+    return np.asarray(values.reshape(height, width, 4), np.uint8)
 
 
 def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:

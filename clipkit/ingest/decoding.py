@@ -9,12 +9,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
-from clipkit.ingest.colour import Pixels, flattened
-from clipkit.ingest.metadata import exif_orientation, jpeg_metadata
+from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.pictures import MAX_SCANS, scan_count
+from clipkit.pictures import check_scans
+from clipkit.shards.metadata import exif_orientation, jpeg_metadata
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -23,11 +23,15 @@ _MAGIC = (
     (b"GIF89a", "gif"),
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same words in every run
+# What decoders keep beside the pixels, at the limit of 36 megapixels some 200 MB then as for others: libwebp
+# takes 8 bytes a pixel, for an animation 17, Pillow's AVIF 9 to 18, libjpeg 8 for four colours in many scans.
+_SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 class Decoded(NamedTuple):
-    """Grey (H, W) or RGB (H, W, 3) pixels of a picture of `width` × `height`.
+    """Grey (H, W), RGB (H, W, 3) or RGBX (H, W, 4) pixels of a picture of `width` × `height`.
 
     Each stands for `reduction` × `reduction` pixels as served, the last row and column perhaps for less.
     `orientation` (Exif, 1–8) and `icc` are still to be applied.
@@ -43,12 +47,13 @@ class Decoded(NamedTuple):
 
 class Limits(NamedTuple):
     """Which pictures are taken, by their size as served: `min_size` is of the short side, in pixels,
-    `max_aspect` of long side / short side.
+    `max_aspect` of long side / short side. A `share` of the pixels is taken where each costs more memory.
     """
 
     max_pixels: int
     min_size: int = 1
     max_aspect: float = math.inf
+    share: float = 1.0
 
 
 class UnreadableError(Exception):
@@ -93,14 +98,19 @@ def decode(data: bytes, kind: str, *, short_side: int, limits: Limits) -> Decode
 
 def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
     metadata = jpeg_metadata(data)
-    if not metadata.one_scan and scan_count(data) > MAX_SCANS:
-        raise UnreadableError("broken_image", f"more than {MAX_SCANS} scans")
+    if not metadata.one_scan:
+        try:
+            check_scans(data)
+        except ValueError as error:
+            raise UnreadableError("broken_image", str(error)) from None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
         return _decode_other(data, "jpeg", short_side, limits)
     _check_size(width, height, limits)
     if colorspace in ("CMYK", "YCCK"):
+        if not metadata.one_scan:
+            _check_size(width, height, limits._replace(share=_SHARES["cmyk"]))
         return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
     factor = max(
@@ -123,9 +133,11 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         raise UnreadableError("broken_image", f"more than {MAX_PIECES:,} pieces")
     with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
         width, height = image.size
-        _check_size(width, height, limits)
+        is_animated = kind == "webp" and getattr(image, "n_frames", 1) > 1
+        share = _SHARES.get("animated" if is_animated else kind, 1.0)
+        _check_size(width, height, limits._replace(share=share))
         orientation = exif_orientation(image.info.get("exif", b""))
-        if kind == "webp" and not image.has_transparency_data and getattr(image, "n_frames", 1) == 1:
+        if kind == "webp" and not is_animated:
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
         image.load()
@@ -135,11 +147,14 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
 
 
 def _still_webp(data: bytes) -> Pixels:
-    # Pillow decodes it as an animation, onto a canvas with transparency, in twice the time.
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
+    # Pillow decodes it as an animation, onto a canvas with transparency, in twice the time and memory.
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
         raise UnreadableError("broken_image", "libwebp cannot decode it")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    if pixels.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), np.uint8)
+    return laid_on_white(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA, dst=pixels), np.uint8))
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
@@ -151,10 +166,11 @@ def _opened(data: bytes, kind: str) -> Image.Image:
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     short, long = sorted((width, height))
+    most = int(limits.max_pixels * limits.share)
+    if short * long > most:
+        raise UnreadableError("too_many_pixels", f"{width} x {height}, above {most:,} pixels")
     reason = None
-    if short * long > limits.max_pixels:
-        reason = "too_many_pixels"
-    elif not short:
+    if not short:
         reason = "broken_image"
     elif short < limits.min_size:
         reason = "too_small"

@@ -34,7 +34,7 @@ def curl_reason(code: int, message: str, *, received: bool) -> str:
     """Return the reason for libcurl's error `code`; `received` says whether some of the body had come."""
     if "CONNECT tunnel failed" in message:
         return "connect"
-    if "HTTP/" in message:  # a version that we do not speak
+    if "HTTP/" in message or "chunk" in message:  # a version, or a framing, that we do not speak
         return "protocol"
     if code == pycurl.E_OPERATION_TIMEDOUT and received and "too slow" in message:
         return "too_slow"

@@ -203,7 +203,10 @@ class _Fetcher(Generic[Key]):
                 self._done.append((job.key, fetched, transfer.body))
             else:
                 self._budget.release(transfer.body)
-                self._failed(job, outcome, transfer.retry_after)
+                if outcome.reason == "dns_failed":
+                    self._undiagnosed.append((self._diagnosis.of(transfer.last_host), job, outcome))
+                else:
+                    self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_diagnoses()
         self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
@@ -212,19 +215,14 @@ class _Fetcher(Generic[Key]):
         undiagnosed, self._undiagnosed = self._undiagnosed, []
         for answer, job, failed in undiagnosed:
             if answer.done():
-                self._failed(job, replace(failed, reason=answer.result()), None, diagnosed=True)
+                self._failed(job, replace(failed, reason=answer.result()), None)
             elif time.monotonic() >= job.deadline:
                 job.failed = failed
                 self._end(job)
             else:
                 self._undiagnosed.append((answer, job, failed))
 
-    def _failed(
-        self, job: _Job[Key], failed: Failed, retry_after: float | None, *, diagnosed: bool = False
-    ) -> None:
-        if failed.reason == "dns_failed" and not diagnosed:
-            self._undiagnosed.append((self._diagnosis.of(job.target.host), job, failed))
-            return
+    def _failed(self, job: _Job[Key], failed: Failed, retry_after: float | None) -> None:
         job.failed = failed
         now = time.monotonic()
         # Spread by chance: those that failed together do not come back together.

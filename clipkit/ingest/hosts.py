@@ -1,5 +1,6 @@
 """Which hosts are busy and which asked us to wait, and the rows that are held back for them."""
 
+import itertools
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -7,6 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _FORGOTTEN_SECONDS = 60.0  # after a pause
+_LOOKED_AT = 2  # of the hosts paused longest ago, whenever another one is: so those kept do not add up
 
 
 @dataclass(slots=True)
@@ -17,6 +19,9 @@ class _Asked:
     since: float
     answers: int = 0
     until: float = 0.0
+
+    def is_getting_on(self, now: float) -> bool:
+        return self.answers >= now - self.since
 
 
 class Hosts(Generic[T]):
@@ -70,9 +75,13 @@ class Hosts(Generic[T]):
 
     def pause(self, host: str, until: float, now: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
-        asked = self._asked.setdefault(host, _Asked(self._share, now))
+        asked = self._asked.pop(host, None)
+        if asked is None:
+            self._forget_some(now)
+            asked = _Asked(self._share, now)
+        self._asked[host] = asked  # the last now
         if asked.until <= now:  # else it was asked for together with this
-            if now - asked.until > _FORGOTTEN_SECONDS:
+            if asked.is_getting_on(now) or now - asked.until > _FORGOTTEN_SECONDS:
                 asked.since, asked.answers = now, 0
             asked.connections = max(1.0, min(self._busy.get(host, 0) + 1, asked.connections) / 4)
         asked.until = max(until, asked.until)
@@ -98,11 +107,13 @@ class Hosts(Generic[T]):
         and on for as long as it gives an answer a second on the whole.
         """
         asked = self._asked.get(host)
-        if asked is None:
-            return now + seconds
-        if asked.answers >= now - asked.since:
-            asked.since, asked.answers = now, 0
-        return asked.since + seconds
+        return (now if asked is None or asked.is_getting_on(now) else asked.since) + seconds
+
+    def _forget_some(self, now: float) -> None:
+        for host in list(itertools.islice(self._asked, _LOOKED_AT)):
+            asked = self._asked.pop(host)
+            if host in self._busy or now - asked.until <= _FORGOTTEN_SECONDS:
+                self._asked[host] = asked
 
     def _connections(self, host: str) -> int:
         asked = self._asked.get(host)

@@ -33,6 +33,7 @@ _MESSAGES = (
     ("image too small", "too_small"),
     ("image area too large", "too_many_pixels"),
     ("aspect ratio too large", "aspect"),
+    ("hash mismatch", "hash_mismatch"),
     ("!buf.empty()", "empty"),
     ("[errno ", "connect"),
 )

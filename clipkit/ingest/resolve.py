@@ -4,6 +4,8 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+_KEPT = 4096  # answers: a list of a billion URLs has names without number
+
 Resolve = Callable[[str], list[str]]
 """Return a host's addresses; raises socket.gaierror. A parameter, so that tests need no name server."""
 
@@ -16,7 +18,7 @@ def system_resolve(host: str) -> list[str]:
 
 
 class Diagnosis:
-    """Asks the resolver again, in threads, why names failed; each name once."""
+    """Asks the resolver again, in threads, why names failed; each name once while it is kept."""
 
     def __init__(self, resolve: Resolve = system_resolve):
         self._resolve = resolve
@@ -28,6 +30,8 @@ class Diagnosis:
         answer = self._answers.get(host)
         if answer is None or (answer.done() and answer.result() == "dns_failed"):
             answer = self._answers[host] = self._threads.submit(self._ask, host)
+            if len(self._answers) > _KEPT:
+                del self._answers[next(iter(self._answers))]
         return answer
 
     def close(self) -> None:
@@ -39,6 +43,8 @@ class Diagnosis:
             self._resolve(host)
         except socket.gaierror as error:
             return "dns_not_found" if error.errno in _NO_SUCH_NAME else "dns_failed"
-        except (OSError, UnicodeError):
+        except UnicodeError:  # an empty label, say, or one that is too long
+            return "dns_not_found"
+        except OSError:
             return "dns_failed"
         return "dns_failed"

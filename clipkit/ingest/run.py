@@ -44,9 +44,15 @@ def ingest(
     A finished dataset takes the records that a larger limit adds, and with `retry_failed` those that had
     failed for a reason that may pass, as further passes whose samples are appended. Stopped at any moment,
     the same call goes on where it was. Raises DatasetError if `out` holds something else or workers died
-    again and again, SourceError if the source cannot be read, NetworkError if no request could get anywhere,
-    EngineError as the engine does, OSError as the file system does.
+    again and again, SourceError if the source cannot be read or asks for what `config` does not allow,
+    NetworkError if no request could get anywhere, EngineError as the engine does, OSError as the file
+    system does.
     """
+    if config.keep_original and "blur_col" in source.reading:
+        raise SourceError(
+            "expected --blur-col or --keep-original, found both: bytes that are stored as served are not "
+            "blurred; leave one out"
+        )
     wanted = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
         sources=source.files,

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.errors import SourceError
+from clipkit.ingest.blurring import with_boxes
+from clipkit.ingest.expected_hash import with_hash
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_formats import JsonLines, Parquet, Table
@@ -45,35 +47,61 @@ class _Opened(NamedTuple):
     caption: str
 
 
+class _Demand(NamedTuple):
+    """What a further column asks of each picture; `setting` names it in the dataset's description."""
+
+    column: str
+    setting: str
+    content: str
+    apply: Callable[[UrlRow, Any], UrlRow]
+
+    @property
+    def option(self) -> str:
+        return f"--{self.setting.replace('_', '-')}"
+
+
 def table_files(
     paths: Sequence[Path],
     url_column: str | None = None,
     caption_column: str | None = None,
     keep: Sequence[str] = (),
+    hash_column: str | None = None,
+    blur_column: str | None = None,
 ) -> Source:
     """Open tables: csv, tsv, jsonl or parquet by the name's ending; text also as .gz, .bz2 or .zst.
 
     What separates the values of a csv is the comma, unless its header has none: then what its header has.
     A directory stands for its tables in order of name. Columns that are not given are found by
-    URL_COLUMNS and CAPTION_COLUMNS; those of `keep` go into the manifest. Raises SourceError for a file that
-    cannot be read as a table, a column that is missing or ambiguous, columns to keep that clash with
-    others, and a mixture of training and validation files.
+    URL_COLUMNS and CAPTION_COLUMNS; those of `keep` go into the manifest. A picture whose bytes have not the
+    hash in `hash_column` is no sample, nor is a record without one; what lies in the boxes of `blur_column`
+    is blurred. Raises SourceError for a file that cannot be read as a table, a column that is missing or
+    ambiguous, columns to keep that clash with others, and a mixture of training and validation files.
     """
     files = expanded(paths)
     names = unique_names(files)
     refuse_mixed_splits(files, "table")
+    demands = [
+        *([_Demand(hash_column, "hash_col", "hashes", with_hash)] if hash_column is not None else []),
+        *([_Demand(blur_column, "blur_col", "boxes", with_boxes)] if blur_column is not None else []),
+    ]
     tables = []
     for path, name in zip(files, names, strict=True):
         table = table_of(path)
         url = find_column(path, table.names, url_column, URL_COLUMNS, "URLs", "--url-col")
         caption = find_column(path, table.names, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
+        for demand in demands:
+            find_column(path, table.names, demand.column, frozenset(), demand.content, demand.option)
         tables.append(_Opened(name, table, url, caption))
     kept = _kept_fields(files, tables, keep)
 
     def read() -> Generator[UrlRow]:
         for opened in tables:
-            for number, record in enumerate(opened.table.read([opened.url, opened.caption, *keep])):
-                yield row(opened.name, number, record, keep)
+            columns = [opened.url, opened.caption, *keep, *(demand.column for demand in demands)]
+            for number, record in enumerate(opened.table.read(columns)):
+                made = row(opened.name, number, record, keep)
+                for place, demand in enumerate(demands, 2 + len(keep)):
+                    made = made if made.problem else demand.apply(made, record[place])
+                yield made
 
     return Source(
         files=tuple(identify(path, name) for path, name in zip(files, names, strict=True)),
@@ -84,6 +112,7 @@ def table_files(
             "url_col": _distinct(opened.url for opened in tables),
             "caption_col": _distinct(opened.caption for opened in tables),
             "keep_col": json.dumps(list(keep)),
+            **{demand.setting: demand.column for demand in demands},
         },
         kept=tuple(kept),
     )
@@ -128,7 +157,7 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
     url, caption = ("" if value is None else str(value) for value in record[:2])
     if record[0] is None:
         return UrlRow(source, number, "", caption, "the URL is null")
-    kept = dict(zip(keep, record[2:], strict=True)) if keep else None
+    kept = dict(zip(keep, record[2 : 2 + len(keep)], strict=True)) if keep else None
     return UrlRow(source, number, url.strip(), caption, kept=kept)
 
 

@@ -7,6 +7,7 @@ import ssl
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pycurl
 
@@ -22,6 +23,7 @@ MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _REDIRECT_BODY_BYTES = 1_000_000  # which libcurl reads, and gives to nobody
+_SMALL_PIECES, _PIECE_BYTES = 20_000, 256  # more than so many pieces must be this large on average
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding)|[ \t]", re.IGNORECASE)
 _PLAIN = ("", "identity", "none")
@@ -60,11 +62,18 @@ class Transfer:
         self._header_bytes = 0
         self._field = b""
         self._encodings = 0
+        self._pieces = 0
         self._discarded = 0
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, url)
         self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
+
+    @property
+    def last_host(self) -> str:
+        """The host that was asked last: after redirects another one than the URL's."""
+        url = self.handle.getinfo_raw(pycurl.EFFECTIVE_URL).decode("utf-8", "replace")
+        return urlsplit(url).hostname or ""
 
     def finished(self, code: int, message: str) -> Failed | bytes:
         """Return the body, or why there is none, after libcurl's `code` (0: success) and `message`."""
@@ -143,6 +152,11 @@ class Transfer:
             return -1
         if not self._budget.grant(self.body, len(data)):
             return int(pycurl.WRITEFUNC_PAUSE)
+        self._pieces += 1
+        if self._pieces > _SMALL_PIECES + self.body.size // _PIECE_BYTES:
+            # Chunks of one byte, say: each costs as much as a large one, and all others would wait for them.
+            self._failed = Failed("protocol", f"pieces of fewer than {_PIECE_BYTES} bytes")
+            return -1
         return self._content.write(data)
 
     def _take_count(self, expected: int, received: int, to_send: int, sent: int) -> int:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from clipkit.errors import ConfigError
 from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.expected_hash import mismatch
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
@@ -127,7 +128,7 @@ def make_parts(
             if ended:
                 (part, place), outcome = ended
                 received = len(outcome.data) if isinstance(outcome, Fetched) else 0
-                parts.add(part, place, _picture(outcome, config), received)
+                parts.add(part, place, _picture(outcome, config, part.chunk.rows[place]), received)
                 del outcome, ended
             yield from parts.news()
         yield from parts.rest()
@@ -210,10 +211,13 @@ class _Parts:
             yield written.result()
 
 
-def _picture(outcome: Fetched | Failed, config: IngestConfig) -> Picture | Failed:
+def _picture(outcome: Fetched | Failed, config: IngestConfig, row: UrlRow) -> Picture | Failed:
     if isinstance(outcome, Failed):
         return outcome
-    made = process(outcome.data, config)
+    made: Picture | Failed = process(outcome.data, config, row.boxes)
+    if isinstance(made, Picture) and row.expected:
+        differing = mismatch(outcome.data, made.sha256, row.expected)
+        made = Failed("hash_mismatch", differing) if differing else made
     if isinstance(made, Failed):
         return Failed(made.reason, made.detail, outcome.http_status, outcome.attempts)
     return made

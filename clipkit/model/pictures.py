@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
-from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
+from clipkit.pictures import MAX_PIXELS, check_scans
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -125,8 +125,10 @@ def rgb_pixels(image: bytes) -> Pixels:
 
 
 def _check_scans(image: bytes) -> None:
-    if image.startswith(_JPEG_START) and (scans := scan_count(image)) > MAX_SCANS:
-        raise DatasetError(f"a JPEG has {scans} scans, over {MAX_SCANS}: leave it out")
+    try:
+        check_scans(image)
+    except ValueError as error:
+        raise DatasetError(f"a JPEG has {error}: leave it out") from None
 
 
 @cache

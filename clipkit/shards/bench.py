@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
 from clipkit.processes import keep_freed_memory
-from clipkit.shards.loader import Batch, Collator, Pixels, Tokenize, Transform, batches, device_copy_seconds
+from clipkit.shards.decoded import Pixels, Transform
+from clipkit.shards.loader import Batch, Collator, Tokenize, batches, device_copy_seconds
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.picture_check import picture_size
 from clipkit.shards.shard_set import ShardSet

@@ -8,7 +8,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import forkserver
-from typing import Any, NamedTuple, Protocol
+from operator import index
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
-from clipkit.shards.bad_samples import REMEDY, BadCount, BadSample
+from clipkit.shards.bad_samples import BadCount, BadSample
+from clipkit.shards.decoded import DecodedSamples, Pixels, Transform
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
-from clipkit.shards.shard_files import SampleError
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-
-_SUBSTITUTES = 20
 _COPIES = 9
 _AHEAD = 2  # batches that each worker makes ahead
 _KEPT = _AHEAD + 2  # batches of memory; one is being made, one trained on
@@ -42,13 +40,6 @@ class Batch(NamedTuple):
     """int64"""
     positions_B: torch.Tensor
     """int64, the samples' places in the canonical order of their dataset"""
-
-
-class Transform(Protocol):
-    """Decodes and crops a picture; all randomness comes from `key`. Returns uint8 of shape (3, H, W)."""
-
-    def __call__(self, image: bytes, key: int) -> Pixels:
-        """Return the picture's pixels."""
 
 
 Tokenize = Callable[[list[str]], np.ndarray[Any, np.dtype[np.int64]]]
@@ -81,8 +72,11 @@ def batches(
     `BadCount().add`, which names them to the logger "clipkit.shards" and raises DatasetError when they are
     too many. Raises DatasetError too if a shard is damaged as a whole or a worker dies; ConfigError if a
     mixture does not fit the batch size; ValueError if `world_size` does not divide `batch_size` or that
-    `position`, or `rank` is none of 0 … `world_size` − 1.
+    `position`, or `rank` is none of 0 … `world_size` − 1; TypeError if `transform` or `tokenize` returns
+    something else than arrays of its kind.
     """
+    # NumPy's integers would overflow.
+    batch_size, seed, position = map(index, (batch_size, seed, position))
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} must be one of 0 … {world_size - 1}")
     if batch_size < 1 or batch_size % world_size or position < 0 or position % batch_size:
@@ -149,11 +143,19 @@ class Collator:
         self._tokenize = tokenize
         self._buffers = buffers
         self._captions: list[str] = []
+        self._shape: tuple[int, ...] = ()
 
     def add(self, pixels: Pixels, caption: str) -> None:
-        """Add a sample; all have pixels of one shape."""
+        """Add a sample. Raises TypeError for pixels that are not uint8 (3, H, W), the same for all."""
+        pixels = np.asarray(pixels)
+        self._shape = self._shape or (3, *pixels.shape[-2:])
+        if pixels.dtype != np.uint8 or pixels.shape != self._shape:
+            raise TypeError(
+                "expected a transform's pixels to be uint8 of shape (3, H, W), all of one size, found "
+                f"{pixels.dtype} of shape {pixels.shape}"
+            )
         if not self._captions:
-            shape = (self._size, *pixels.shape)
+            shape = (self._size, *self._shape)
             empty = (
                 self._buffers.take(math.prod(shape))[:-1]
                 if self._buffers
@@ -165,8 +167,17 @@ class Collator:
         self._captions.append(caption)
 
     def batch(self, positions: list[int]) -> Batch:
-        """Return the batch of the samples added, at least one, with their positions."""
-        tokens_BL = torch.from_numpy(self._tokenize(self._captions))
+        """Return the batch of the samples added, at least one, with their positions.
+
+        Raises TypeError for tokens that are no integers, or not one row for each caption.
+        """
+        tokens = np.asarray(self._tokenize(self._captions))
+        if tokens.dtype.kind not in "iu" or tokens.ndim != 2 or len(tokens) != len(self._captions):
+            raise TypeError(
+                f"expected tokens of {len(self._captions)} captions to be as many rows of int64, found "
+                f"{tokens.dtype} of shape {tokens.shape}"
+            )
+        tokens_BL = torch.from_numpy(tokens.astype(np.int64, copy=False))
         images_BCHW = self._images_BCHW[: len(self._captions)]
         batch = Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
         if self._buffers:
@@ -193,7 +204,7 @@ class _Batches(Dataset[_Made | ClipkitError]):
         self._sets = sets
         self._plan = plan
         self._share = share
-        self._transform = transform
+        self._samples = DecodedSamples(sets, plan, transform)
         self._tokenize = tokenize
         self._buffers: _Buffers | None = None  # in workers alone
 
@@ -211,34 +222,8 @@ class _Batches(Dataset[_Made | ClipkitError]):
         collator = Collator(len(places), self._tokenize, self._buffers)
         bad: list[BadSample] = []
         for place in places:
-            collator.add(*self._readable(place, bad))
+            collator.add(*self._samples.read(place, bad))
         return _Made(collator.batch([place.position for place in places]), bad)
-
-    def _readable(self, place: Place, bad: list[BadSample]) -> tuple[Pixels, str]:
-        """The sample at this place, or the one in its place if it cannot be read, which is noted in `bad`."""
-        tried = place
-        for number in range(_SUBSTITUTES):
-            try:
-                return self._sample(tried)
-            except SampleError as error:
-                if not number:
-                    bad.append(self._named(place, str(error)))
-            tried = self._plan.substitute(place, number)
-        raise DatasetError(f"{bad[-1]}; nor can any of {_SUBSTITUTES - 1} others; {REMEDY}")
-
-    def _sample(self, place: Place) -> tuple[Pixels, str]:
-        sample = self._sets[place.dataset].read(place.shard, place.row)
-        try:
-            return self._transform(sample.image, place.key), sample.caption
-        except MemoryError:
-            raise
-        except Exception as error:  # a decoder's errors are of many kinds; each means a damaged picture
-            line = str(error).partition("\n")[0] or type(error).__name__
-            raise SampleError(f"its picture cannot be decoded: {line}") from error
-
-    def _named(self, place: Place, reason: str) -> BadSample:
-        shard_set = self._sets[place.dataset]
-        return BadSample(shard_set.place(place.shard), shard_set.key(place.shard, place.row), reason)
 
 
 class _Buffers:

@@ -26,6 +26,7 @@ REASONS = {
     "truncated": True,
     "empty": False,
     "not_an_image": False,
+    "hash_mismatch": False,
     "too_many_pixels": False,
     "broken_image": False,
     "too_small": False,

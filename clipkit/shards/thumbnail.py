@@ -4,7 +4,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from clipkit.pictures import MAX_PIXELS, MAX_SCANS, scan_count
+from clipkit.pictures import MAX_PIXELS, check_scans
 from clipkit.shards.picture_check import opened_picture
 
 _QUALITY = 80
@@ -12,16 +12,19 @@ _QUALITY = 80
 
 def thumbnail(data: bytes, side: int) -> bytes:
     """Return a picture as a JPEG of at most `side` by `side` pixels, on white. Raises anything for none."""
-    if data.startswith(b"\xff\xd8\xff") and scan_count(data) > MAX_SCANS:
-        raise ValueError(f"more than {MAX_SCANS} scans")
+    check_scans(data)
     with opened_picture(data) as picture:
         if picture.width * picture.height > 3 * MAX_PIXELS:
             raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
         picture.draft("RGB", (side, side))
         picture.thumbnail((side, side))
         flat = Image.new("RGB", picture.size, "white")
-        whole = picture.convert("RGBA")
+        whole = (_eight_bits(picture) if picture.mode.startswith("I") else picture).convert("RGBA")
         flat.paste(whole, mask=whole)
     made = BytesIO()
     flat.save(made, "JPEG", quality=_QUALITY)
     return made.getvalue()
+
+
+def _eight_bits(grey: Image.Image) -> Image.Image:
+    return grey.convert("I").point(lambda level: level / 257).convert("L")  # clips instead, of itself

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Generator
 
-from clipkit.shards.loader import Batch, Tokenize, Transform, batches
+from clipkit.shards.decoded import Transform
+from clipkit.shards.loader import Batch, Tokenize, batches
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.sample_set import SampleSet
 from clipkit.train.config import TrainConfig

@@ -38,6 +38,16 @@ def test_a_curve_goes_through_the_points_and_its_ends_are_marked() -> None:
     assert "imagenet" in axes.get_xlabel() and "_sketch$" in axes.get_ylabel()
 
 
+def test_no_number_is_printed_on_another() -> None:
+    shares = [0.6, 0.7, 0.700001, 0.700002, 0.72, 0.8]
+    near = [
+        Point(place / 5, (Score("imagenet", 50, share), Score("other", 50, share)))
+        for place, share in enumerate(shares)
+    ]
+    (axes,) = line_figure(near).axes
+    assert [text.get_text() for text in axes.texts] == ["0.2", "0.8"]
+
+
 def test_several_sets_have_a_panel_each_and_one_for_their_mean() -> None:
     mean, first, second = line_figure(points(*SHIFTED)).axes
     assert "mean of the 2 shifted sets" in mean.get_ylabel()

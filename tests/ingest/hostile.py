@@ -44,6 +44,12 @@ def endless_elsewhere(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"1000\r\n" + bytes(4096) + b"\r\n")
 
 
+def tiny_chunks(request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(CHUNKED)
+    while True:
+        request.wfile.write(b"1\r\nx\r\n" * 10_000)
+
+
 def endless_chunk_line(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(CHUNKED + b"5;")
     while True:
@@ -128,6 +134,7 @@ MISDEEDS = {
     # Bodies: too much, too slow, too little.
     "endless body": Misdeed("too_large", 200, 1, endless, "more than"),
     "endless body of a redirect": Misdeed("too_large", 302, 1, endless_elsewhere, "a redirect of more than"),
+    "tiny chunks": Misdeed("protocol", 200, 1, tiny_chunks, "pieces"),
     "endless chunk line": Misdeed("timeout", 200, TRIED, endless_chunk_line),
     "one byte a second": Misdeed("too_slow", 200, TRIED, dripping(OK + b"\r\n", b"x", 0.9)),
     "slow chunks": Misdeed("too_slow", 200, TRIED, dripping(CHUNKED, b"1\r\nx\r\n", 0.3)),

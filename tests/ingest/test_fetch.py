@@ -109,7 +109,7 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("damaged gzip", answer(b"no gzip", 200, GZIPPED), "protocol", 200, 1),
     ("short", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"), "truncated", 200, 1),
     ("short chunks", raw(CHUNKED, b"99\r\nabc"), "truncated", 200, 1),
-    ("bad chunks", raw(CHUNKED, b"zz\r\nabc"), "reset", 200, 1),
+    ("bad chunks", raw(CHUNKED, b"zz\r\nabc"), "protocol", 200, 1),
     ("nothing", raw(), "reset", None, 3),
     ("no HTTP", raw(b"hello world\r\n\r\n"), "protocol", None, 1),
     ("huge status", raw(b"HTTP/1.1 99999999999 OK\r\n\r\nx"), "protocol", None, 1),

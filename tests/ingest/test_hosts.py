@@ -70,7 +70,8 @@ def test_waiting_for_a_host_is_worth_it_while_it_gives_an_answer_a_second() -> N
     hosts.pause("a", 101.0, 100.0)
     for _ in range(10):
         hosts.answered("a")
-    assert hosts.worth_waiting_until("a", 110.0, 60.0) == 170.0, "renewed"
+    assert hosts.worth_waiting_until("a", 110.0, 60.0) == 170.0, "an answer a second"
+    hosts.pause("a", 111.0, 110.0)
     for _ in range(10):
         hosts.answered("a")
     assert hosts.worth_waiting_until("a", 130.0, 60.0) == 170.0, "too few"
@@ -86,3 +87,13 @@ def test_what_is_to_be_first_comes_before_what_waits() -> None:
     assert not hosts.enter("a", "behind")
     assert not hosts.enter("a", "a retry", first=True)
     assert (hosts.leave("a"), hosts.following("a"), hosts.following("a")) == ("a retry", "behind", None)
+
+
+def test_hosts_that_once_asked_for_a_pause_are_forgotten() -> None:
+    hosts: Hosts[int] = Hosts(8)
+    assert hosts.enter("busy", 1)
+    for second in range(10_000):
+        hosts.pause("busy", second + 1.0, float(second))
+        hosts.pause(f"host {second}", second + 1.0, float(second))
+    kept = sum(hosts.is_slowed(f"host {second}") for second in range(10_000))
+    assert kept < 200 and hosts.is_slowed("busy")

@@ -248,6 +248,33 @@ def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode", "most", "options"),
+    [
+        ("PNG", "RGBA", 4000, {}),
+        ("WEBP", "RGBA", 3000, {}),
+        ("WEBP", "RGB", 1400, {"save_all": True}),
+        ("AVIF", "RGB", 1400, {}),
+        ("JPEG", "CMYK", 3000, {"progressive": True}),
+        ("JPEG", "CMYK", 4000, {}),
+    ],
+)
+def test_fewer_pixels_are_taken_where_each_costs_more_memory(
+    kind: str, mode: str, most: int, options: dict[str, Any]
+) -> None:
+    config = CONFIG.model_copy(update={"max_pixels": 4000})
+
+    def of_height(height: int) -> bytes:
+        frames = {"append_images": [photo(20, height, 1)]} if "save_all" in options else {}
+        return encoded(photo(20, height).convert(mode), kind, **options, **frames)
+
+    height = most // 20
+    assert made(of_height(height), config)
+    assert failed(of_height(height + 1), config) == Failed(
+        "too_many_pixels", f"20 x {height + 1}, above {most:,} pixels"
+    )
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_pictures_of_unwanted_sizes_are_refused_before_they_are_decoded(kind: str) -> None:
     data = encoded(photo(40, 120), kind)[:-30]  # cut short: whoever decodes it says broken_image

@@ -41,7 +41,7 @@ FAILED_TO_DOWNLOAD = {
     "encoding with 'idna' codec failed (UnicodeError: label empty or too long)": "bad_url",
     "IncompleteRead(300 bytes read, 9699 more expected)": "truncated",
     "got more than 100 headers": "protocol",
-    "hash mismatch": "protocol",
+    "hash mismatch": "hash_mismatch",
     "": "protocol",
 }
 FAILED_TO_RESIZE = {

@@ -32,6 +32,8 @@ NAMED_NEVER = [name for name in ZONE if "metadata" in name or "multicast" in nam
 NAMED_PRIVATE = [name for name in ZONE if name not in NAMED_NEVER and f"http://{name}/" not in PUBLIC_URLS]
 UNANSWERED = {
     "http://no-such.example/": "dns_not_found",
+    "http://public.example/to/http://nowhere.example/": "dns_not_found",
+    "http://no..name.example/": "dns_not_found",
     "http://broken.example/": "dns_failed",
     "http://silent.example/": "timeout",
 }

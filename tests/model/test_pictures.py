@@ -42,7 +42,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(mode: str)
     bomb = whole[:scan] + 1000 * whole[scan:-2] + whole[-2:]
     for transform in (EvalTransform(32), lambda data: TrainTransform(32)(data, 0)):
         assert transform(whole).shape == (3, 32, 32)
-        with pytest.raises(DatasetError, match=r"a JPEG has \d+ scans, over \d+: leave it out"):
+        with pytest.raises(DatasetError, match=r"a JPEG has more than 50 scans: leave it out"):
             transform(bomb)
 
 

@@ -86,6 +86,62 @@ def test_a_stream_continues_at_any_position(small_dataset: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_integers_may_be_those_of_numpy(small_dataset: Path) -> None:
+    given = {"batch_size": 60, "position": 120, "seed": -3}
+    (expected,) = read(ShardSet(small_dataset), **given, stop=180)
+    (found,) = read(
+        ShardSet(small_dataset), **{name: np.int64(each) for name, each in given.items()}, stop=180
+    )
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((3, 2, 4), np.float32),
+        torch.zeros(3, 2, 4),
+        np.zeros((2, 4, 3), np.uint8),
+        np.zeros((2, 4), np.uint8),
+        np.zeros((3, 4), np.uint8),
+        None,
+    ],
+)
+def test_pixels_of_another_kind_are_refused_not_cut_to_bytes(small_dataset: Path, pixels: Any) -> None:
+    made = batches(
+        ShardSet(small_dataset), batch_size=4, transform=lambda image, key: pixels, tokenize=tokenize
+    )
+    with pytest.raises(TypeError, match=r"uint8 of shape \(3, H, W\), all of one size, found"):
+        next(made)
+
+
+def test_pictures_of_two_sizes_are_refused_not_spread_over_the_batch(small_dataset: Path) -> None:
+    sizes = iter([(3, 8, 8), (3, 1, 8)])
+    made = batches(
+        ShardSet(small_dataset),
+        batch_size=2,
+        transform=lambda image, key: np.zeros(next(sizes), np.uint8),
+        tokenize=tokenize,
+    )
+    with pytest.raises(TypeError, match=r"all of one size, found uint8 of shape \(3, 1, 8\)"):
+        next(made)
+
+
+def test_tokens_are_one_row_of_integers_for_each_caption(small_dataset: Path) -> None:
+    def first(tokens: Any) -> Batch:
+        return next(
+            batches(
+                ShardSet(small_dataset), batch_size=2, transform=transform, tokenize=lambda captions: tokens
+            )
+        )
+
+    found = first(torch.tensor([[1, 2], [3, 4]], dtype=torch.int32)).tokens_BL
+    assert found.dtype == torch.int64 and found.tolist() == [[1, 2], [3, 4]]
+    of_other_kinds: list[Any] = [np.zeros((1, 2), int), np.zeros((2, 2)), np.zeros(2, int), {"ids": []}]
+    for wrong in of_other_kinds:
+        with pytest.raises(TypeError, match="expected tokens of 2 captions to be as many rows of int64"):
+            first(wrong)
+
+
 def test_sizes_that_do_not_divide_are_refused(small_dataset: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 3 ranks"):
         read(ShardSet(small_dataset), batch_size=100, world_size=3)
