@@ -163,11 +163,18 @@ def ingest_table(
         str | None,
         typer.Option(help="MD5, SHA-1, SHA-256 or SHA-512 of the bytes to be served; others fail."),
     ] = None,
+    blur_col: Annotated[
+        str | None,
+        typer.Option(
+            help="Boxes to blur, [[left, top, right, bottom], …] in shares of width and height, such as "
+            "DataComp's face_bboxes."
+        ),
+    ] = None,
 ) -> "Source":
     """Download the pictures of tables (LAION, DataComp, COYO, your own); run it again to continue."""
     from clipkit.ingest.table_files import table_files
 
-    return table_files(files, url_col, caption_col, keep_col or [], hash_col)
+    return table_files(files, url_col, caption_col, keep_col or [], hash_col, blur_col)
 
 
 @_command("yfcc")

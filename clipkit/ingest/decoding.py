@@ -12,9 +12,9 @@ import simplejpeg
 from PIL import AvifImagePlugin, Image
 
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
-from clipkit.ingest.metadata import exif_orientation, jpeg_metadata
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
 from clipkit.pictures import check_scans
+from clipkit.shards.metadata import exif_orientation, jpeg_metadata
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),

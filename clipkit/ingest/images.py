@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from clipkit.ingest.blurring import blurred
 from clipkit.ingest.colour import Pixels, to_srgb
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
 from clipkit.ingest.resize import resized
-from clipkit.ingest.rows import Failed
+from clipkit.ingest.rows import Box, Failed
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.
@@ -46,11 +47,12 @@ class Picture:
     ext: str
 
 
-def process(data: bytes, config: IngestConfig) -> Picture | Failed:
+def process(data: bytes, config: IngestConfig, boxes: tuple[Box, ...] = ()) -> Picture | Failed:
     """Make the stored picture: first frame, upright, sRGB on white, short side at most `image_size`, JPEG.
 
-    With `keep_original` the bytes stay as served, once all of them have been decoded like any others.
-    Whatever is wrong with the bytes comes back as a value: one picture never ends a run.
+    What lies in `boxes` is blurred. With `keep_original` the bytes stay as served, once all of them have been
+    decoded like any others. Whatever is wrong with the bytes comes back as a value: one picture never ends a
+    run.
     """
     if not data:
         return Failed("empty", "no bytes")
@@ -59,14 +61,14 @@ def process(data: bytes, config: IngestConfig) -> Picture | Failed:
         return Failed("not_an_image", _likely(data))
     limits = Limits(config.max_pixels, config.min_size, config.max_aspect or math.inf)
     try:
-        return _stored(data, kind, config, limits)
+        return _stored(data, kind, config, limits, boxes)
     except UnreadableError as error:
         return Failed(error.reason, error.detail)
     except Exception as error:  # resizing, colour and encoding meet what decoding let through
         return Failed("broken_image", f"{type(error).__name__}: {error}".partition("\n")[0][:200])
 
 
-def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits) -> Picture:
+def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits, boxes: tuple[Box, ...]) -> Picture:
     decoded = decode(data, kind, short_side=config.image_size, limits=limits)
     size = _stored_size(decoded.width, decoded.height, config.image_size)
     if max(size) > LARGEST_SIDE:
@@ -75,6 +77,8 @@ def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits) -> Pic
     pixels = resized(decoded.pixels, extent, size)
     if pixels.ndim == 3:
         pixels = pixels[:, :, :3]
+    if boxes:
+        pixels = blurred(pixels, boxes)
     rgb = np.ascontiguousarray(to_srgb(upright(pixels, decoded.orientation), decoded.icc))
     width, height = decoded.width, decoded.height
     if decoded.orientation >= 5:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from clipkit.shards.cache import Wanted
 from clipkit.shards.schemas import REASONS
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in shares of a picture's width and height as it lies in its file, Exif aside."""
+
 
 class UrlRow(NamedTuple):
     """One record of a source file; `source_row` is its 0-based number there.
@@ -15,7 +18,7 @@ class UrlRow(NamedTuple):
     holds the record's text. `kept` are the further columns that go into the manifest. `file` is the path of a
     picture on this machine, which is read instead of requesting `url`; with `span` (offset, bytes) the
     picture is that part of the file, a tar, which may lie behind an address. `expected` is a hash that its
-    bytes must have, as of `expected_hash`.
+    bytes must have, in hex digits; `boxes` of the picture are blurred.
     """
 
     source: str
@@ -28,6 +31,7 @@ class UrlRow(NamedTuple):
     reason: str = "bad_row"
     span: tuple[int, int] | None = None
     expected: str | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

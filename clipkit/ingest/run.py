@@ -18,6 +18,7 @@ from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.failure_files import count_retryable
+from clipkit.shards.index import index_sha256
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
@@ -43,9 +44,15 @@ def ingest(
     A finished dataset takes the records that a larger limit adds, and with `retry_failed` those that had
     failed for a reason that may pass, as further passes whose samples are appended. Stopped at any moment,
     the same call goes on where it was. Raises DatasetError if `out` holds something else or workers died
-    again and again, SourceError if the source cannot be read, NetworkError if no request could get anywhere,
-    EngineError as the engine does, OSError as the file system does.
+    again and again, SourceError if the source cannot be read or asks for what `config` does not allow,
+    NetworkError if no request could get anywhere, EngineError as the engine does, OSError as the file
+    system does.
     """
+    if config.keep_original and "blur_col" in source.reading:
+        raise SourceError(
+            "expected --blur-col or --keep-original, found both: bytes that are stored as served are not "
+            "blurred; leave one out"
+        )
     wanted = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
         sources=source.files,
@@ -148,7 +155,7 @@ class _OnePass:
             )
         totals = Totals(records=dataset.listed, samples=samples, failures=failures, shards=len(index.shards))
         write_report(dataset.directory)
-        dataset.finish(totals)
+        dataset.finish(totals, index_sha256(dataset.directory))
 
     def _fill(self, packer: Packer, todo: list[int], display: Progress) -> None:
         directory, records, config = self.dataset.directory, self.which.records, self.config

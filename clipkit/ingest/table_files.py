@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.errors import SourceError
-from clipkit.ingest.expected_hash import expected_hash
+from clipkit.ingest.blurring import with_boxes
+from clipkit.ingest.expected_hash import with_hash
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_formats import JsonLines, Parquet, Table
 from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.picture_files import SEPARATORS
 from clipkit.shards.schemas import FIXED_COLUMNS
-from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression, shortened
+from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression
 
 URL_COLUMNS = frozenset({"url", "image_url", "img_url", "imageurl"})
 CAPTION_COLUMNS = frozenset({"caption", "text", "alt_text", "alttext", "alt"})
@@ -46,42 +47,61 @@ class _Opened(NamedTuple):
     caption: str
 
 
+class _Demand(NamedTuple):
+    """What a further column asks of each picture; `setting` names it in the dataset's description."""
+
+    column: str
+    setting: str
+    content: str
+    apply: Callable[[UrlRow, Any], UrlRow]
+
+    @property
+    def option(self) -> str:
+        return f"--{self.setting.replace('_', '-')}"
+
+
 def table_files(
     paths: Sequence[Path],
     url_column: str | None = None,
     caption_column: str | None = None,
     keep: Sequence[str] = (),
     hash_column: str | None = None,
+    blur_column: str | None = None,
 ) -> Source:
     """Open tables: csv, tsv, jsonl or parquet by the name's ending; text also as .gz, .bz2 or .zst.
 
     What separates the values of a csv is the comma, unless its header has none: then what its header has.
     A directory stands for its tables in order of name. Columns that are not given are found by
     URL_COLUMNS and CAPTION_COLUMNS; those of `keep` go into the manifest. A picture whose bytes have not the
-    hash in `hash_column` is no sample, nor is a record without one. Raises SourceError for a file that
-    cannot be read as a table, a column that is missing or ambiguous, columns to keep that clash with
-    others, and a mixture of training and validation files.
+    hash in `hash_column` is no sample, nor is a record without one; what lies in the boxes of `blur_column`
+    is blurred. Raises SourceError for a file that cannot be read as a table, a column that is missing or
+    ambiguous, columns to keep that clash with others, and a mixture of training and validation files.
     """
     files = expanded(paths)
     names = unique_names(files)
     refuse_mixed_splits(files, "table")
+    demands = [
+        *([_Demand(hash_column, "hash_col", "hashes", with_hash)] if hash_column is not None else []),
+        *([_Demand(blur_column, "blur_col", "boxes", with_boxes)] if blur_column is not None else []),
+    ]
     tables = []
     for path, name in zip(files, names, strict=True):
         table = table_of(path)
         url = find_column(path, table.names, url_column, URL_COLUMNS, "URLs", "--url-col")
         caption = find_column(path, table.names, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
-        if hash_column is not None:
-            find_column(path, table.names, hash_column, frozenset(), "hashes", "--hash-col")
+        for demand in demands:
+            find_column(path, table.names, demand.column, frozenset(), demand.content, demand.option)
         tables.append(_Opened(name, table, url, caption))
     kept = _kept_fields(files, tables, keep)
-    hashes = [] if hash_column is None else [hash_column]
 
     def read() -> Generator[UrlRow]:
         for opened in tables:
-            columns = [opened.url, opened.caption, *keep, *hashes]
+            columns = [opened.url, opened.caption, *keep, *(demand.column for demand in demands)]
             for number, record in enumerate(opened.table.read(columns)):
                 made = row(opened.name, number, record, keep)
-                yield _with_hash(made, record[-1]) if hashes and not made.problem else made
+                for place, demand in enumerate(demands, 2 + len(keep)):
+                    made = made if made.problem else demand.apply(made, record[place])
+                yield made
 
     return Source(
         files=tuple(identify(path, name) for path, name in zip(files, names, strict=True)),
@@ -92,7 +112,7 @@ def table_files(
             "url_col": _distinct(opened.url for opened in tables),
             "caption_col": _distinct(opened.caption for opened in tables),
             "keep_col": json.dumps(list(keep)),
-            **({"hash_col": hash_column} if hash_column is not None else {}),
+            **{demand.setting: demand.column for demand in demands},
         },
         kept=tuple(kept),
     )
@@ -139,15 +159,6 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
         return UrlRow(source, number, "", caption, "the URL is null")
     kept = dict(zip(keep, record[2 : 2 + len(keep)], strict=True)) if keep else None
     return UrlRow(source, number, url.strip(), caption, kept=kept)
-
-
-def _with_hash(made: UrlRow, value: Any) -> UrlRow:
-    expected = expected_hash(value)
-    if expected is None:
-        found = "nothing" if value in (None, "") else shortened(repr(value), 100)
-        problem = f"expected an MD5, SHA-1, SHA-256 or SHA-512 in hex digits for --hash-col, found {found}"
-        return made._replace(problem=problem)
-    return made._replace(expected=expected)
 
 
 def refuse_clashes(keep: Sequence[str]) -> None:

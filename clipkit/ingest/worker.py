@@ -214,7 +214,7 @@ class _Parts:
 def _picture(outcome: Fetched | Failed, config: IngestConfig, row: UrlRow) -> Picture | Failed:
     if isinstance(outcome, Failed):
         return outcome
-    made: Picture | Failed = process(outcome.data, config)
+    made: Picture | Failed = process(outcome.data, config, row.boxes)
     if isinstance(made, Picture) and row.expected:
         differing = mismatch(outcome.data, made.sha256, row.expected)
         made = Failed("hash_mismatch", differing) if differing else made

@@ -9,8 +9,8 @@ import simplejpeg
 from PIL import Image
 
 from clipkit.pictures import MAX_PIXELS, check_scans
+from clipkit.shards.metadata import exif_orientation, jpeg_metadata
 
-_ORIENTATION = 0x0112  # Exif 2.3
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
 
 
@@ -31,14 +31,16 @@ def picture_fault(data: bytes, width: int | None, height: int | None, max_pixels
 def picture_size(data: bytes) -> tuple[int, int]:
     """Return a picture's width and height, upright; no pixel is decoded. Raises anything for what is none."""
     with opened_picture(data) as picture:
-        return _upright_size(picture)
+        return _upright_size(picture, data)
 
 
-def _upright_size(picture: Image.Image) -> tuple[int, int]:
+def _upright_size(picture: Image.Image, data: bytes) -> tuple[int, int]:
     width, height = picture.size
-    has_exif = picture.format != "JPEG" or "exif" in picture.info
-    on_its_side = has_exif and int(picture.getexif().get(_ORIENTATION, 1)) >= 5
-    return (height, width) if on_its_side else (width, height)
+    is_jpeg = picture.format in ("JPEG", "MPO")
+    orientation = (
+        jpeg_metadata(data).orientation if is_jpeg else exif_orientation(picture.info.get("exif", b""))
+    )
+    return (height, width) if orientation >= 5 else (width, height)
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Decode all of a picture; return its width and height, upright."""
     check_scans(data)
     with opened_picture(data) as picture:
-        size = _upright_size(picture)
+        size = _upright_size(picture, data)
         if size[0] * size[1] > max(max_pixels, MAX_PIXELS):
             raise ValueError(f"{size[0]} x {size[1]} pixels are too many")
         if (

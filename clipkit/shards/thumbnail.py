@@ -19,8 +19,12 @@ def thumbnail(data: bytes, side: int) -> bytes:
         picture.draft("RGB", (side, side))
         picture.thumbnail((side, side))
         flat = Image.new("RGB", picture.size, "white")
-        whole = picture.convert("RGBA")
+        whole = (_eight_bits(picture) if picture.mode.startswith("I") else picture).convert("RGBA")
         flat.paste(whole, mask=whole)
     made = BytesIO()
     flat.save(made, "JPEG", quality=_QUALITY)
     return made.getvalue()
+
+
+def _eight_bits(grey: Image.Image) -> Image.Image:
+    return grey.convert("I").point(lambda level: level / 257).convert("L")  # clips instead, of itself

@@ -1,9 +1,10 @@
-"""What stands in a JPEG beside its pixels: orientation (Exif 2.3) and colour profile (ICC.1, annex B.4)."""
+"""What stands in a picture beside its pixels: orientation (Exif 2.3), colour profile (ICC.1, annex B.4)."""
 
 import struct
 from typing import NamedTuple
 
 _ORIENTATION = 0x0112
+_INTEGERS = {3: "H", 4: "I"}  # SHORT, as the standard has it, and LONG, as some write it
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
@@ -23,7 +24,7 @@ class JpegMetadata(NamedTuple):
 
 def jpeg_metadata(data: bytes) -> JpegMetadata:
     """Read the segments before the first scan; never raises: what cannot be read counts as absent."""
-    orientation, profile = 1, dict[bytes, bytes]()
+    orientation, profile = None, dict[bytes, bytes]()
     components, one_scan = b"", False
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
@@ -35,7 +36,7 @@ def jpeg_metadata(data: bytes) -> JpegMetadata:
             one_scan = marker == 0xDA and data[place + 4 : place + 5] == components
             break
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xE1 and data.startswith(_EXIF, place + 4):
+        if marker == 0xE1 and orientation is None and data.startswith(_EXIF, place + 4):
             orientation = exif_orientation(data[place + 10 : end])
         elif marker == 0xE2 and data.startswith(_ICC, place + 4):
             profile[data[place + 16 : place + 17]] = data[place + 18 : end]
@@ -45,7 +46,7 @@ def jpeg_metadata(data: bytes) -> JpegMetadata:
             components += b"?"
         place = max(end, place + 2)
     icc = b"".join(profile[number] for number in sorted(profile)) or None
-    return JpegMetadata(orientation, icc, one_scan)
+    return JpegMetadata(orientation or 1, icc, one_scan)
 
 
 def exif_orientation(tiff: bytes) -> int:
@@ -58,9 +59,11 @@ def exif_orientation(tiff: bytes) -> int:
         (directory,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, directory)
         for entry in range(min(entries, 1000)):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
+            place = directory + 2 + 12 * entry
+            tag, kind = struct.unpack_from(order + "HH", tiff, place)
             if tag == _ORIENTATION:
-                return int(value) if 1 <= value <= 8 else 1
+                (value,) = struct.unpack_from(order + _INTEGERS.get(kind, "0s"), tiff, place + 8)
+                return value if value in range(1, 9) else 1
     except struct.error:
         pass
     return 1

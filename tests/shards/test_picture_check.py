@@ -1,0 +1,62 @@
+"""Checking stored pictures: a picture is as ingest saw it, whatever its metadata says to others."""
+
+import io
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.images import Picture, process
+from clipkit.shards.picture_check import picture_fault, picture_size
+from clipkit.shards.thumbnail import thumbnail
+from tests.serving import encoded, photo
+
+SIDEWAYS = (50, 100)
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+
+
+def exif(*entries: tuple[int, int], order: str = "<") -> bytes:
+    """An Exif segment of orientations, each given as type and value."""
+    tags = b"".join(
+        struct.pack(order + "HHI", 0x0112, kind, 1) + struct.pack(order + {3: "HH", 4: "I"}[kind], *values)
+        for kind, value in entries
+        for values in [(value, 0) if kind == 3 else (value,)]
+    )
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    return b"Exif\0\0" + mark + struct.pack(order + "IH", 8, len(entries)) + tags + bytes(4)
+
+
+def jpeg(*segments: bytes) -> bytes:
+    data = encoded(photo(100, 50))
+    inserted = b"".join(b"\xff\xe1" + struct.pack(">H", len(each) + 2) + each for each in segments)
+    return data[:2] + inserted + data[2:]
+
+
+def cases() -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    upright = (100, 50)
+    yield "SHORT", jpeg(exif((3, 6))), SIDEWAYS
+    yield "LONG, big-endian", jpeg(exif((4, 6), order=">")), SIDEWAYS
+    yield "beyond 8", jpeg(exif((3, 9))), upright
+    yield "twice, first sideways", jpeg(exif((3, 6)), exif((3, 1))), SIDEWAYS
+    yield "twice, first upright", jpeg(exif((3, 1)), exif((3, 6))), upright
+    yield "XMP alone", jpeg(exif(), b"http://ns.adobe.com/xap/1.0/\0" + XMP), upright
+    yield "XMP in WebP", encoded(photo(100, 50), "WEBP", xmp=XMP), upright
+    yield "PNG", encoded(photo(100, 50), "PNG", exif=exif((3, 6))), SIDEWAYS
+
+
+@pytest.mark.parametrize(("data", "size"), [pytest.param(*case[1:], id=case[0]) for case in cases()])
+def test_a_picture_kept_as_served_has_the_size_that_ingest_saw(data: bytes, size: tuple[int, int]) -> None:
+    picture = process(data, IngestConfig(keep_original=True))
+    assert isinstance(picture, Picture)
+    assert (picture.width, picture.height) == size == picture_size(data)
+    assert picture_fault(data, size[0], size[1], max_pixels=10_000) is None
+    assert picture_fault(data, size[1], size[0], max_pixels=10_000) is not None
+
+
+def test_a_thumbnail_of_sixteen_bit_grey_is_not_white() -> None:
+    ramp = np.linspace(0, 65_535, 64, dtype=np.uint16)[None].repeat(40, axis=0)
+    made = Image.open(io.BytesIO(thumbnail(encoded(Image.fromarray(ramp), "PNG"), 64)))
+    assert np.abs(np.asarray(made.convert("L"), dtype=int) - ramp / 257).max() < 4
