@@ -126,6 +126,8 @@ def shards_show(
 
     if (key is None) == (random is None):
         raise typer.BadParameter("expected either a KEY or --random N")
+    if random is None and seed is not None:
+        raise typer.BadParameter("--seed: expected --random N with it")
     if random is None:
         show(show_sample(directory, str(key), out), as_json)
     elif out is None:
