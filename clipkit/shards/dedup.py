@@ -228,8 +228,8 @@ def _check_list(path: Path, out: Path | None) -> None:
     of_out = out is not None and out.resolve() in path.resolve().parents
     if of_out or (path.parent / DATASET_FILE).exists():
         raise ConfigError(
-            f"--list {path}: expected a place outside of datasets, in which nothing stays that is not theirs, "
-            "found one inside"
+            f"--list {path}: expected a place outside of datasets, in which only what is theirs stays, found "
+            "one inside"
         )
     if not is_remote(path) and not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--list {path}: expected a folder to write into, found none such: {path.parent}")
