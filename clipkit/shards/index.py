@@ -118,6 +118,11 @@ class Index:
         write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
 
 
+def index_sha256(directory: Path) -> str:
+    """Return the SHA-256 (hex) of a dataset's index. Raises OSError as reading does."""
+    return hashlib.sha256(read_bytes(directory / INDEX_FILE)).hexdigest()
+
+
 def file_sizes(paths: Sequence[Path]) -> list[int | None]:
     """Return sizes in bytes: None for what is not there, below 0 where a server has it but does not tell."""
     if not paths or not is_remote(paths[0]):
