@@ -39,6 +39,22 @@ def shards_filter(
         str | None,
         typer.Option(help="Keep samples for which this holds: SQL on the manifests' columns."),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            parser=location,
+            metavar="FILE",
+            help="Keep the samples of these keys: one a line, or the column key of Parquet.",
+        ),
+    ] = None,
+    without_keys: Annotated[
+        Path | None,
+        typer.Option(
+            parser=location,
+            metavar="FILE",
+            help="Leave out the samples of these keys, such as those of dedup --list.",
+        ),
+    ] = None,
     split: Annotated[
         float | None,
         typer.Option(
@@ -110,6 +126,8 @@ def shards_show(
 
     if (key is None) == (random is None):
         raise typer.BadParameter("expected either a KEY or --random N")
+    if random is None and seed is not None:
+        raise typer.BadParameter("--seed: expected --random N with it")
     if random is None:
         show(show_sample(directory, str(key), out), as_json)
     elif out is None:

@@ -18,6 +18,7 @@ from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.failure_files import count_retryable
+from clipkit.shards.index import index_sha256
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
@@ -154,7 +155,7 @@ class _OnePass:
             )
         totals = Totals(records=dataset.listed, samples=samples, failures=failures, shards=len(index.shards))
         write_report(dataset.directory)
-        dataset.finish(totals)
+        dataset.finish(totals, index_sha256(dataset.directory))
 
     def _fill(self, packer: Packer, todo: list[int], display: Progress) -> None:
         directory, records, config = self.dataset.directory, self.which.records, self.config

@@ -32,6 +32,8 @@ END_OF_WORD = "</w>"
 CACHE_BYTES = 32 << 20
 CACHED_LENGTH = 64
 SHORT_WORD = 256
+READ_FOR_A_TOKEN = 64
+"""Characters of a caption that are read for each token wanted: none has more than 28 bytes."""
 
 _WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
@@ -79,13 +81,18 @@ def encode(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Picklable callable for the loader: captions → int64 (B, L), cut and padded as OpenAI's."""
+    """Picklable callable for the loader: captions → int64 (B, L), cut and padded as OpenAI's.
+
+    What lies far behind the last token that counts is not read: a hostile text of that length could take
+    minutes (ftfy resolves `&amp;amp;amp;…` round by round).
+    """
 
     context_length: int = OPENAI_CONTEXT_LENGTH
 
     def __call__(self, captions: Sequence[str]) -> npt.NDArray[np.int64]:
         """Tokens (B, L) of B captions."""
-        return _padded([encode(caption) for caption in captions], self.context_length)
+        most = READ_FOR_A_TOKEN * self.context_length
+        return _padded([encode(caption.lstrip()[:most]) for caption in captions], self.context_length)
 
 
 def tokenize(

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clipkit._version import VERSION
-from clipkit.atomic import TEMPORARIES, make_folder, write_json
+from clipkit.atomic import TEMPORARIES, make_folder
 from clipkit.differences import differences
 from clipkit.errors import DatasetError, NoDatasetError, first_fault
 from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
+from clipkit.shards.seal import INDEX_SEAL, is_sealed, write_sealed
 
 DATASET_FILE = "dataset.json"
 LOCK_FILE = ".lock"
@@ -103,7 +104,11 @@ class Totals(BaseModel):
 
 
 class Dataset:
-    """A dataset directory held for writing. All its `passes` but the last one are complete."""
+    """A dataset directory held for writing. All its `passes` but the last one are complete.
+
+    `index_sha256` is that of its index when it was finished, None where that is not known; `is_as_written`
+    tells whether the file that all this was read from is.
+    """
 
     def __init__(
         self,
@@ -111,16 +116,25 @@ class Dataset:
         description: DatasetDescription,
         passes: tuple[Pass, ...] = (),
         totals: Totals | None = None,
+        index_sha256: str | None = None,
+        is_as_written: bool = True,
     ):
         self.directory = directory
         self.description = description
         self.passes = passes
         self.totals = totals
+        self.index_sha256 = index_sha256
+        self.is_as_written = is_as_written
 
     @property
     def complete(self) -> bool:
         """Whether the last pass has finished."""
         return self.totals is not None
+
+    @property
+    def was_complete(self) -> bool:
+        """Whether it was finished once, as a damaged file may still tell."""
+        return self.complete or (not self.is_as_written and self.index_sha256 is not None)
 
     @property
     def listed(self) -> int:
@@ -129,12 +143,12 @@ class Dataset:
 
     def begin(self, following: Pass) -> None:
         """Begin another pass: until it has finished, the dataset is not complete."""
-        self.passes, self.totals = (*self.passes, following), None
+        self.passes, self.totals, self.index_sha256 = (*self.passes, following), None, None
         self._write()
 
-    def finish(self, totals: Totals) -> None:
-        """Write the totals: from now on the dataset is complete."""
-        self.totals = totals
+    def finish(self, totals: Totals, index_sha256: str | None = None) -> None:
+        """Write the totals, and the index's SHA-256, if it is known: from now on the dataset is complete."""
+        self.totals, self.index_sha256 = totals, index_sha256
         self._write()
 
     def _write(self) -> None:
@@ -143,7 +157,9 @@ class Dataset:
         content["passes"] = [each.model_dump() for each in self.passes]
         content["totals"] = self.totals.model_dump() if self.totals else None
         content["parent"] = content.pop("parent")  # behind the totals: it may be long
-        write_json(self.directory / DATASET_FILE, content)
+        if self.index_sha256:
+            content[INDEX_SEAL] = self.index_sha256
+        write_sealed(self.directory / DATASET_FILE, content)
 
 
 @contextmanager
@@ -196,6 +212,8 @@ def read_dataset(directory: Path) -> Dataset:
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DatasetError(f'{path}: expected "format": "{FORMAT}", found another file of that name')
+    if content.get("version") != FORMAT_VERSION and not is_sealed(content):
+        raise DatasetError(f"{path}: expected a format version, found a damaged one; was the file edited?")
     if content.get("version") != FORMAT_VERSION:
         raise OtherVersion(
             f"{path}: expected format version {FORMAT_VERSION}, found {content.get('version')!r}; "
@@ -205,7 +223,14 @@ def read_dataset(directory: Path) -> Dataset:
         described = {name: content[name] for name in DatasetDescription.model_fields if name in content}
         passes = TypeAdapter(tuple[Pass, ...]).validate_python(content.get("passes", ()))
         totals = Totals.model_validate(content["totals"]) if content.get("totals") else None
-        return Dataset(directory, DatasetDescription.model_validate(described), passes, totals)
+        return Dataset(
+            directory,
+            DatasetDescription.model_validate(described),
+            passes,
+            totals,
+            content.get(INDEX_SEAL),
+            is_sealed(content),
+        )
     except ValidationError as error:
         raise DatasetError(f"{path}: {first_fault(error)}; was the file edited?") from None
 

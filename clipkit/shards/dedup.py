@@ -125,7 +125,7 @@ def dedup(
     begun = time.monotonic()
     original = Original(directory)
     if listed:
-        _check_list(listed)
+        _check_list(listed, out)
     if out is not None:
         check_out(original, out)
     for other in others:
@@ -224,7 +224,13 @@ def _examples(pictures: Pictures, sets: Sequence[Pictures], found: _Found) -> It
         yield from _likenesses(pictures, sets, found, places)
 
 
-def _check_list(path: Path) -> None:
+def _check_list(path: Path, out: Path | None) -> None:
+    of_out = out is not None and out.resolve() in path.resolve().parents
+    if of_out or (path.parent / DATASET_FILE).exists():
+        raise ConfigError(
+            f"--list {path}: expected a place outside of datasets, in which only what is theirs stays, found "
+            "one inside"
+        )
     if not is_remote(path) and not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--list {path}: expected a folder to write into, found none such: {path.parent}")
     if path.exists():

@@ -106,7 +106,8 @@ def _derive(original: Original, choice: Choice, out: Path, progress: Display) ->
         if not (was_complete and report.exists()):
             write_report(out)
         if not was_complete:
-            dataset.finish(Totals(records=samples, samples=samples, failures=0, shards=len(shards)))
+            totals = Totals(records=samples, samples=samples, failures=0, shards=len(shards))
+            dataset.finish(totals, index.sha256)
     size = sum(shard.bytes for shard in shards)
     return Derived(str(out), samples, len(shards), size, choice.left_out, was_complete, str(report))
 

@@ -14,6 +14,7 @@ from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
+from clipkit.shards.keys import read_keys
 from clipkit.shards.original import REMEDY, Original, sha256_words
 from clipkit.shards.split import in_validation
 from clipkit.shards.where import Where
@@ -24,7 +25,7 @@ _BATCH_ROWS = 50_000
 
 
 class FilterConfig(BaseModel):
-    """What to keep: samples for which `where` holds, then one side or both of a `split`.
+    """What to keep: samples of `keys`, not of `without_keys`, for which `where` holds, one side of a `split`.
 
     `split` is the validation part's share of the pictures. Without `part` both sides are made, `train` and
     `val`. With `skip_broken` shards that are not as the index says are left out, whole, and named.
@@ -32,6 +33,8 @@ class FilterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    keys: Path | None = None
+    without_keys: Path | None = None
     where: str | None = None
     split: float | None = Field(default=None, gt=0, lt=1)
     part: Literal["train", "val"] | None = None
@@ -39,8 +42,11 @@ class FilterConfig(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_purpose(self) -> Self:
-        if self.where is None and self.split is None and not self.skip_broken:
-            raise ValueError("give at least one of --where, --split and --skip-broken")
+        chosen = (self.keys, self.without_keys, self.where, self.split)
+        if all(each is None for each in chosen) and not self.skip_broken:
+            raise ValueError(
+                "give at least one of --where, --keys, --without-keys, --split and --skip-broken"
+            )
         if self.part and self.split is None:
             raise ValueError("--part needs --split, the share of the validation part")
         return self
@@ -95,11 +101,31 @@ def filter_dataset(
         )
     for each in outs.values():
         check_out(original, each)
+    listed = _listed(original, config)
     lost = _broken(original, progress) if config.skip_broken else {}
     flags = _flags(original, config, lost, progress)
-    choices = {outs[part]: _choice(original, config, part, flags, lost) for part in parts}
+    choices = {outs[part]: _choice(original, config, part, listed, flags, lost) for part in parts}
     written = derive(original, choices, progress)
     return FilterResult(str(directory), original.samples, written, lost, time.monotonic() - begun)
+
+
+class _Listed(NamedTuple):
+    """Which samples the files of keys leave, and the files' hashes by option, for those that were given."""
+
+    leaves: Flags
+    files: dict[str, str]
+
+
+def _listed(original: Original, config: FilterConfig) -> _Listed:
+    listed = _Listed(np.ones(original.samples, dtype=np.bool_), {})
+    for name, path, stay in (("keys", config.keys, True), ("without_keys", config.without_keys, False)):
+        if path is not None:
+            keys = read_keys(path, original.shards, f"--{name.replace('_', '-')}")
+            named = np.zeros_like(listed.leaves)
+            named[keys.places] = True
+            listed.leaves[named != stay] = False
+            listed.files[name] = keys.sha256
+    return listed
 
 
 class _Flags(NamedTuple):
@@ -111,19 +137,27 @@ class _Flags(NamedTuple):
 
 
 def _choice(
-    original: Original, config: FilterConfig, part: str | None, flags: _Flags, lost: dict[str, str]
+    original: Original,
+    config: FilterConfig,
+    part: str | None,
+    listed: _Listed,
+    flags: _Flags,
+    lost: dict[str, str],
 ) -> Choice:
     on_side = flags.validation == (part == "val") if part else np.ones_like(flags.whole)
-    meets = flags.whole & flags.meets
+    named = flags.whole & listed.leaves
+    meets = named & flags.meets
+    of_keys = {"keys": int((flags.whole & ~named).sum())} if listed.files else {}
     left_out = {
         "broken": int((~flags.whole).sum()),
-        "where": int((flags.whole & ~meets).sum()),
+        **of_keys,
+        "where": int((named & ~meets).sum()),
         "split": int((meets & ~on_side).sum()),
     }
     return Choice(
         keep=meets & on_side,
         command="filter",
-        settings=config.model_dump(include={"where", "split"}) | {"part": part},
+        settings=config.model_dump(include={"where", "split"}) | {"part": part} | listed.files,
         left_out=left_out,
         lost={shard.name: shard.samples for shard in original.shards if shard.name in lost},
     )

@@ -2,11 +2,13 @@
 
 import math
 import multiprocessing
+import os
 import statistics
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from multiprocessing import forkserver
 from operator import index
 from typing import Any, NamedTuple
@@ -125,7 +127,7 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
                 sampler=numbers,
                 num_workers=workers,
                 collate_fn=_as_it_is,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=partial(_begin_worker, dict(os.environ)),
                 multiprocessing_context="forkserver",
                 prefetch_factor=_AHEAD,
                 generator=torch.Generator(),  # without one it draws from the program's
@@ -273,8 +275,10 @@ def device_copy_seconds(batch: Batch) -> float | None:
     return statistics.median(seconds)
 
 
-def _begin_worker(worker: int) -> None:
+def _begin_worker(environment: dict[str, str], worker: int) -> None:
     end_with_parent()
+    os.environ.clear()  # it is the fork server's, as old as that: a store's keys may have come since
+    os.environ.update(environment)
     keep_freed_memory()
 
 

@@ -15,10 +15,12 @@ from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
 from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
-from clipkit.shards.dataset import read_dataset
-from clipkit.shards.index import IndexEntry, read_index
+from clipkit.shards.dataset import DATASET_FILE, read_dataset
+from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
 from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, words_of
+from clipkit.shards.parquet import REMEDY as OF_FILES
 from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
+from clipkit.shards.whole import is_doubtful
 
 _READ_BYTES = 1 << 20
 WITHOUT = (
@@ -46,6 +48,11 @@ class Original:
             raise DatasetError(
                 f"{directory}: expected a finished dataset, found one that was interrupted; "
                 "run the same `clipkit ingest` or `clipkit shards …` again, it goes on where it stopped"
+            )
+        if is_doubtful(index, dataset):
+            raise DatasetError(
+                f"{directory / INDEX_FILE}: expected the SHA-256 that {DATASET_FILE} has, found another; "
+                f"{OF_FILES}"
             )
         self.description = dataset.description
         self.shards = index.shards

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from clipkit.shards.verify_shard import How
 from clipkit.shards.walk import Found, walk
 
 _PLACES = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Values = dict[str, Any]
 
 
@@ -32,8 +34,9 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
     """Make the manifest of the tar at `path`, which is read as it is and not changed.
 
     A row of one of the `old` manifests is kept where it has the sample's key and byte ranges, but the caption
-    and the picture's size are the tar's. For other samples what the tar does not tell is null, and `url`
-    empty; `kept` are the columns behind the manifest's own. Raises OSError as reading does.
+    and the picture's size are the tar's, and an impossible hash or record becomes null. For other samples
+    what the tar does not tell is null, and `url` empty; `kept` are the columns behind the manifest's own.
+    Raises OSError as reading does.
     """
     descriptor = opened(path)
     try:
@@ -74,6 +77,10 @@ def _row(
     row: Values = dict(known.get((key, *sample.place), {"url": ""}))
     row |= {"key": key, "ext": sample.ext, "caption": sample.caption.decode()}
     row |= dict(zip(_PLACES, sample.place, strict=True))
+    if not _SHA256.fullmatch(row.get("sha256") or ""):
+        row["sha256"] = None
+    if (row.get("source_row") or 0) < 0:
+        row["source_row"] = None
     with suppress(Exception):  # hostile pictures raise anything; then the old size stays, or none
         row["width"], row["height"] = picture_size(data)
     if as_served:

@@ -1,6 +1,5 @@
 """A dataset made right again from its tars: all but these is made anew where it is at fault, and told."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.atomic import write_json
+from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote
 from clipkit.progress import Progress
-from clipkit.shards.dataset import (
-    DATASET_FILE,
-    Dataset,
-    DatasetDescription,
-    Totals,
-    exclusive_use,
-)
+from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
 from clipkit.shards.failure_check import check_failures
-from clipkit.shards.failure_files import FAILURES, next_number, write_failures
+from clipkit.shards.failure_files import FAILURES, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
 from clipkit.shards.parquet import write_hashed
@@ -30,9 +24,10 @@ from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
 from clipkit.shards.report import write_report
-from clipkit.shards.salvage import OldManifests, lost_failures
+from clipkit.shards.restate import AS_FOUND, restate, write_index
+from clipkit.shards.salvage import OldManifests, lost_failures, with_known_reasons, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
-from clipkit.shards.staging import KEPT, Staging
+from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
 from clipkit.shards.verify_shard import How, Listed, Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
@@ -42,7 +37,9 @@ from clipkit.shards.whole import (
     check_openable,
     check_unlisted,
     described,
+    doubted,
     each_once,
+    is_doubtful,
     listed_files,
 )
 
@@ -72,8 +69,10 @@ def repair(
         check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
         faults = Faults()
         dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
+        if files.listing is not None and is_doubtful(files.listing, dataset):
+            files = doubted(directory, files)
         check_openable(_paths(directory, files))
-        if (directory / PARTS).is_dir() or (dataset is not None and not dataset.complete):
+        if (directory / PARTS).is_dir() or (dataset is not None and not dataset.was_complete):
             raise DatasetError(
                 f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
                 "`clipkit ingest` again before its dataset is repaired"
@@ -115,11 +114,15 @@ class _Repair:
         self._files = files
         self._staging = staging
         self._listed = {shard.name: shard for shard in files.shards}
+        self._is_trusted = files.is_trusted
+        self._manifests = {shard.entry and shard.entry.manifest_sha256 for shard in files.shards}
         self._entries: list[IndexEntry] = []
         self._suspects: list[ShardVerdict] = []
         self._seen = RecordSet()
         self._lost: list[pa.Table] = []
         self._left_out: list[str] = []
+        self._doubtful: list[str] = []
+        self._others: list[str] = []
         self._unnamed = self._unknown = self._lost_count = 0
 
     def take(self, verdict: ShardVerdict) -> None:
@@ -151,8 +154,15 @@ class _Repair:
                 continue
             self._account(records_of(table))
             if faults.counts["sha256"] or entry is None:
-                content = (self._directory / name).read_bytes()
-                entry = IndexEntry("failures", name, len(table), len(content), _sha256(content), None)
+                path = self._directory / name
+                size, sha256 = path.stat().st_size, file_sha256(path)
+                entry = IndexEntry("failures", name, len(table), size, sha256, None)
+                if self._is_trusted:
+                    self._doubtful.append(f"{name}: {AS_FOUND}")
+            known = with_known_reasons(table)
+            if known is not None:
+                entry = write_failures(self._staging.folder, number_of(entry), known)
+                self.changed.append(name)
             self._entries.append(entry._replace(samples=len(table)))
 
     def mend_shards(self) -> None:
@@ -169,23 +179,28 @@ class _Repair:
         entry = self._listed[verdict.name].entry
         if verdict.sha256 is None or verdict.faults.of(("changed", "crashed")):
             return verdict.faults.listed[-1].line()
-        if entry is not None and verdict.sha256 != entry.sha256:
+        is_other = entry is not None and verdict.sha256 != entry.sha256
+        if is_other and self._is_trusted:
             return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
         # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
-        how = self.how if entry is None else self.how._replace(decode=False)
+        how = self.how._replace(decode=is_other or (entry is None and self.how.decode))
         made = remake(self._directory / verdict.name, how, old.of(verdict.name), old.kept)
         if made.manifest is None:
             return made.broken
-        manifest = verdict.name.replace(".tar", ".parquet")
-        sha256 = verdict.manifest_sha256
-        if sha256 is None or not made.manifest.equals(old.own[verdict.name]):
-            sha256 = write_hashed(self._staging.folder / manifest, made.manifest)
-            self.changed.append(manifest)
+        self._others += [f"{verdict.name}: {AS_FOUND}"] if is_other else []
+        name, table = verdict.name.replace(".tar", ".parquet"), made.manifest
+        again = self._account(records_of(table))
+        table = without_records(table, again)
+        sha256 = found = verdict.manifest_sha256
+        if sha256 is None or not table.equals(old.own[verdict.name]):
+            sha256 = write_hashed(self._staging.folder / name, table)
+            self.changed.append(name)
+        if self._is_trusted and found is not None and not {sha256, found} & self._manifests:
+            self._doubtful.append(f"{name}: {AS_FOUND}")
         self._entries.append(
-            IndexEntry("shard", verdict.name, len(made.manifest), verdict.bytes, verdict.sha256, sha256)
+            IndexEntry("shard", verdict.name, len(table), verdict.bytes, verdict.sha256, sha256)
         )
-        self._unknown += made.unknown
-        self._account(records_of(made.manifest))
+        self._unknown += made.unknown + len(again)
         return None
 
     def _give_up(self, verdict: ShardVerdict, why: str, old: Sequence[pa.Table]) -> None:
@@ -227,34 +242,28 @@ class _Repair:
             entry = write_failures(self._staging.folder, next_number(index), lost)
             index.entries.append(entry)
             self.changed.append(entry.name)
-        self._stage_totals(index)
         sizes = {shard.name: shard.samples for shard in sorted(index.shards, key=lambda each: each.name)}
         if _json(self._directory / SIZES_FILE) != sizes:
             write_json(self._staging.folder / SIZES_FILE, sizes)
             self.changed.append(SIZES_FILE)
-        if old is None or sorted(old.entries, key=_name) != sorted(index.entries, key=_name):
-            index.write(self._staging.folder)
+        if not self._is_trusted or sorted(old.entries if old else ()) != sorted(index.entries):
+            otherwise = index.progress if self._is_trusted else self._progress()
+            if not write_index(index, self._dataset, otherwise, self._staging):
+                self._doubtful += self._others
             self.changed.append(INDEX_FILE)
+        self._stage_description(index)
         self._lost_count = len(lost)
 
-    def _stage_totals(self, index: Index) -> None:
+    def _stage_description(self, index: Index) -> None:
         samples = sum(entry.samples for entry in index.shards)
         failures = sum(entry.samples for entry in index.failure_files)
         totals = Totals(
             records=samples + failures, samples=samples, failures=failures, shards=len(index.shards)
         )
-        if self._dataset is None:
-            Dataset(self._staging.folder, DatasetDescription(sources=(), image={})).finish(totals)
-            kept = f", or mend {KEPT}, which has what was there" if self._staging.keep_description() else ""
-            self._left_out.append(
-                f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy{kept}"
-            )
-        elif self._dataset.totals != totals:
-            content = parsed_json((self._directory / DATASET_FILE).read_bytes())
-            write_json(self._staging.folder / DATASET_FILE, content | {"totals": totals.model_dump()})
-        else:
-            return
-        self.changed.append(DATASET_FILE)
+        restated = restate(self._directory, self._dataset, totals, self._staging)
+        self.changed += [DATASET_FILE] if restated.changed else []
+        self._left_out += [restated.lost] if restated.lost else []
+        self._doubtful += [restated.doubtful] if restated.doubtful else []
 
     def result(self) -> RepairResult:
         """Return what was done."""
@@ -264,6 +273,7 @@ class _Repair:
             directory=self._directory,
             remade=sorted(self.changed),
             left_out=self._left_out,
+            doubtful=self._doubtful,
             lost=self._lost_count,
             unnamed=self._unnamed,
             unknown=self._unknown,
@@ -287,11 +297,3 @@ def _json(path: Path) -> Any:
         return parsed_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _name(entry: IndexEntry) -> str:
-    return entry.name
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -8,7 +8,8 @@ from clipkit.tables import table
 
 
 class RepairResult(NamedTuple):
-    """The files that were made anew, and those left out of the index, with why.
+    """The files that were made anew, those left out of the index, with why, and those that are `doubtful`:
+    they can be read but are not as they were written, and nothing tells which of their values is wrong.
 
     `lost` samples are failures now, with the reason "lost"; of `unnamed` more it is not known which records
     they were of, of `unknown` samples that are there neither. `unlisted` files lie there and do not count.
@@ -17,6 +18,7 @@ class RepairResult(NamedTuple):
     directory: Path
     remade: list[str]
     left_out: list[str]
+    doubtful: list[str]
     lost: int
     unnamed: int
     unknown: int
@@ -24,8 +26,8 @@ class RepairResult(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is missing."""
-        return not (self.left_out or self.lost or self.unnamed or self.unlisted)
+        """Whether nothing is missing or doubtful."""
+        return not (self.left_out or self.doubtful or self.lost or self.unnamed or self.unlisted)
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
@@ -34,6 +36,7 @@ class RepairResult(NamedTuple):
     def lines(self) -> str:
         """Return what was done, and what is left to do."""
         said = [f"left out: {why}" for why in self.left_out]
+        said += [f"doubtful: {what}" for what in self.doubtful]
         if self.unlisted:
             said += [f"does not count: {name}" for name in self.unlisted]
             said += ["Files that do not count stay until the next ingest into this directory removes them:"]
@@ -52,5 +55,6 @@ class RepairResult(NamedTuple):
         if not self.ok:
             raise DatasetError(
                 f"{self.directory}: repaired as far as can be; {len(self.left_out):,} files are left out, "
+                f"{len(self.doubtful):,} are doubtful, "
                 f"{self.lost + self.unnamed:,} samples are lost, {len(self.unlisted):,} files do not count"
             )

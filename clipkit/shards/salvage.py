@@ -6,14 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.locations import opened
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.manifest_check import check_manifest
-from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA
+from clipkit.shards.records import Rows
+from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA, REASONS
 
 LOST = "lost"
 
@@ -51,6 +54,30 @@ class OldManifests:
         number = int(key) // SHARD_SAMPLES if key.isascii() and key.isdigit() else -1
         tables = self._by_number.setdefault(number, [])
         tables.insert(0 if number == int(path.stem) else len(tables), manifest.table)
+
+
+def with_known_reasons(table: pa.Table) -> pa.Table | None:
+    """Return failures of which some have a reason of no known name with "lost" for it; None if all have."""
+    known = pc.fill_null(pc.is_in(table["reason"], pa.array(REASONS, pa.string())), False)
+    if pc.all(known).as_py():
+        return None
+    columns = {"reason": pc.if_else(known, table["reason"], LOST)}
+    columns |= {"retryable": pc.if_else(known, table["retryable"], True)}
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), FAILURE_SCHEMA.field(name), column)
+    return table
+
+
+def without_records(table: pa.Table, again: Rows) -> pa.Table:
+    """Return a manifest of which the samples at these places, of those with a record, have none."""
+    if not len(again):
+        return table
+    known = np.flatnonzero(pc.and_(table["source"].is_valid(), table["source_row"].is_valid()))
+    stays = pa.array(~np.isin(np.arange(len(table)), known[again]))
+    for name in ("source", "source_row"):
+        place = table.column_names.index(name)
+        table = table.set_column(place, table.schema.field(name), pc.if_else(stays, table[name], None))
+    return table
 
 
 def lost_failures(table: pa.Table, detail: str) -> pa.Table:

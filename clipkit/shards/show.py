@@ -21,6 +21,7 @@ from clipkit.tables import size, table
 
 _SIDE = 480  # pixels: sharp on a screen of two for each
 _PAGE = b"<!doctype html>"
+_ALIASES = {"jpg": (".jpeg",), "jpeg": (".jpg",)}
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 
 
@@ -66,13 +67,16 @@ class ShownPage(NamedTuple):
 def show_sample(directory: Path, key: str, out: Path | None = None) -> ShownSample:
     """Look up the sample of `key` in the dataset in `directory`; write its picture's bytes to `out`.
 
-    Raises DatasetError if there is no such sample, it cannot be read, or `out` is a file of another kind.
+    Raises DatasetError if there is no such sample, it cannot be read, or `out` is a file of another kind, or
+    has the ending of one.
     """
     if not (key.isascii() and key.isdigit() and len(key) <= 9):
         raise DatasetError(f"{key}: expected a key of nine digits such as 000000042, found something else")
     number, place = divmod(int(key), SHARD_SAMPLES)
     one = _Shards(directory).row(shard_name(number) + ".tar", place)
     if out is not None:
+        ext = one.values["ext"]
+        _check_suffix(out, f"the picture as it is stored, {ext}", f".{ext}", *_ALIASES.get(ext, ()))
         _check_replaceable(out, "a picture", _BEGINNINGS)
         content = one.picture()
         with replaced(out) as temporary:
@@ -84,8 +88,9 @@ def show_random(directory: Path, count: int, out: Path, seed: int | None = None)
     """Write a page of `count` samples at random, each as likely as any other, in the dataset's order.
 
     Without a `seed` they are others each time. What cannot be read is shown as that. Raises DatasetError if
-    there are no samples, or `out` is a file of another kind; OSError as the file system does.
+    there are no samples, or `out` is as in `show_sample`; OSError as the file system does.
     """
+    _check_suffix(out, "a page", ".html", ".htm")
     _check_replaceable(out, "a page", (_PAGE,))
     seed = random.randrange(10**9) if seed is None else seed
     shards = _Shards(directory)
@@ -181,6 +186,11 @@ def _figure(one: _Row) -> str:
         lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
         jpeg = None
     return figure(jpeg, row["caption"] or "", "".join(lines), 600)
+
+
+def _check_suffix(out: Path, kind: str, *suffixes: str) -> None:
+    if out.suffix.lower() not in ("", *suffixes):
+        raise DatasetError(f"{out}: expected a name ending in {suffixes[0]} for {kind}; choose another --out")
 
 
 def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> None:

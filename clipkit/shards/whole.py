@@ -28,11 +28,15 @@ _NUMBERED = re.compile(r"\d{6}\.(tar|parquet)")
 
 
 class Files(NamedTuple):
-    """The files of a dataset: those that its index lists, or without one those that are there."""
+    """The files of a dataset: those that its index lists, or without one those that are there.
+
+    `is_trusted` tells whether what differs from the index is at fault, not the index.
+    """
 
     listing: Index | None
     shards: list[Listed]
     failures: list[tuple[str, IndexEntry | None]]
+    is_trusted: bool = True
 
 
 def check_is_dataset(directory: Path) -> None:
@@ -47,12 +51,21 @@ def check_is_dataset(directory: Path) -> None:
 def described(directory: Path, faults: Faults) -> Dataset | None:
     """Read dataset.json; what is wrong with it is a fault, but another version is raised."""
     try:
-        return read_dataset(directory)
+        dataset = read_dataset(directory)
     except OtherVersion:
         raise
     except (DatasetError, OSError) as error:
         faults.add("dataset", DATASET_FILE, _words(error, directory / DATASET_FILE, directory))
         return None
+    if not dataset.is_as_written:
+        faults.add("dataset", DATASET_FILE, "expected it to have the SHA-256 that it gives, found another")
+    return dataset
+
+
+def is_doubtful(index: Index, dataset: Dataset | None) -> bool:
+    """Tell whether dataset.json, itself as it was written, knows another index."""
+    known = dataset.index_sha256 if dataset is not None and dataset.is_as_written else None
+    return known not in (None, index.sha256)
 
 
 def listed_files(directory: Path, faults: Faults) -> Files:
@@ -61,11 +74,17 @@ def listed_files(directory: Path, faults: Faults) -> Files:
         index = read_index(directory)
     except (DatasetError, OSError) as error:
         faults.add("index", INDEX_FILE, _words(error, directory / INDEX_FILE, directory))
-        failures = sorted(path.name for path in (directory / FAILURES).glob("[0-9]*.parquet"))
-        listed = [(f"{FAILURES}/{name}", None) for name in failures if _NUMBERED.fullmatch(name)]
-        return Files(None, [Listed(name, None) for name in shards_there(directory)], list(listed))
+        return _files_there(directory)
     shards = [Listed(entry.name, entry) for entry in index.shards]
     return Files(index, shards, [(entry.name, entry) for entry in index.failure_files])
+
+
+def doubted(directory: Path, files: Files) -> Files:
+    """Return what a doubtful index lists or, where one of that is missing, what is there."""
+    names = [*(shard.name for shard in files.shards), *(name for name, _ in files.failures)]
+    if all((directory / name).is_file() for name in names):
+        return files._replace(is_trusted=False)
+    return _files_there(directory)
 
 
 def each_once(files: Files) -> Files:
@@ -75,7 +94,13 @@ def each_once(files: Files) -> Files:
         entries[name] = entry if entries.get(name, entry) == entry else None
     shards = [Listed(name, entries[name]) for name in dict.fromkeys(shard.name for shard in files.shards)]
     failures = [(name, entries[name]) for name in dict.fromkeys(name for name, _ in files.failures)]
-    return Files(files.listing, shards, failures)
+    return Files(files.listing, shards, failures, files.is_trusted)
+
+
+def _files_there(directory: Path) -> Files:
+    failures = sorted(path.name for path in (directory / FAILURES).glob("[0-9]*.parquet"))
+    listed = [(f"{FAILURES}/{name}", None) for name in failures if _NUMBERED.fullmatch(name)]
+    return Files(None, [Listed(name, None) for name in shards_there(directory)], list(listed), False)
 
 
 def shards_there(directory: Path) -> list[str]:
@@ -175,6 +200,9 @@ def check_whole(
 
 
 def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults: Faults) -> None:
+    if is_doubtful(index, dataset):
+        words = f"expected the SHA-256 that {DATASET_FILE} has, found another: it is not as it was written"
+        faults.add("index", INDEX_FILE, words)
     names = [entry.name for entry in index.entries]
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipkit.model.clean_text import clean
 from clipkit.model.tokenizer import (
     END_OF_TEXT,
     END_OF_WORD,
@@ -174,3 +175,19 @@ def test_long_and_short_words_are_merged_alike(length: int) -> None:
         word = "".join(draw.choices(letters, k=length))
         numbers = list(word.encode("latin-1").translate(table.bytes))
         assert _merged_long(list(numbers), table.merged) == _merged(numbers, table.merged)
+
+
+def test_what_lies_far_behind_the_last_token_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cleaning `&amp;amp;amp;…` takes as many rounds as it is long: minutes for what a caption may hold."""
+    read: list[str] = []
+
+    def noted(text: str) -> str:
+        read.append(text)
+        return clean(text)
+
+    monkeypatch.setattr("clipkit.model.tokenizer.clean", noted)
+    caption = "a photo of a dog " * 1000
+    tokens = Tokenizer()([" " * 10_000 + caption, caption[:2000], " " * 10_000])
+    assert (tokens[0] == tokens[1]).all() and tokens[0, -1] == vocabulary().ids[END_OF_TEXT]
+    assert max(map(len, read)) <= 64 * 77
+    assert tokenize([caption], truncate=True).tolist() == [tokens[0].tolist()]

@@ -137,6 +137,10 @@ def test_what_cannot_be_is_told_before_anything_is_read(twice: Path, tmp_path: P
     refused("found the same one", others=[twice.parent / "old" / ".." / "old"])
     refused("found neither", others=[tmp_path / "absent"])
     refused("expected a folder to write into", listed=tmp_path / "absent" / "list.parquet")
+    refused("expected a place outside of datasets", listed=twice / "list.parquet")
+    refused(
+        "expected a place outside of datasets", listed=tmp_path / "new" / "list.parquet", out=tmp_path / "new"
+    )
     refused("a directory beside the original", out=twice)
     (tmp_path / "thesis.txt").write_text("mine")
     refused("found 'thesis.txt'", out=tmp_path)

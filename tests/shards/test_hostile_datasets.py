@@ -19,6 +19,7 @@ from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import INDEX_FILE, Index, read_index
 from clipkit.shards.repair import repair
+from clipkit.shards.report import write_report
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random, show_sample
 from clipkit.shards.summary import summarize
@@ -163,10 +164,12 @@ def test_failures_without_reasons(small_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(small_dataset, tmp_path / "dataset")
     failures = dataset / "failures" / "000000.parquet"
     with_column(failures, "reason", pa.nulls(pq.read_metadata(failures).num_rows, pa.string()))
-    (dataset / "index.parquet").unlink()
-    assert "index.parquet" in repair(dataset).remade
+    write_report(dataset)
     assert "<code>?</code>" in (dataset / "report.html").read_text()
+    assert verify(dataset).counts == {"sha256": 1, "failures": 1}
+    assert repair(dataset).doubtful and verify(dataset).ok
     assert summarize(dataset).failures == 240
+    assert summarize(dataset).reasons == {"lost": 240}
 
 
 def test_a_manifest_that_pyarrow_cannot_take_apart(dataset: Path) -> None:

@@ -241,3 +241,17 @@ def test_a_killed_worker_is_an_error_not_a_hang(small_dataset: Path) -> None:
     stream = batches(ShardSet(small_dataset), batch_size=10, workers=1, transform=killed, tokenize=tokenize)
     with pytest.raises(DatasetError, match=r"a loader process died, DataLoader worker .*fewer --workers"):
         next(stream)
+
+
+def told(image: bytes, key: int) -> np.ndarray:
+    return np.full((3, 2, 4), int(os.environ["TOLD"]), np.uint8)
+
+
+def test_workers_have_the_environment_of_now(small_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that they are forked from has an older one, without the keys of a bucket, say."""
+    for number in (1, 2):
+        monkeypatch.setenv("TOLD", str(number))
+        (made,) = batches(
+            ShardSet(small_dataset), batch_size=2, workers=1, stop=2, transform=told, tokenize=tokenize
+        )
+        assert (made.images_BCHW == number).all()

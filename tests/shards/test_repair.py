@@ -21,6 +21,7 @@ from clipkit.shards.dataset import Pass, exclusive_use, open_for_writing, read_d
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.repair import repair
+from clipkit.shards.seal import write_sealed
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.verify import verify
 from tests.datasets import contents
@@ -373,7 +374,7 @@ def test_what_a_kill_left_is_not_put_over_later_work(dataset: Path, tmp_path: Pa
     assert code == -9 and (dataset / ".repair" / "ready.json").exists(), errors
     assert "unfinished" in verify(dataset).counts
     described = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(described | {"clipkit": "later"}))
+    write_sealed(dataset / "dataset.json", described | {"clipkit": "later"})
     (dataset / "sizes.json").write_text('{"000000.tar": 1000, "000001.tar": 1000, "000002.tar": 160}')
     mine = (dataset / "sizes.json").read_bytes()
     assert repair(dataset).remade == []

@@ -174,3 +174,14 @@ def test_the_page_in_a_browser(hostile: Path, tmp_path: Path) -> None:
     pictures = [Image.open(path) for path in sorted(tmp_path.glob("*.png"))]
     corners = [picture.convert("L").tobytes()[0] for picture in pictures]
     assert [corner > 128 for corner in corners] == [True, False, True, False], "light, and dark"
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.html"])
+def test_a_picture_gets_no_name_of_another_format(small_dataset: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match=rf"{name}: expected a name ending in \.jpg for the picture"):
+        show_sample(small_dataset, "000000007", tmp_path / name)
+    with pytest.raises(DatasetError, match=r"page\.jpg: expected a name ending in \.html for a page"):
+        show_random(small_dataset, 2, tmp_path / "page.jpg")
+    assert not list(tmp_path.iterdir())
+    for allowed in ("picture", "picture.JPEG"):
+        assert show_sample(small_dataset, "000000007", tmp_path / allowed).out == tmp_path / allowed

@@ -18,6 +18,7 @@ from clipkit.shards.faults import Fault
 from clipkit.shards.format import tar_end, tar_header, tar_member
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.parquet import write_hashed
+from clipkit.shards.seal import write_sealed
 from clipkit.shards.verify import VerifyResult, verify
 from tests.datasets import contents
 
@@ -372,7 +373,7 @@ def test_sizes_and_totals_that_are_not_right(dataset: Path) -> None:
     (dataset / "sizes.json").unlink()
     described = json.loads((dataset / "dataset.json").read_text())
     described["totals"]["samples"] = 5
-    (dataset / "dataset.json").write_text(json.dumps(described))
+    write_sealed(dataset / "dataset.json", described)
     assert causes(verify(dataset)) == {"missing": 1, "totals": 1}
     (dataset / "dataset.json").write_text("{")
     assert causes(verify(dataset)) == {"dataset": 1, "missing": 1}
@@ -405,7 +406,7 @@ def test_what_cannot_be_read_is_a_fault(dataset: Path) -> None:
 def test_pictures_as_served_are_compared_with_their_hashes(dataset: Path) -> None:
     described = json.loads((dataset / "dataset.json").read_text())
     described["image"]["keep_original"] = True
-    (dataset / "dataset.json").write_text(json.dumps(described))
+    write_sealed(dataset / "dataset.json", described)
     assert verify(dataset, decode=True).ok
     made_up = pa.array([f"{row:064x}" for row in range(1000)])
     change_manifest(

@@ -4,17 +4,22 @@ import multiprocessing
 import queue
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
+from clipkit.errors import EngineError
 from clipkit.ingest.engines.engine import Outcomes
 from clipkit.ingest.engines.jobs import Job, Jobs
 from clipkit.ingest.rows import Chunk, ChunkOutcome
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.processes import deaf_to_interrupts, end_with_parent
+
+_STARTS = 3
+_BETWEEN_STARTS_SECONDS = 0.1
 
 
 def local(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
@@ -79,11 +84,22 @@ class _Worker:
         self.jobs: dict[int, Job] = {}
         self._wanting = True
         self._alone = False
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
-        with deaf_to_interrupts():
-            self._process.start()
-        theirs.close()
+        for left in reversed(range(_STARTS)):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
+            try:
+                with deaf_to_interrupts(), theirs:
+                    process.start()
+                break
+            except (EOFError, ConnectionError):  # that server died; the next start makes another
+                ours.close()
+                if not left:
+                    raise EngineError(
+                        "expected workers to start, found that what starts them dies each time; is there "
+                        "memory enough? Run the same command again, perhaps with fewer --workers"
+                    ) from None
+                time.sleep(_BETWEEN_STARTS_SECONDS)
+        self.connection, self._process = ours, process
 
     def wants_more(self, most: int) -> bool:
         return not self.jobs or (self._wanting and not self._alone and len(self.jobs) < most)
@@ -91,7 +107,7 @@ class _Worker:
     def give(self, job: Job, *, alone: bool = False) -> None:
         self.jobs[job.chunk.number] = job
         self._wanting, self._alone = False, alone
-        with suppress(BrokenPipeError):  # it died idle: noticed when its answer is read
+        with suppress(ConnectionError):  # it died idle: noticed when its answer is read
             self.connection.send(job.chunk)
 
     def take(self) -> ChunkOutcome | Underway | _Died | None:
@@ -101,7 +117,7 @@ class _Worker:
         """
         try:
             news = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter if it died over half a word
             return _Died(list(self.jobs.values()), self._restart())
         if isinstance(news, Exception):
             raise news

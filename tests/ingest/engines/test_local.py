@@ -1,10 +1,13 @@
 """The local engine with real workers: what it yields when they live, and when they are killed."""
 
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -71,6 +74,14 @@ def test_a_killed_worker_is_replaced_and_its_chunk_tried_again(server: Server, f
     assert [outcome for outcome in outcomes if isinstance(outcome, Crashed)] == []
     assert len(outcomes) == 2
     assert server.hits["/deadly"] == 2
+
+
+def test_what_starts_workers_may_die_while_one_starts(function: PartMaker) -> None:
+    assert len(list(ended(local(function, iter([chunk(0, "ftp://x/")]), 1, 1)))) == 1
+    server: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    assert len(list(ended(local(function, iter([chunk(1, "ftp://x/")]), 1, 1)))) == 1
 
 
 def test_a_chunk_that_kills_every_worker_is_given_up(

@@ -1,0 +1,121 @@
+"""Flipped bits in what no tar vouches for: each is named; a repair brings back what it can, and tells."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipkit.errors import DatasetError
+from clipkit.shards.dataset import read_dataset
+from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.index import index_sha256, read_index
+from clipkit.shards.repair import repair
+from clipkit.shards.verify import verify
+from tests.datasets import contents
+
+
+@pytest.fixture
+def dataset(small_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of a dataset of three shards whose index is known to its dataset.json, as ingest has it."""
+    return sealed(shutil.copytree(small_dataset, tmp_path / "dataset"))
+
+
+def sealed(directory: Path) -> Path:
+    made = read_dataset(directory)
+    assert made.totals
+    made.finish(made.totals, index_sha256(directory))
+    assert verify(directory).ok
+    return directory
+
+
+def flip(path: Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def change_index(directory: Path, row: int, **values: object) -> None:
+    table = pq.read_table(directory / "index.parquet")
+    rows = table.to_pylist()
+    rows[row] |= values
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), directory / "index.parquet")
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "dataset.json"])
+def test_every_flipped_bit_is_named_and_mended_or_told(tiny_dataset: Path, tmp_path: Path, name: str) -> None:
+    original = sealed(shutil.copytree(tiny_dataset, tmp_path / "original"))
+    choice = random.Random(7)
+    for number in range(25):
+        dataset = shutil.copytree(original, tmp_path / "dataset")
+        place, bit = choice.randrange((dataset / name).stat().st_size), choice.randrange(8)
+        flip(dataset / name, place, bit)
+        assert name in {fault.file for fault in verify(dataset).faults}, (number, place, bit)
+        result = repair(dataset)
+        assert result.lost == result.unnamed == 0 and verify(dataset).ok, (number, place, bit)
+        assert result.ok or name == "dataset.json"
+        of_tars = {file: content for file, content in contents(dataset).items() if file.startswith("0")}
+        assert of_tars == {file: (original / file).read_bytes() for file in of_tars} != {}
+        shutil.rmtree(dataset)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sha256": "0" * 64},
+        {"manifest_sha256": "0" * 64},
+        {"samples": 999},
+        {"bytes": 5},
+        {"name": "000004.tar"},
+    ],
+)
+def test_an_index_at_fault_costs_no_sample(dataset: Path, values: dict[str, object]) -> None:
+    before = read_index(dataset).entries
+    change_index(dataset, 1, **values)
+    with pytest.raises(DatasetError, match=r"index\.parquet: expected the SHA-256 that"):
+        filter_dataset(dataset, dataset.parent / "out", FilterConfig(skip_broken=True))
+    assert repair(dataset).ok and verify(dataset).ok
+    assert read_index(dataset).entries == before
+
+
+def test_a_tar_at_fault_beside_such_an_index_is_told(dataset: Path) -> None:
+    change_index(dataset, 0, bytes=5)
+    flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
+    result = repair(dataset)
+    assert not result.ok and "000001.tar: taken as found" in result.doubtful[0] and verify(dataset).ok
+
+
+def test_a_broken_tar_beside_such_an_index_is_given_up(dataset: Path) -> None:
+    change_index(dataset, 0, bytes=5)
+    flip(dataset / "000001.tar", 512, 0)  # the first byte of a JPEG
+    result = repair(dataset)
+    assert result.lost == 1000 and "000001.tar" in result.left_out[0]
+
+
+def test_a_description_at_fault_is_kept_and_told(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    changed = json.loads(path.read_text()) | {"chunk_rows": 1001}
+    path.write_text(json.dumps(changed))
+    assert [fault.file for fault in verify(dataset).faults] == ["dataset.json"]
+    result = repair(dataset)
+    assert not result.ok and "dataset.json: taken as found" in result.doubtful[0]
+    assert json.loads((dataset / "dataset.json.broken").read_text()) == changed
+    assert verify(dataset).ok and repair(dataset).ok
+    assert read_dataset(dataset).description.chunk_rows == 1001
+
+
+def test_values_that_only_the_manifest_had_are_told(dataset: Path) -> None:
+    path = dataset / "000001.parquet"
+    table = pq.read_table(path)
+    row = table.slice(3, 1).to_pylist()[0]
+    row |= {"source_row": table["source_row"][2].as_py(), "sha256": "g" * 64}
+    wrong = pa.Table.from_pylist([row], table.schema)
+    pq.write_table(pa.concat_tables([table.slice(0, 3), wrong, table.slice(4)]), path)
+    result = repair(dataset)
+    assert not result.ok and "000001.parquet: taken as found" in result.doubtful[0]
+    assert result.unknown == 1 and verify(dataset).ok
+    made = pq.read_table(path).slice(3, 1).to_pylist()[0]
+    assert made == row | {"source": None, "source_row": None, "sha256": None}
