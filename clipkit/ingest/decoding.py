@@ -144,7 +144,7 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         if kind == "webp" and not is_animated:
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
         if isinstance(level := image.info.get("transparency"), int):  # Pillow scales the pixels alone
-            image.info["transparency"] = level * _SCALED.get(image.tile[0].args, 1)
+            image.info["transparency"] = level * _SCALED.get(str(image.tile[0].args), 1)
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
         image.load()
         reduction = round(width / drafted[1][2]) if drafted else 1
