@@ -155,7 +155,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
 def _still_webp(data: bytes) -> Pixels:
     # Pillow decodes it as an animation, onto a canvas with transparency, in twice the time and memory.
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    size = 8 + int.from_bytes(data[4:8], "little")  # a damaged picture would go on in what lies behind it
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8, min(size, len(data))), flags)
     if pixels is None:
         raise UnreadableError("broken_image", "libwebp cannot decode it")
     if pixels.shape[2] == 3:

@@ -225,6 +225,20 @@ def test_other_pictures_cut_off_are_broken(kind: str) -> None:
         assert " at 0x" not in outcome.detail, "the same bytes must fail with the same words"
 
 
+def test_bytes_behind_a_webp_do_not_mend_it() -> None:
+    whole = encoded(photo(64, 48), "WEBP")
+    assert made(whole + b"x" * 50).content == made(whole).content
+    content = whole[20:-40]  # cut off, in a file that says it is whole
+    cut = (
+        b"RIFF"
+        + struct.pack("<I", 12 + len(content))
+        + whole[8:16]
+        + struct.pack("<I", len(content))
+        + content
+    )
+    assert failed(cut).reason == failed(cut + whole).reason == "broken_image"
+
+
 def test_a_jpeg_with_damage_inside_is_broken() -> None:
     data = bytearray(encoded(photo(400, 300), quality=90))
     middle = len(data) // 2
