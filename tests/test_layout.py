@@ -29,6 +29,7 @@ ROOT_MODULES = {
     "json_values",
     "launched",
     "lines",
+    "metadata",
     "locations",
     "locks",
     "remote",

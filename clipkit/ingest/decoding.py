@@ -13,8 +13,8 @@ from PIL import AvifImagePlugin, Image
 
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
+from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
 from clipkit.pictures import check_scans
-from clipkit.shards.metadata import exif_orientation, jpeg_metadata
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -26,6 +26,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same w
 # What decoders keep beside the pixels, at the limit of 36 megapixels some 200 MB then as for others: libwebp
 # takes 8 bytes a pixel, for an animation 17, Pillow's AVIF 9 to 18, libjpeg 8 for four colours in many scans.
 _SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
+_AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
@@ -72,7 +73,7 @@ def sniff(data: bytes) -> str | None:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+    if data[4:8] == b"ftyp" and _AVIF.fullmatch(data, 8, min(128, int.from_bytes(data[:4], "big"))):
         return "avif"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "bmp"
@@ -137,6 +138,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         share = _SHARES.get("animated" if is_animated else kind, 1.0)
         _check_size(width, height, limits._replace(share=share))
         orientation = exif_orientation(image.info.get("exif", b""))
+        if kind == "jpeg":
+            orientation, image.info["icc_profile"], _ = jpeg_metadata(data)
         if kind == "webp" and not is_animated:
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
@@ -159,7 +162,7 @@ def _still_webp(data: bytes) -> Pixels:
 
 def _opened(data: bytes, kind: str) -> Image.Image:
     try:
-        return Image.open(BytesIO(data), formats=[kind])
+        return Image.open(BytesIO(without_metadata(data)), formats=[kind])
     except Image.DecompressionBombError as error:
         raise UnreadableError("too_many_pixels", str(error)[:100]) from None
 

@@ -1,8 +1,8 @@
 """Rows in, bodies or reasons out: one libcurl multi loop a worker.
 
 A URL has one deadline over all its attempts and the waits between them. What may pass is tried again,
-later each time; a host never has more than its share of the connections, and one that asks us to wait is
-left alone.
+later each time; a host never has more than its share of the connections, one that asks us to wait is left
+alone, and one that answers nothing, while others do, keeps them only now and then.
 """
 
 import heapq
@@ -22,6 +22,7 @@ from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.resolve import Diagnosis, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.silence import Silence
 from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.urls import Target, request_target
@@ -30,6 +31,8 @@ _POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has w
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
 
+_SILENT = Failed("timeout", "its host answered none of the requests before")
+
 
 @dataclass(slots=True)
 class _Job(Generic[Key]):
@@ -37,6 +40,7 @@ class _Job(Generic[Key]):
     target: Target
     deadline: float = 0.0  # set by the first attempt
     attempts: int = 0
+    begun: float = 0.0  # the last attempt
     failed: Failed = _HELD_BACK  # what it ends as if its deadline comes now
 
 
@@ -77,6 +81,7 @@ class _Fetcher(Generic[Key]):
         self._diagnosis = diagnosis
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
+        self._silence = Silence(config.timeout, config.deadline)
         self._idle: list[Transfer] = []
         self._jobs: dict[Transfer, _Job[Key]] = {}
         # A heap by the time of the next attempt; those tried before first, whose own time runs.
@@ -138,6 +143,8 @@ class _Fetcher(Generic[Key]):
 
     def _limit(self, now: float) -> tuple[str, bool] | None:
         if host := self._hosts.busiest():
+            if not self._silence.has_answered(host):  # nor would it with more connections
+                return None
             return host, self._hosts.is_slowed(host)
         host = self._waiting[0][3].target.host if self._waiting else None
         return (host, True) if host and self._hosts.paused_until(host, now) else None
@@ -159,7 +166,9 @@ class _Fetcher(Generic[Key]):
 
     def _start(self, job: _Job[Key], now: float) -> None:
         host = job.target.host
-        if job.deadline and job.deadline <= now:
+        is_silent = self._silence.is_expected(host, now)
+        if is_silent or (job.deadline and job.deadline <= now):
+            job.failed = job.failed if job.attempts else _SILENT
             self._end(job)
             self._make_ready(self._hosts.following(host))
         elif paused := self._hosts.paused_until(host, now):
@@ -167,6 +176,8 @@ class _Fetcher(Generic[Key]):
         elif self._hosts.enter(host, job, first=job.attempts > 0):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
+            job.begun = now
+            self._silence.asked(host, now)
             transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
             transfer.prepare(job.target.url, job.deadline - now, again=job.attempts > 1)
             self._jobs[transfer] = job
@@ -196,6 +207,7 @@ class _Fetcher(Generic[Key]):
             job = self._jobs.pop(transfer)
             self._make_ready(self._hosts.leave(job.target.host))
             outcome = transfer.finished(code, message)
+            self._note_answer(job, outcome)
             if not _asks_for_a_pause(outcome, transfer.retry_after):
                 self._make_ready(self._hosts.answered(job.target.host))
             if isinstance(outcome, bytes):
@@ -210,6 +222,12 @@ class _Fetcher(Generic[Key]):
             self._idle.append(transfer)
         self._take_diagnoses()
         self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
+
+    def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:
+        if isinstance(outcome, bytes) or outcome.http_status:
+            self._silence.answered(job.target.host, time.monotonic())
+        elif outcome.reason == "timeout":
+            self._silence.unanswered(job.target.host, job.begun, time.monotonic())
 
     def _take_diagnoses(self) -> None:
         undiagnosed, self._undiagnosed = self._undiagnosed, []

@@ -17,7 +17,8 @@ from clipkit.ingest.rows import Chunk, UrlRow
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.text_files import check_regular, name_without_compression
 
-_VALIDATION = re.compile(r"(?<![a-z])val", re.IGNORECASE)
+_VALIDATION = re.compile(r"(?<![a-z])val")
+_SPLIT = re.compile(r"train(ing)?|val(id(ation)?)?")
 _NAMED_IN_A_CALL = 3
 
 
@@ -104,15 +105,23 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def refuse_mixed_splits(paths: Sequence[Path], command: str) -> None:
-    """Raise SourceError, with the two calls to make, if names tell of both training and validation files."""
-    validation = [path for path in paths if _VALIDATION.search(path.name)]
-    training = [path for path in paths if "train" in path.name.lower() and path not in validation]
+    """Raise SourceError, with the two calls to make, if names tell of both training and validation files.
+
+    So do those of the folders that files lie in, if they are a split's name and nothing else.
+    """
+    validation = [path for path in paths if _VALIDATION.search(_name_of_split(path))]
+    training = [path for path in paths if "train" in _name_of_split(path) and path not in validation]
     if training and validation:
         calls = [f"`clipkit ingest {command} {_listed(part)}`" for part in (training, validation)]
         raise SourceError(
             "expected files of one split, found training and validation files: one dataset is one split; "
             f"make two calls, {calls[0]} and {calls[1]}"
         )
+
+
+def _name_of_split(path: Path) -> str:
+    folder = path.absolute().parent.name.lower()
+    return f"{folder} {path.name.lower()}" if _SPLIT.fullmatch(folder) else path.name.lower()
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -14,6 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
+from clipkit.metadata import without_metadata
 from clipkit.pictures import MAX_PIXELS, check_scans
 
 Pixels = npt.NDArray[np.uint8]
@@ -61,7 +62,8 @@ def opened(image: bytes) -> Iterator[Image.Image]:
     """
     _check_scans(image)
     try:
-        with _quiet(), Image.open(io.BytesIO(image), formats=_formats()) as picture:
+        stream = io.BytesIO(without_metadata(image))
+        with _quiet(), Image.open(stream, formats=_formats()) as picture:
             check_pixels(*picture.size)
             yield picture
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

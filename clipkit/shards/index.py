@@ -16,7 +16,7 @@ from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import REMEDY, parsed
+from clipkit.shards.parquet import MAGIC, REMEDY, parsed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
@@ -172,7 +172,9 @@ def read_index(directory: Path) -> Index:
         ) from None
     table = parsed(content)
     if isinstance(table, str):
-        raise DatasetError(f"{path}: expected a Parquet index, found: {table}; {REMEDY}")
+        is_page = is_remote(path) and not content.startswith(MAGIC)
+        remedy = "is the address right, and does the server want no login?" if is_page else REMEDY
+        raise DatasetError(f"{path}: expected a Parquet index, found: {table}; {remedy}")
     if not table.schema.equals(INDEX_SCHEMA):
         raise DatasetError(
             f"{path}: expected the columns {INDEX_SCHEMA.names}, found {table.schema.names}, or other types; "

@@ -14,10 +14,9 @@ from clipkit.locations import read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.hamming import Places
 from clipkit.shards.index import IndexEntry
-from clipkit.shards.parquet import parsed
+from clipkit.shards.parquet import MAGIC, parsed
 
 _COLUMN = "key"
-_PARQUET = b"PAR1"
 
 
 class Keys(NamedTuple):
@@ -36,7 +35,7 @@ def read_keys(path: Path, shards: list[IndexEntry], option: str) -> Keys:
         content = read_bytes(path)
     except OSError as error:
         raise _refused(option, path, f"that it cannot be read: {error.strerror or error}") from None
-    found = _of_parquet(content) if content.startswith(_PARQUET) else _of_text(content)
+    found = _of_parquet(content) if content.startswith(MAGIC) else _of_text(content)
     if isinstance(found, str):
         raise _refused(option, path, found)
     if not len(found):

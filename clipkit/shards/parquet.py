@@ -16,6 +16,9 @@ from clipkit.processes import at_most_more_memory
 MOST_BYTES = 3_000_000_000
 """Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
 
+MAGIC = b"PAR1"
+"""What every Parquet file begins with."""
+
 UNREADABLE = (pa.ArrowException, MemoryError, OSError, UnicodeDecodeError)
 """What pyarrow raises for bytes that are no Parquet file, and for columns whose names are no UTF-8."""
 
@@ -55,7 +58,7 @@ def parsed(content: bytes) -> pa.Table | str:
     try:
         return _table(pa.BufferReader(content), None)
     except UNREADABLE as error:
-        return words_of(error)
+        return words_of(error) if content.startswith(MAGIC) else f"what begins with {content[:24]!r}"
 
 
 def words_of(error: BaseException) -> str:

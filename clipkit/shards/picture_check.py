@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import simplejpeg
 from PIL import Image
 
+from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
 from clipkit.pictures import MAX_PIXELS, check_scans
-from clipkit.shards.metadata import exif_orientation, jpeg_metadata
 
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
 
@@ -46,7 +46,8 @@ def _upright_size(picture: Image.Image, data: bytes) -> tuple[int, int]:
 @contextmanager
 def opened_picture(data: bytes) -> Iterator[Image.Image]:
     """Open a picture of a format that ingest stores, undecoded. Raises anything for what is none."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+    stream = io.BytesIO(without_metadata(data))
+    with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=_FORMATS) as picture:
         yield picture
 
 

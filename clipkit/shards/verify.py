@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
+from clipkit.locations import is_remote
 from clipkit.pictures import MAX_PIXELS
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset
@@ -86,12 +87,15 @@ def verify(
     """Verify the dataset in `directory`, with `decode` each picture of it too; nothing is written.
 
     `workers` processes read the shards; by default one a CPU. Raises DatasetError where there is no dataset,
-    or one of another version; all else that is wrong with it is among the faults.
+    behind an address also for other files of its names, or one of another version; all else that is wrong
+    with it is among the faults.
     """
     begun = time.monotonic()
     check_is_dataset(directory)
     faults = Faults()
     dataset, files = described(directory, faults), listed_files(directory, faults)
+    if is_remote(directory) and dataset is None and files.listing is None:
+        raise DatasetError(f"{directory}: expected a dataset, found {faults.listed[-1].line()}")
     counted = Counted(faults)
     samples = {}
     for verdict in shard_verdicts(directory, files.shards, how_of(dataset, decode), workers, progress):

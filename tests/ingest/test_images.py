@@ -178,6 +178,14 @@ def test_a_profile_in_several_segments_is_put_together() -> None:
     assert (abs(got.mean(axis=(0, 1)) - [0, 255, 0]) < 6).all()
 
 
+def test_avif_is_known_by_its_compatible_brands() -> None:
+    data = encoded(photo(), "AVIF")
+    assert data[8:12] == b"avif" and b"avif" in data[16:32]
+    assert made(data[:8] + b"mif1" + data[12:]).original_format == "avif"
+    heic = data[:8] + b"mif1" + data[12:32].replace(b"avif", b"heic") + data[32:]
+    assert failed(heic).reason == "not_an_image"
+
+
 @pytest.mark.parametrize("size", [(64, 64), (50, 200), (3, 2000), (65, 64), (64, 65), (1, 1)])
 def test_small_pictures_are_never_enlarged(size: tuple[int, int]) -> None:
     picture = made(encoded(photo(*size)))

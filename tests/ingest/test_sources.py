@@ -44,6 +44,14 @@ def test_the_calls_to_make_stay_short() -> None:
     assert len(str(raised.value)) < 400
 
 
+@pytest.mark.parametrize(("one", "other"), [("train", "val"), ("Training", "validation"), ("train", "valid")])
+def test_the_sides_of_a_split_are_told_by_their_folders(one: str, other: str) -> None:
+    with pytest.raises(SourceError, match="found training and validation files"):
+        refuse_mixed_splits([Path(f"set/{one}/000000.tar"), Path(f"set/{other}/000000.tar")], "tars")
+    refuse_mixed_splits([Path(f"set/{one}/{number}.tar") for number in range(2)], "tars")
+    refuse_mixed_splits([Path(f"{one}ers/a.tar"), Path(f"{other}ues/a.tar")], "tars")
+
+
 def test_a_stretch_ends_the_reading_by_itself() -> None:
     """Not the collector of garbage, in whose work a Ctrl-C would be lost."""
     ended = []

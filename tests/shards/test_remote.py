@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,12 @@ from clipkit.locations import downloaded, location
 from clipkit.remote import RefusedError, RemoteError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
 from tests.conftest import WriteDataset
 from tests.datasets import everything
 from tests.object_store import BUCKET, Fault, ObjectStore
-from tests.serving import Server, answer
+from tests.serving import Route, Server, answer
 from tests.tars import write_tar
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,6 +35,23 @@ def uploaded(store: ObjectStore, small_dataset: Path, tmp_path: Path) -> str:
     address = f"s3://{BUCKET}/{tmp_path.name}"
     store.fs.put(str(small_dataset), f"{BUCKET}/{tmp_path.name}", recursive=True)
     return address
+
+
+class Everywhere(dict[str, Route]):
+    """One answer to every request, as of a server that wants a login first."""
+
+    def get(self, path: str, default: Any = None) -> Route:
+        return answer(b"<!doctype html><title>Log in</title>")
+
+
+@pytest.mark.parametrize("command", [verify, ShardSet, summarize])
+def test_a_server_that_has_a_page_for_everything(server: Server, command: Callable[[Any], object]) -> None:
+    server.routes = Everywhere()
+    words = (
+        r"index\.parquet: expected a Parquet index, found: what begins with b'<!doctype .*the address right"
+    )
+    with pytest.raises(DatasetError, match=words):
+        command(location(server.url("/set")))
 
 
 def test_a_dataset_in_a_bucket_is_the_one_on_disk(uploaded: str, small_dataset: Path) -> None:
