@@ -1,6 +1,7 @@
 """Worker processes: what they may; Ctrl-C stays their parent's; neither survives the other unaware."""
 
 import ctypes
+import errno
 import gc
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ _ENDED_ITSELF = (
     "it ended by itself: mend what it printed above. A program begins workers under "
     '`if __name__ == "__main__":`, and what it hands them is defined in a file that they can import'
 )
+_LOCKS = 11  # of each worker of a DataLoader, at the most, a page of shared memory each
 _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 
@@ -194,12 +196,33 @@ def sharing(error: type[ClipkitError]) -> Iterator[None]:
     except RuntimeError as found:
         if "shared memory" not in str(found):
             raise
+        raise _without_room(error, os.statvfs(_SHARED)) from None
+
+
+def check_sharing(error: type[ClipkitError], workers: int) -> None:
+    """Raise `error` if the memory that processes share has no room for the locks of so many workers.
+
+    It is looked at before: where a DataLoader finds out, the error names no place, and others follow.
+    """
+    try:
         room = os.statvfs(_SHARED)
+        if room.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    except OSError as found:
         raise error(
-            f"{_SHARED}: expected room for the workers' batches, found {room.f_bavail * room.f_frsize:,} of "
-            f"{room.f_blocks * room.f_frsize:,} bytes free: give a container more (`docker run "
-            "--shm-size=16g`), or give fewer --workers or a smaller --batch-size"
+            f"{_SHARED}: expected the memory that processes share, found: {found.strerror}; mount a tmpfs "
+            "there that can be written, or give --workers 0"
         ) from None
+    if room.f_blocks and room.f_bavail < _LOCKS * workers:  # no blocks: no limit
+        raise _without_room(error, room)
+
+
+def _without_room(error: type[ClipkitError], room: os.statvfs_result) -> ClipkitError:
+    return error(
+        f"{_SHARED}: expected room for the workers' batches, found {room.f_bavail * room.f_frsize:,} of "
+        f"{room.f_blocks * room.f_frsize:,} bytes free: give a container more (`docker run "
+        "--shm-size=16g`), or give fewer --workers or a smaller --batch-size"
+    )
 
 
 @contextmanager

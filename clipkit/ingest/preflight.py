@@ -28,18 +28,21 @@ Connect = Callable[[str, int, float], None]
 """Open a connection to (address, port) within so many seconds, and close it; raises OSError."""
 
 
+def _connect(address: str, port: int, seconds: float) -> None:
+    socket.create_connection((address, port), timeout=seconds).close()
+
+
 def preflight(
     rows: Iterable[UrlRow],
     config: IngestConfig,
-    resolve: Resolve | None = None,
-    connect: Connect | None = None,
+    resolve: Resolve = system_resolve,
+    connect: Connect = _connect,
 ) -> None:
     """Try the first few hosts of `rows`, or the proxy; one that works is enough.
 
     Raises NetworkError if none of the names, nor one that is always there, can be resolved, if there is no
     network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached.
     """
-    resolve, connect = resolve or system_resolve, connect or _connect
     if config.proxy:
         _try_proxy(config.proxy, config.timeout, connect)
         return
@@ -133,7 +136,3 @@ def _is_unknown(host: str, resolve: Resolve) -> bool:
         return not resolve(host)
     except OSError:
         return True
-
-
-def _connect(address: str, port: int, seconds: float) -> None:
-    socket.create_connection((address, port), timeout=seconds).close()

@@ -1,5 +1,6 @@
 """Ingest from a source to a finished dataset, or on from where the last one stopped."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
-from clipkit.shards.failure_files import count_retryable
+from clipkit.shards.failure_files import count_retryable, urls_to_retry
 from clipkit.shards.index import index_sha256
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
@@ -65,7 +66,7 @@ def ingest(
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
-                preflight(_first_requests(source), config)
+                preflight(_first_requests(source, dataset, which), config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:
                 one.make(display)
@@ -92,7 +93,10 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield Pass(kind="retry", records=records)
 
 
-def _first_requests(source: Source) -> list[UrlRow]:
+def _first_requests(source: Source, dataset: Dataset, which: Pass) -> list[UrlRow]:
+    if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind
+        urls = itertools.islice(urls_to_retry(dataset.directory), _TRIED_FIRST)
+        return [UrlRow("", 0, url, "") for url in urls]
     return [row for row in source.stretch(0, _TRIED_FIRST) if row.file is None]
 
 

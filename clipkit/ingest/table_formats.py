@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from clipkit.errors import SourceError
 from clipkit.json_values import parsed_json
 from clipkit.shards.delimited import TextColumns, Values
+from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.text_files import Malformed, count_lines, opened, read_records
 
 _RECORDS_LOOKED_AT = 100
@@ -102,11 +103,7 @@ class Parquet:
                     read += len(batch)
                     if read <= self._rows:
                         yield from zip(*(_column(batch.column(name)) for name in names), strict=True)
-        except (
-            pa.ArrowException,
-            OSError,
-            ValueError,
-        ) as error:  # ValueError: bad UTF-8 deep in nested values
+        except (*UNREADABLE, ValueError) as error:  # the last of bad UTF-8 deep in nested values
             raise self._damaged(str(error).partition("\n")[0]) from None
         if read != self._rows:
             raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
@@ -114,7 +111,7 @@ class Parquet:
     def _file(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self._stored(), buffer_size=1 << 20, pre_buffer=False)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
+        except UNREADABLE as error:
             raise self._damaged(str(error).partition("\n")[0]) from None
 
     def _stored(self) -> pa.OSFile:

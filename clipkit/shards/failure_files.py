@@ -40,6 +40,13 @@ def count_retryable(directory: Path) -> int:
     return sum(counts)
 
 
+def urls_to_retry(directory: Path) -> Iterator[str]:
+    """Yield the URLs whose requests failed and may be tried again. Raises DatasetError as reading does."""
+    for table in failures_of(directory, ["url", "reason", "retryable"]):
+        requested = pc.not_equal(table["reason"], "worker_crashed")  # as any record may be, also of a file
+        yield from table.filter(pc.and_(table["retryable"], requested))["url"].to_pylist()
+
+
 def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None = None) -> pa.Table:
     """Read one failure file. Raises DatasetError as reading does."""
     return read_parquet(directory / entry.name, "a failure file", columns)

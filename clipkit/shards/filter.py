@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
 
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote
@@ -33,8 +33,8 @@ class FilterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keys: Path | None = None
-    without_keys: Path | None = None
+    keys: SkipValidation[Path | None] = None  # also an address
+    without_keys: SkipValidation[Path | None] = None
     where: str | None = None
     split: float | None = Field(default=None, gt=0, lt=1)
     part: Literal["train", "val"] | None = None

@@ -18,7 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.processes import deaf_to_interrupts, end_with_parent, keep_freed_memory, sharing, watched
+from clipkit.processes import (
+    check_sharing,
+    deaf_to_interrupts,
+    end_with_parent,
+    keep_freed_memory,
+    sharing,
+    watched,
+)
 from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.decoded import DecodedSamples, Pixels, Transform
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
@@ -119,6 +126,7 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
         return (made[number] for number in numbers)
 
     def begin() -> Iterator[Any]:
+        check_sharing(DatasetError, workers)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
             loader = DataLoader(

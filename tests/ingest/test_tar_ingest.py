@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from clipkit.errors import DatasetError, SourceError
+from clipkit.errors import DatasetError, NetworkError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.result import IngestResult
@@ -252,3 +253,22 @@ def test_what_img2dataset_did_not_get_can_be_tried_again(server: Server, tmp_pat
     row = pq.read_table(tmp_path / "dataset" / "000001.parquet").to_pylist()[0]
     assert (row["caption"], row["url"], row["exif"]) == ("late", url, "{}")
     assert (row["source"], row["source_row"]) == ("00000.parquet", 2)
+
+
+def test_another_try_without_a_name_resolver_marks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*asked: object, **settings: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    rows: list[dict[str, Any]] = [{"url": "http://x/", "caption": "good", "jpg": encoded(photo())}] * 1001
+    failed = {"caption": "late", "status": "failed_to_download", "error_message": "<urlopen error timed out>"}
+    rows.append({"url": "http://host.test/", **failed})
+    write_img2dataset(tmp_path / "theirs", 0, rows)
+    source, out = tars([str(tmp_path / "theirs")]), tmp_path / "dataset"
+    ingest(source, out, CONFIG)
+    before = contents(out)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(NetworkError, match="expected a working name resolver"):
+        ingest(source, out, CONFIG, retry_failed=True)
+    assert contents(out) == before

@@ -7,11 +7,13 @@ import pytest
 
 from clipkit.errors import ConfigError, DatasetError
 from clipkit.ingest.folder_hashes import hash_folder
+from clipkit.locations import location
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, FilterResult, filter_dataset
 from clipkit.shards.index import read_index
 from clipkit.shards.verify import verify
+from tests.serving import Server, answer
 
 
 def rows(directory: Path) -> list[int]:
@@ -40,6 +42,12 @@ def test_samples_are_kept_and_left_out_by_their_keys(small_dataset: Path, tmp_pa
     filtered(small_dataset, tmp_path / "rest", without_keys=keep, where="source_row > 1000")
     gone = {every[place] for place in (7, 999, 1000, 2159)}
     assert rows(tmp_path / "rest") == [row for row in every if row > 1000 and row not in gone]
+
+
+def test_keys_behind_an_address(small_dataset: Path, tmp_path: Path, server: Server) -> None:
+    address = location(server.add("/keys", answer(b"000000003\n")))
+    filtered(small_dataset, tmp_path / "out", keys=address)
+    assert rows(tmp_path / "out") == rows(small_dataset)[3:4]
 
 
 def test_a_list_of_duplicates_leaves_out_the_same_as_dedup(small_dataset: Path, tmp_path: Path) -> None:
