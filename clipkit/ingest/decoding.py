@@ -13,7 +13,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
+from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
 from clipkit.pictures import check_scans
 
 _MAGIC = (
@@ -138,6 +138,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         is_animated = kind == "webp" and getattr(image, "n_frames", 1) > 1
         share = _SHARES.get("animated" if is_animated else kind, 1.0)
         _check_size(width, height, limits._replace(share=share))
+        if kind == "png" and has_damaged_chunk(data):
+            raise UnreadableError("broken_image", "a wrong checksum")
         orientation = exif_orientation(image.info.get("exif", b""))
         if kind == "jpeg":
             orientation, image.info["icc_profile"], _ = jpeg_metadata(data)

@@ -225,6 +225,12 @@ def test_other_pictures_cut_off_are_broken(kind: str) -> None:
         assert " at 0x" not in outcome.detail, "the same bytes must fail with the same words"
 
 
+def test_a_png_with_damage_inside_is_broken() -> None:
+    data = encoded(photo(400, 300), "PNG", compress_level=0)  # whose decoder would notice nothing
+    end = len(data) - 100
+    assert failed(data[:end] + bytes(20) + data[end + 20 :]) == Failed("broken_image", "a wrong checksum")
+
+
 def test_bytes_behind_a_webp_do_not_mend_it() -> None:
     whole = encoded(photo(64, 48), "WEBP")
     assert made(whole + b"x" * 50).content == made(whole).content
