@@ -16,7 +16,7 @@ import pytest
 
 from clipkit.downloads import Patience, Wanted, download
 from clipkit.errors import DownloadError
-from tests.ingest.test_tls import NEW_KEY, certify, openssl
+from tests.ingest.test_tls import certify, found_authority
 from tests.serving import Route, Server, answer, raw
 
 BODY = random.Random(0).randbytes(3_000_000)
@@ -276,8 +276,7 @@ def test_redirects_to_https_are_followed_where_the_certificate_is_known(
 ) -> None:
     if not shutil.which("openssl"):
         pytest.skip("no openssl here, which makes the certificates")
-    authority = ["-subj", "/CN=known", "-keyout", "known.key", "-out", "known.pem"]
-    openssl(tmp_path, "req", "-x509", *NEW_KEY, *authority)
+    found_authority(tmp_path, "known")
     route = Ranged()
     with Server(certify(tmp_path, "good", "localhost", 30, "known")).running() as secure:
         secure.add("/x.pt", route)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic
 
+from clipkit import scratch
 from clipkit.errors import EngineError, install_extra
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.img2dataset_words import reason_of
@@ -51,8 +52,8 @@ def _downloader() -> Download:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
     try:
         # Its other imports leave folders behind in a process that is killed, as workers are.
-        with tempfile.TemporaryDirectory() as scratch:
-            before, tempfile.tempdir = tempfile.tempdir, scratch
+        with scratch.folder() as place:
+            before, tempfile.tempdir = tempfile.tempdir, str(place)
             try:
                 from img2dataset.downloader import download_image
             finally:

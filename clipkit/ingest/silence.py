@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-_UNANSWERED = 4  # requests in a row, of a host that never answered
+_UNANSWERED = 4  # requests in a row
+_ROUNDS = 3  # of timeouts, for a host that never answered: four requests at once tell of one moment
 _KEPT = 4096  # hosts: a list of a billion URLs has hosts without number
 
 
@@ -17,14 +18,16 @@ class _Host:
 class Silence:
     """Tells which hosts are silent; times are monotonic seconds.
 
-    A host is, of which _UNANSWERED requests in a row ended after `timeout` without an answer; one that had
-    answered earlier only if that has gone on for `patience`. Requests do not count while no host answers:
-    then it may be the network that is silent. Now and then a request finds out whether the host still is.
+    A host is, of which _UNANSWERED requests in a row ended after `timeout` without an answer, if that has
+    gone on for _ROUNDS times `timeout`; for one that had answered earlier, for `patience`. Requests do not
+    count while no host answers: then it may be the network that is silent. Now and then a request finds out
+    whether the host still is.
     """
 
     def __init__(self, timeout: float, patience: float):
         self._between = 2 * timeout  # answers, and two requests of a silent host
         self._patience = patience
+        self._first_patience = min(_ROUNDS * timeout, patience)
         self._hosts: dict[str, _Host] = {}
         self._heard = self._heard_since = float("-inf")  # of any host
 
@@ -61,7 +64,7 @@ class Silence:
         state = self._hosts.get(host)
         if state is None or state.unanswered < _UNANSWERED or now - state.last > self._between:
             return False
-        return not state.has_answered or now - state.since > self._patience
+        return now - state.since > (self._patience if state.has_answered else self._first_patience)
 
     def _state(self, host: str) -> _Host:
         state = self._hosts.pop(host, None) or _Host()

@@ -11,7 +11,7 @@ from clipkit.atomic import write_json
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import is_remote
+from clipkit.locations import is_remote, read_bytes
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
 from clipkit.shards.failure_check import check_failures
@@ -294,6 +294,6 @@ class _Repair:
 
 def _json(path: Path) -> Any:
     try:
-        return parsed_json(path.read_bytes())
+        return parsed_json(read_bytes(path))
     except (OSError, ValueError):
         return None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.json_values import parsed_json
+from clipkit.locations import read_bytes
 from clipkit.shards.dataset import DATASET_FILE, Dataset, DatasetDescription, Totals
 from clipkit.shards.index import INDEX_FILE, Index, IngestProgress, index_sha256
 from clipkit.shards.seal import INDEX_SEAL, is_sealed, write_sealed
@@ -48,7 +49,7 @@ def restate(directory: Path, dataset: Dataset | None, totals: Totals, staging: S
         )
     if dataset.is_as_written and dataset.totals == totals and dataset.index_sha256 in (None, index):
         return Restated()
-    content = parsed_json((directory / DATASET_FILE).read_bytes())
+    content = parsed_json(read_bytes(directory / DATASET_FILE))
     content |= {"totals": totals.model_dump()}
     content |= {INDEX_SEAL: index} if INDEX_SEAL in content else {}
     write_sealed(staging.folder / DATASET_FILE, content)

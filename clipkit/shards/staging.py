@@ -9,6 +9,7 @@ from clipkit.atomic import flush, make_folder, write_json
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
+from clipkit.locations import read_bytes
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.index import INDEX_FILE
@@ -46,7 +47,7 @@ class Staging:
                     f"{folder}: expected a folder of the dataset, found a link to elsewhere: remove the link"
                 )
         try:
-            order: Any = parsed_json((self.folder / _READY).read_bytes())
+            order: Any = parsed_json(read_bytes(self.folder / _READY))
             names = [str(name) for name in order["names"]]
             is_ours = all(name in _WHOLE or _NUMBERED.fullmatch(name) for name in names)
             is_ours &= all(_sha256(self._directory / name) in order["guards"][name] for name in _GUARDS)
@@ -96,4 +97,4 @@ class Staging:
 
 
 def _sha256(path: Path) -> str:
-    return file_sha256(path) if path.exists() else ""
+    return file_sha256(path) if path.is_file() else ""

@@ -29,10 +29,18 @@ def openssl(folder: Path, *words: object) -> None:
     subprocess.run(["openssl", *map(str, words)], cwd=folder, check=True, capture_output=True)
 
 
+def found_authority(folder: Path, name: str) -> None:
+    """Make the key and the certificate of one that signs others."""
+    words = [*NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    openssl(
+        folder, "req", "-x509", *words, "-addext", "keyUsage=critical,keyCertSign"
+    )  # Python 3.13 asks for it
+
+
 def certify(folder: Path, name: str, host: str, days: int, authority: str | None) -> ssl.SSLContext:
     """Make a key and a certificate; return what a server needs to speak with them."""
     key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
-    (folder / "extensions").write_text(f"subjectAltName=DNS:{host}")
+    (folder / "extensions").write_text(f"subjectAltName=DNS:{host}\nauthorityKeyIdentifier=keyid\n")
     words = [*NEW_KEY, "-subj", f"/CN={host}", "-keyout", key]
     if authority is None:
         openssl(folder, "req", "-x509", *words, "-addext", f"subjectAltName=DNS:{host}", "-out", certificate)
@@ -52,8 +60,7 @@ def servers(tmp_path: Path) -> Iterator[dict[str, Server]]:
     if not shutil.which("openssl"):
         pytest.skip("no openssl here, which makes the certificates")
     for name in ("known", "unknown"):
-        words = [*NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key"]
-        openssl(tmp_path, "req", "-x509", *words, "-out", f"{name}.pem")
+        found_authority(tmp_path, name)
     with ExitStack() as running:
         made = {name: certify(tmp_path, name, *about) for name, about in CERTIFICATES.items()}
         yield {name: running.enter_context(Server(context).running()) for name, context in made.items()}

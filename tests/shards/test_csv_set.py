@@ -179,7 +179,7 @@ def test_pictures_that_cannot_be_read_are_bad_samples(table: Table, tmp_path: Pa
         "pictures": "no regular file",
         "/dev/zero": "no regular file",
         "huge": "more than 268,435,456 bytes",
-        "a\0b": "null byte",
+        "a\0b": "embedded null",
         "x" * 5000: "File name too long",
         "https://h/a.jpg": "found a URL",
     }

@@ -80,6 +80,17 @@ def test_what_is_no_regular_file_is_never_read(
     assert not (dataset.parent / "out.jpg").exists() or name == "dataset.json"
 
 
+@pytest.mark.parametrize("make", [zeros, os.mkfifo])
+@pytest.mark.parametrize("name", ["dataset.json", "sizes.json", ".repair/ready.json"])
+def test_a_repair_waits_for_no_pipe(dataset: Path, name: str, make: Callable[[Path], object]) -> None:
+    path = dataset / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    make(path)
+    repair(dataset)
+    assert verify(dataset).ok
+
+
 def of_bytes(count: int) -> pa.Array:
     """Texts that are no UTF-8."""
     return pa.Array.from_buffers(pa.string(), count, pa.array([b"\xff\xfe"] * count).buffers())
