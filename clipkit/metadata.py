@@ -11,7 +11,8 @@ _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_OF_PIXELS = frozenset((b"tRNS", b"iCCP", b"eXIf"))  # of the chunks that decoders need not know
+_NOT_NEEDED = 0x20  # in the first letter of a chunk that decoders need not know
+_OF_PIXELS = frozenset((b"tRNS", b"iCCP", b"eXIf"))  # of those
 _MOST_OF_A_PROFILE = 1_000_000  # bytes; Pillow's limit is a little above
 _TOLD = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # what applications add, but for JFIF's and Adobe's; comments
 _LEAST = {0xE0: 18, 0xEE: 16}  # bytes of JFIF's and Adobe's segments; libjpeg reads no shorter ones
@@ -76,8 +77,9 @@ def without_metadata(data: bytes) -> bytes:
     Pillow refuses whole pictures for texts of a megabyte, or a resolution that is cut off; browsers do not.
     Orientation and profile of a PNG stay; those of a JPEG are read by `jpeg_metadata`.
     """
+    view = memoryview(data)
     if data.startswith(_PNG):
-        dropped = ((place, end) for name, place, end in _chunks(data) if _is_dropped(name, data[place:end]))
+        dropped = ((place, end) for name, place, end in _chunks(data) if _is_dropped(name, view[place:end]))
     else:
         jpeg = data if data.startswith(_JPEG) else b""
         dropped = (
@@ -85,7 +87,7 @@ def without_metadata(data: bytes) -> bytes:
             for marker, place, end in _segments(jpeg)
             if marker in _TOLD or end - place < _LEAST.get(marker, 0)
         )
-    kept, since, view = [], 0, memoryview(data)
+    kept, since = [], 0
     for place, end in dropped:
         if place > since:
             kept.append(view[since:place])
@@ -93,6 +95,15 @@ def without_metadata(data: bytes) -> bytes:
         if len(kept) > _MANY:
             return data
     return b"".join((*kept, view[since:])) if kept else data
+
+
+def has_damaged_chunk(png: bytes) -> bool:
+    """Tell whether a checksum is wrong in a PNG, of a chunk that decoders must know.
+
+    libpng refuses such a picture; Pillow does not look at the checksums of the pixels.
+    """
+    view = memoryview(png)
+    return any(_is_damaged(view[place:end]) for name, place, end in _chunks(png) if not name[0] & _NOT_NEEDED)
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
@@ -124,12 +135,16 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
         place = end
 
 
-def _is_dropped(name: bytes, chunk: bytes) -> bool:
-    if not name[0] & 0x20:  # decoders must know it
+def _is_damaged(chunk: memoryview) -> bool:
+    return zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big")
+
+
+def _is_dropped(name: bytes, chunk: memoryview) -> bool:
+    if not name[0] & _NOT_NEEDED:
         return False
-    if name not in _OF_PIXELS or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+    if name not in _OF_PIXELS or _is_damaged(chunk):
         return True
-    return name == b"iCCP" and not _is_profile(chunk[8:-4])
+    return name == b"iCCP" and not _is_profile(bytes(chunk[8:-4]))
 
 
 def _is_profile(content: bytes) -> bool:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, ImageFile
 
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
+from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
 from clipkit.pictures import check_scans
 
 _MAGIC = (
@@ -28,6 +28,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same w
 _SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
 _AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
+_SCALED = {"L;2": 85, "L;4": 17}  # grey of 2 and 4 bits to 8
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
@@ -137,11 +138,15 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         is_animated = kind == "webp" and getattr(image, "n_frames", 1) > 1
         share = _SHARES.get("animated" if is_animated else kind, 1.0)
         _check_size(width, height, limits._replace(share=share))
+        if kind == "png" and has_damaged_chunk(data):
+            raise UnreadableError("broken_image", "a wrong checksum")
         orientation = exif_orientation(image.info.get("exif", b""))
         if kind == "jpeg":
             orientation, image.info["icc_profile"], _ = jpeg_metadata(data)
         if kind == "webp" and not is_animated:
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
+        if isinstance(level := image.info.get("transparency"), int):  # Pillow scales the pixels alone
+            image.info["transparency"] = level * _SCALED.get(str(image.tile[0].args), 1)
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
         image.load()
         reduction = round(width / drafted[1][2]) if drafted else 1
@@ -152,7 +157,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
 def _still_webp(data: bytes) -> Pixels:
     # Pillow decodes it as an animation, onto a canvas with transparency, in twice the time and memory.
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    size = 8 + int.from_bytes(data[4:8], "little")  # a damaged picture would go on in what lies behind it
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8, min(size, len(data))), flags)
     if pixels is None:
         raise UnreadableError("broken_image", "libwebp cannot decode it")
     if pixels.shape[2] == 3:
@@ -160,7 +166,7 @@ def _still_webp(data: bytes) -> Pixels:
     return laid_on_white(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA, dst=pixels), np.uint8))
 
 
-def _opened(data: bytes, kind: str) -> Image.Image:
+def _opened(data: bytes, kind: str) -> ImageFile.ImageFile:
     try:
         return Image.open(BytesIO(without_metadata(data)), formats=[kind])
     except Image.DecompressionBombError as error:

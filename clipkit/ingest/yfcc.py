@@ -25,6 +25,7 @@ from clipkit.shards.text_files import count_lines, opened, read_lines, read_reco
 CAPTIONS = ("title", "description", "both")
 MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"
 _COLUMNS = 25
+_LINES_LOOKED_AT = 100
 _WANTED = re.compile(r"(\d{1,9})\t(\d{1,18})\t([0-9a-f]{6,40})", re.ASCII)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _SQLITE = b"SQLite format 3\0"
@@ -67,6 +68,8 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     if sqlite:
         with closing(_connected(metadata)):
             pass
+    else:
+        _check_metadata(metadata)
 
     def read(first: int = 0, records: int | None = None) -> Generator[UrlRow]:
         with closing(_wanted(subset)) as every:
@@ -123,6 +126,18 @@ def _check(subset: Path) -> bool:
             "give the file yfcc100m_subset_data.tsv"
         )
     return in_order
+
+
+def _check_metadata(metadata: Path) -> None:
+    """Raise SourceError for what is another file by its first lines: of it every photo would be missing."""
+    with opened(metadata) as stream:
+        lines = list(itertools.islice(read_records(stream), _LINES_LOOKED_AT))
+    if not any(line.count("\t") == _COLUMNS - 1 and line.partition("\t")[0].isdigit() for line in lines):
+        found = f"{lines[0].count(chr(9)) + 1} in {shortened(lines[0])!r}" if lines else "an empty file"
+        raise SourceError(
+            f"{metadata}: expected lines of {_COLUMNS} columns, the first a line's number, found {found}; "
+            "give the file yfcc100m_dataset, or yfcc100m_dataset.sql"
+        )
 
 
 def _sorted(unsorted: Iterator[_Wanted]) -> Iterator[_Wanted]:

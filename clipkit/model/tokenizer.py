@@ -33,7 +33,8 @@ CACHE_BYTES = 32 << 20
 CACHED_LENGTH = 64
 SHORT_WORD = 256
 READ_FOR_A_TOKEN = 64
-"""Characters of a caption that are read for each token wanted: none has more than 28 bytes."""
+"""Characters that are read for each token wanted, white space counted once: none has more than 28 bytes."""
+_SPACES = regex.compile(r"(\s)\s+")
 
 _WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
@@ -79,6 +80,13 @@ def encode(text: str) -> list[int]:
     return list(chain.from_iterable(map(_CACHE.recent.__getitem__, clean(text).lower().split())))
 
 
+def _beginning(caption: str, most: int) -> str:
+    if len(caption) <= most:
+        return caption
+    shorter: str = _SPACES.sub(r"\1", caption).lstrip()[:most]
+    return shorter
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Picklable callable for the loader: captions → int64 (B, L), cut and padded as OpenAI's.
@@ -92,7 +100,7 @@ class Tokenizer:
     def __call__(self, captions: Sequence[str]) -> npt.NDArray[np.int64]:
         """Tokens (B, L) of B captions."""
         most = READ_FOR_A_TOKEN * self.context_length
-        return _padded([encode(caption.lstrip()[:most]) for caption in captions], self.context_length)
+        return _padded([encode(_beginning(caption, most)) for caption in captions], self.context_length)
 
 
 def tokenize(

@@ -39,7 +39,9 @@ class Delimited(TextColumns):
             header = next(self._records(stream), None)
         if header is None:
             raise SourceError(f"{path}: expected a header and records, found an empty file")
-        if str(header[0]).startswith(_MARK_OF_UTF16):
+        if not "".join(header).strip():
+            raise SourceError(f"{path}: expected a header, found an empty line; remove it")
+        if header[0].startswith(_MARK_OF_UTF16):
             raise SourceError(f"{path}: expected text in UTF-8, found UTF-16 by its first bytes; convert it")
         if isinstance(header, Malformed):
             raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")

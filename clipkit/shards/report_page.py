@@ -113,6 +113,8 @@ def _bars(title: str, counts: list[tuple[str, int]]) -> str:
 
 def _hosts(report: "Report") -> str:
     hosts = report.hosts_ok + report.hosts_failed
+    if not hosts:  # of pictures of this machine
+        return ""
     most = max(hosts.values(), default=1)
     rows = "".join(
         f"<tr><td class=url><bdi>{text(host, 60)}</bdi></td><td class=n>{ok:,}</td>"

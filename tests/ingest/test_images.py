@@ -124,6 +124,15 @@ def test_a_transparent_level_of_sixteen_bit_grey_is_laid_on_white() -> None:
     assert np.abs(got[4:36, 26:36] - 30_000 / 257).max() < 4
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_level_of_grey_of_few_bits_is_laid_on_white(depth: int) -> None:
+    levels = "0" * (40 * depth) + f"{1:0{depth}b}" * 40  # half black, half of the lowest level above
+    line = b"\0" + int(levels, 2).to_bytes(10 * depth, "big")
+    data = png(80, 40, depth, line * 40, [(b"tRNS", b"\0\1")], colour=0)
+    got = pixels(made(data, CONFIG.model_copy(update={"image_size": 100})))
+    assert (got[:, :36] < 8).all() and (got[:, 44:] > 247).all()
+
+
 def test_a_transparent_colour_of_sixteen_bits_is_laid_on_white() -> None:
     line = b"\0" + struct.pack(">3H", 0x1234, 0x5678, 0x9ABC) * 20 + struct.pack(">3H", 0xFFFF, 0, 0) * 20
     got = pixels(made(png(40, 40, 16, line * 40, [(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))])))
@@ -216,6 +225,26 @@ def test_other_pictures_cut_off_are_broken(kind: str) -> None:
         assert " at 0x" not in outcome.detail, "the same bytes must fail with the same words"
 
 
+def test_a_png_with_damage_inside_is_broken() -> None:
+    data = encoded(photo(400, 300), "PNG", compress_level=0)  # whose decoder would notice nothing
+    end = len(data) - 100
+    assert failed(data[:end] + bytes(20) + data[end + 20 :]) == Failed("broken_image", "a wrong checksum")
+
+
+def test_bytes_behind_a_webp_do_not_mend_it() -> None:
+    whole = encoded(photo(64, 48), "WEBP")
+    assert made(whole + b"x" * 50).content == made(whole).content
+    content = whole[20:-40]  # cut off, in a file that says it is whole
+    cut = (
+        b"RIFF"
+        + struct.pack("<I", 12 + len(content))
+        + whole[8:16]
+        + struct.pack("<I", len(content))
+        + content
+    )
+    assert failed(cut).reason == failed(cut + whole).reason == "broken_image"
+
+
 def test_a_jpeg_with_damage_inside_is_broken() -> None:
     data = bytearray(encoded(photo(400, 300), quality=90))
     middle = len(data) // 2
@@ -229,9 +258,10 @@ def png(
     depth: int = 8,
     lines: bytes = bytes(1000),
     before: Sequence[tuple[bytes, bytes]] = (),
+    colour: int = 2,
 ) -> bytes:
     """A PNG that claims this size, however few lines it has; `before` are further chunks."""
-    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     pieces = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

@@ -244,6 +244,8 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.jsonl", b"", "empty file"),
         ("list.jsonl", b"url\n", "not JSON"),
         ("list.csv.gz", b"url,caption\n", "cannot be read"),
+        ("list.csv", b"\r\nurl,caption\nx,y\n", "found an empty line"),
+        ("list.tsv", b"\nurl\tcaption\n", "found an empty line"),
         ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
     ):

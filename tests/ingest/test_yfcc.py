@@ -206,6 +206,23 @@ def test_metadata_that_does_not_fit(tmp_path: Path) -> None:
         list(yfcc(subset, metadata))
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", "an empty file"),
+        (subset_line(0) + "\n", "3 in '0"),
+        (text_line(0).partition("\t")[2], "24 in '"),
+        (text_line(0).rpartition("\t")[0] + "\n", "24 in '0"),
+    ],
+)
+def test_another_file_than_the_metadata_is_refused(tmp_path: Path, content: str, found: str) -> None:
+    subset = write_subset(tmp_path / "subset.tsv", [subset_line(0)])
+    metadata = tmp_path / "yfcc100m_dataset.bz2"
+    metadata.write_bytes(bz2.compress(content.encode()))
+    with pytest.raises(SourceError, match=f"expected lines of 25 columns.*found {found}"):
+        yfcc(subset, metadata)
+
+
 def test_a_database_that_does_not_fit(tmp_path: Path) -> None:
     subset = write_subset(tmp_path / "subset.tsv", [subset_line(0)])
     database = tmp_path / "yfcc100m_dataset.sql"
@@ -238,7 +255,7 @@ def test_the_count_is_that_of_the_rows_for_any_bytes(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     (folder / "subset.tsv").write_bytes(subset_line(3).encode() + b"\n" + b"".join(subset))
-    (folder / "yfcc100m_dataset").write_bytes(b"".join(metadata))
+    (folder / "yfcc100m_dataset").write_bytes(text_line(0).encode() + b"".join(metadata))
     source = yfcc(folder / "subset.tsv", folder / "yfcc100m_dataset")
     try:
         rows = [row.source_row for row in source]

@@ -187,7 +187,9 @@ def test_what_lies_far_behind_the_last_token_is_not_read(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("clipkit.model.tokenizer.clean", noted)
     caption = "a photo of a dog " * 1000
-    tokens = Tokenizer()([" " * 10_000 + caption, caption[:2000], " " * 10_000])
-    assert (tokens[0] == tokens[1]).all() and tokens[0, -1] == vocabulary().ids[END_OF_TEXT]
+    spaced = caption.replace(" ", " \n" * 100)
+    tokens = Tokenizer()([" " * 10_000 + caption, caption[:2000], " " * 10_000, spaced])
+    assert (tokens[0] == tokens[1]).all() and (tokens[0] == tokens[3]).all()
+    assert tokens[0, -1] == vocabulary().ids[END_OF_TEXT]
     assert max(map(len, read)) <= 64 * 77
     assert tokenize([caption], truncate=True).tolist() == [tokens[0].tolist()]
