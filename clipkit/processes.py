@@ -90,14 +90,12 @@ def _held_back() -> Iterator[None]:
 
 
 def allow_files(count: int) -> bool:
-    """Let this process have `count` files open at a time; return whether the system agrees."""
+    """Let this process have `count` files open at a time, or as many as it may; return whether it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft != unlimited and soft < count:
-        if hard != unlimited and hard < count:
-            return False
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-    return True
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed == count
 
 
 @contextmanager
@@ -172,6 +170,12 @@ def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker:
         yield from made
     except (RuntimeError, ConnectionError, EOFError) as found:
         line = str(found).partition("\n")[0]
+        if line.startswith("Too many open files"):
+            raise error(
+                "expected to open a further file (a batch that is held is three), found "
+                f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} of them open, which is the limit: hold "
+                "fewer batches, or raise it (`ulimit -n`)"
+            ) from None
         # It died while its batch was fetched, or else is missed; "Caught …" is what a worker raised.
         broken = not isinstance(found, RuntimeError) and not line.startswith("Caught ")
         if not broken and not line.startswith("DataLoader worker"):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.atomic import make_folder
+from clipkit.digests import file_sha256
 from clipkit.shards.index import Index, IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet, write_hashed
 
@@ -59,6 +60,12 @@ def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEnt
     sha256 = write_hashed(path, failures)
     name = path.relative_to(directory).as_posix()
     return IndexEntry("failures", name, len(failures), path.stat().st_size, sha256, None)
+
+
+def entry_of(directory: Path, name: str, failures: pa.Table) -> IndexEntry:
+    """Return the entry of a failure file that is there. Raises OSError as the file system does."""
+    path = directory / name
+    return IndexEntry("failures", name, len(failures), path.stat().st_size, file_sha256(path), None)
 
 
 def remove_failures_from(directory: Path, number: int) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import (
+    allow_files,
     check_sharing,
     deaf_to_interrupts,
     end_with_parent,
@@ -35,6 +36,7 @@ from clipkit.shards.sample_set import SampleSet
 _COPIES = 9
 _AHEAD = 2  # batches that each worker makes ahead
 _KEPT = _AHEAD + 2  # batches of memory; one is being made, one trained on
+_FILES = 1 << 14  # a worker's batch is three, as long as it is held
 _KEPT_BYTES = 200_000_000  # by each worker, of batches' memory
 
 # B batch, C channels, H height, W width, L tokens of a caption
@@ -127,6 +129,7 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
 
     def begin() -> Iterator[Any]:
         check_sharing(DatasetError, workers)
+        allow_files(_FILES)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
             loader = DataLoader(

@@ -61,6 +61,35 @@ def parsed(content: bytes) -> pa.Table | str:
         return words_of(error) if content.startswith(MAGIC) else f"what begins with {content[:24]!r}"
 
 
+def readable(content: bytes, most_rows: int) -> tuple[pa.Table, list[str]] | None:
+    """Return what a damaged Parquet file of at most so many rows has, and which columns are null for it.
+
+    One flipped bit spoils a column, mostly; of the others some value may be wrong. None if it has nothing.
+    """
+    columns: dict[str, Any] = {}
+    lost = []
+    try:
+        with (
+            at_most_more_memory(MOST_BYTES),
+            pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as parquet,
+        ):
+            check_names(parquet)
+            count, schema = parquet.metadata.num_rows, parquet.schema_arrow
+            if not 0 < count <= most_rows:
+                return None
+            for field in schema:
+                try:
+                    (column,) = parquet.read([field.name], use_threads=False).columns
+                    column.validate(full=True)
+                except UNREADABLE:
+                    lost.append(field.name)
+                    column = pa.nulls(count, field.type)
+                columns[field.name] = column
+        return pa.table(columns, schema), lost
+    except (*UNREADABLE, ValueError):
+        return None
+
+
 def words_of(error: BaseException) -> str:
     """Return in a line why a Parquet file cannot be read."""
     if isinstance(error, MemoryError):

@@ -33,10 +33,10 @@ class Remade(NamedTuple):
 def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> Remade:
     """Make the manifest of the tar at `path`, which is read as it is and not changed.
 
-    A row of one of the `old` manifests is kept where it has the sample's key and byte ranges, but the caption
-    and the picture's size are the tar's, and an impossible hash or record becomes null. For other samples
-    what the tar does not tell is null, and `url` empty; `kept` are the columns behind the manifest's own.
-    Raises OSError as reading does.
+    A row of one of the `old` manifests is kept where it has the sample's key and byte ranges, or these cannot
+    be read, but the caption and the picture's size are the tar's, and an impossible hash or record becomes
+    null. For other samples what the tar does not tell is null, and `url` empty; `kept` are the columns behind
+    the manifest's own. Raises OSError as reading does.
     """
     descriptor = opened(path)
     try:
@@ -67,14 +67,16 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
 def _by_place(old: Sequence[pa.Table]) -> Iterator[tuple[tuple[Any, ...], Values]]:
     for table in old:
         for row in table.to_pylist():
-            yield (row["key"], *(row[name] for name in _PLACES)), row
+            places = tuple(row[name] for name in _PLACES)
+            yield ((row["key"], *places) if None not in places else (row["key"],)), row
 
 
 def _row(
     shard: int, sample: Found, data: bytes, known: dict[tuple[Any, ...], Values], *, as_served: bool
 ) -> Values:
     key = sample_key(shard, sample.number)
-    row: Values = dict(known.get((key, *sample.place), {"url": ""}))
+    row: Values = dict(known.get((key, *sample.place)) or known.get((key,)) or {"url": ""})
+    row["url"] = row["url"] or ""
     row |= {"key": key, "ext": sample.ext, "caption": sample.caption.decode()}
     row |= dict(zip(_PLACES, sample.place, strict=True))
     if not _SHA256.fullmatch(row.get("sha256") or ""):

@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from clipkit.atomic import write_json
-from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote, read_bytes
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
 from clipkit.shards.failure_check import check_failures
-from clipkit.shards.failure_files import FAILURES, next_number, number_of, write_failures
+from clipkit.shards.failure_files import FAILURES, entry_of, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
 from clipkit.shards.parquet import write_hashed
@@ -24,7 +23,7 @@ from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
 from clipkit.shards.report import write_report
-from clipkit.shards.restate import AS_FOUND, restate, write_index
+from clipkit.shards.restate import AS_FOUND, LOST_WITH_IT, restate, write_index
 from clipkit.shards.salvage import OldManifests, lost_failures, with_known_reasons, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
@@ -154,9 +153,7 @@ class _Repair:
                 continue
             self._account(records_of(table))
             if faults.counts["sha256"] or entry is None:
-                path = self._directory / name
-                size, sha256 = path.stat().st_size, file_sha256(path)
-                entry = IndexEntry("failures", name, len(table), size, sha256, None)
+                entry = entry_of(self._directory, name, table)
                 if self._is_trusted:
                     self._doubtful.append(f"{name}: {AS_FOUND}")
             known = with_known_reasons(table)
@@ -195,11 +192,14 @@ class _Repair:
         if sha256 is None or not table.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / name, table)
             self.changed.append(name)
-        if self._is_trusted and found is not None and not {sha256, found} & self._manifests:
-            self._doubtful.append(f"{name}: {AS_FOUND}")
+        is_other = self._is_trusted and found is not None and not {sha256, found} & self._manifests
+        if is_other or (verdict.name in old.damaged and sha256 not in self._manifests):
+            self._doubtful.append(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}")
         self._entries.append(
             IndexEntry("shard", verdict.name, len(table), verdict.bytes, verdict.sha256, sha256)
         )
+        if made.unknown and verdict.name not in old.own:
+            self._doubtful.append(f"{name}: {LOST_WITH_IT}")
         self._unknown += made.unknown + len(again)
         return None
 

@@ -12,6 +12,8 @@ from clipkit.shards.staging import KEPT, Staging
 
 AS_FOUND = "taken as found, which is not as it was written: values of it may be wrong; restore it from a copy"
 
+LOST_WITH_IT = "made without the URLs, source records and hashes that only it had; restore it from a copy"
+
 
 class Restated(NamedTuple):
     """Whether the file was made anew; what of it is lost, or doubtful, in a line each, or None."""

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.locations import opened
+from clipkit.locations import opened, read_bytes
 from clipkit.shards.faults import Faults
-from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.manifest_check import check_manifest
+from clipkit.shards.parquet import readable
 from clipkit.shards.records import Rows
-from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA, REASONS
+from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA, REASONS, begins_as_manifest
 
 LOST = "lost"
 
@@ -25,10 +26,12 @@ class OldManifests:
     """What can be read of the manifests of some shards: `own` by the name of the tar that they lie beside.
 
     `kept` are the columns behind the manifest's own, by the first of the `whole` shards where there is one.
+    `damaged` says, by the same names, of manifests that can be read in part what of them is lost.
     """
 
     def __init__(self, directory: Path, shards: Sequence[str], whole: Sequence[str]):
         self.own: dict[str, pa.Table] = {}
+        self.damaged: dict[str, str] = {}
         self._by_number: dict[int, list[pa.Table]] = {}
         for name in shards:
             self._read((directory / name).with_suffix(".parquet"))
@@ -44,16 +47,28 @@ class OldManifests:
         return self._by_number.get(int(shard[:6]), [])
 
     def _read(self, path: Path) -> None:
-        manifest = None
+        table = None
         with suppress(OSError):
             manifest = check_manifest(path, None, Faults())
-        if manifest is None:
+            table = manifest.table if manifest else self._part(path)
+        if table is None:
             return
-        self.own[path.with_suffix(".tar").name] = manifest.table
-        key = (manifest.table["key"].slice(0, 1).to_pylist() or [""])[0] or ""
+        self.own[path.with_suffix(".tar").name] = table
+        key = (table["key"].slice(0, 1).to_pylist() or [""])[0] or ""
         number = int(key) // SHARD_SAMPLES if key.isascii() and key.isdigit() else -1
         tables = self._by_number.setdefault(number, [])
-        tables.insert(0 if number == int(path.stem) else len(tables), manifest.table)
+        tables.insert(0 if number == int(path.stem) else len(tables), table)
+
+    def _part(self, path: Path) -> pa.Table | None:
+        found = readable(read_bytes(path), SHARD_SAMPLES)
+        if found is None or not begins_as_manifest(found[0].schema):
+            return None
+        table, lost = found
+        if "key" in lost:  # which follows from the rest
+            keys = pa.array([sample_key(int(path.stem), row) for row in range(len(table))])
+            table = table.set_column(0, MANIFEST_SCHEMA.field("key"), keys)
+        self.damaged[path.with_suffix(".tar").name] = f"{', '.join(lost)} cannot be read; the rest is "
+        return table
 
 
 def with_known_reasons(table: pa.Table) -> pa.Table | None:

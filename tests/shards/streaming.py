@@ -3,6 +3,7 @@
 python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The words:
     lines DATASET SETTINGS        one line a batch: the position behind it, and its content
     stops DATASET                 streams begun and left; what the process holds before and after
+    holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
     grows DATASET EPOCHS          the private bytes of a worker, at its start and after each epoch
     ranks DATASET SETTINGS OUT    what each of the processes gathered from all
 """
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 
+from clipkit.errors import DatasetError
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.loader import Batch, batches
@@ -59,6 +62,14 @@ def stops(dataset: str) -> None:
     for _ in range(3):
         begin_and_leave(dataset)
     print(json.dumps([before, held()]))
+
+
+def holds(dataset: str, soft: str, hard: str) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
+    try:
+        print(json.dumps(len(list(stream(dataset, batch_size=4, workers=1, stop=240)))))
+    except DatasetError as error:
+        print(json.dumps(str(error)))
 
 
 def begin_and_leave(dataset: str) -> None:
@@ -122,5 +133,7 @@ def ranks(dataset: str, settings: str, out: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    programs: dict[str, Callable[..., None]] = {each.__name__: each for each in (lines, stops, grows, ranks)}
+    programs: dict[str, Callable[..., None]] = {
+        each.__name__: each for each in (lines, stops, holds, grows, ranks)
+    }
     programs[sys.argv[1]](*sys.argv[2:])

@@ -142,7 +142,7 @@ def test_a_columns_name_that_is_no_utf_8(dataset: Path, name: str) -> None:
     for command in (*COMMANDS.values(), read):
         with pytest.raises(DatasetError, match=rf"{name}: expected .* codec can't decode"):
             command(dataset)
-    assert repair(dataset).ok and verify(dataset).ok
+    assert repair(dataset).ok == (name == INDEX_FILE) and verify(dataset).ok
 
 
 @pytest.mark.parametrize("name", ["dhash", "width", "caption_bytes", "image_offset"])

@@ -51,7 +51,7 @@ def test_batches_are_those_of_the_plan(small_dataset: Path) -> None:
     shard_set = ShardSet(small_dataset)
     plan = ShardPlan(shard_set.sizes, 3, 5, 100)
     for k, batch in enumerate(read(shard_set, batch_size=90, seed=3, stop=4400, streams=5, block=100)):
-        positions = plan.batch_positions(k, 90)
+        positions = plan.positions(90 * k, 90 * (k + 1))
         assert batch.positions_B.tolist() == positions.tolist()
         shards, rows = plan.locate(positions)
         named = [

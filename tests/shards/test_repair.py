@@ -180,7 +180,8 @@ def test_a_lost_manifest_is_made_of_its_tar(
 ) -> None:
     damage(dataset)
     result = repair(dataset)
-    assert result.ok and (result.unknown, result.lost, result.unnamed) == (1000, 0, 0)
+    assert (result.unknown, result.lost, result.unnamed) == (1000, 0, 0)
+    assert not result.ok and "000001.parquet: made without the URLs" in result.doubtful[0]
     assert result.remade == ["000001.parquet", "index.parquet"]
     verified = verify(dataset, decode=True)
     assert verified.ok and verified.unknown == 1000

@@ -107,6 +107,26 @@ def test_a_description_at_fault_is_kept_and_told(dataset: Path) -> None:
     assert read_dataset(dataset).description.chunk_rows == 1001
 
 
+@pytest.mark.parametrize("column", ["url", "sha256", "key", "image_offset", "caption"])
+def test_a_manifest_loses_no_more_than_its_damaged_column(dataset: Path, column: str) -> None:
+    path = dataset / "000001.parquet"
+    was = pq.read_table(path)
+    chunk = pq.read_metadata(path).row_group(0).column(was.column_names.index(column))
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 30] = b"\xff" * 30
+    path.write_bytes(content)
+    assert [fault.file for fault in verify(dataset).faults] == ["000001.parquet"] * 2
+    result = repair(dataset)
+    assert verify(dataset).ok
+    made = pq.read_table(path)
+    wrong = [name for name in was.column_names if not made[name].equals(was[name])]
+    assert wrong == [column] * (column in ("url", "sha256"))  # the others follow from the tar
+    assert [f"000001.parquet: {column} cannot be read" in why for why in result.doubtful] == [True] * len(
+        wrong
+    )
+
+
 def test_values_that_only_the_manifest_had_are_told(dataset: Path) -> None:
     path = dataset / "000001.parquet"
     table = pq.read_table(path)

@@ -177,6 +177,14 @@ def test_a_stream_that_is_left_leaves_nothing(small_dataset: Path) -> None:
     assert after["workers"] == after["shared"] == after["maps"] == 0
 
 
+def test_batches_are_held_as_the_limit_of_open_files_allows(small_dataset: Path) -> None:
+    assert said("holds", small_dataset, 100, 4000) == 60
+    found = said("holds", small_dataset, 100, 100)
+    assert found.startswith(
+        "expected to open a further file (a batch that is held is three), found 100 of them"
+    )
+
+
 def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
     settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
     with program("lines", small_dataset, settings, start_new_session=True) as process:
