@@ -75,7 +75,8 @@ def spark_context(workers: int) -> Iterator[Any]:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         with own_signals():
-            gateway = launch_gateway(popen_kwargs={"stderr": subprocess.DEVNULL})
+            with _ended_if_interrupted():
+                gateway = launch_gateway(popen_kwargs={"stderr": subprocess.DEVNULL})
             conf = SparkConf(_jvm=gateway.jvm).setAll(_SPARK_SETTINGS.items())
             if (master := conf.get("spark.master")).startswith("local"):
                 conf.setAll(_SPARK_HERE.items())
@@ -93,6 +94,28 @@ def spark_context(workers: int) -> Iterator[Any]:
     finally:
         with suppress(Exception):  # with Java gone there is nothing to be stopped
             context.stop()
+
+
+@contextmanager
+def _ended_if_interrupted() -> Iterator[None]:
+    """End what PySpark starts inside if that does not come to its end: Java, which then waits for ever."""
+    from pyspark import java_gateway
+
+    begin, processes = java_gateway.Popen, []
+
+    def begin_noted(*command: Any, **settings: Any) -> Any:
+        processes.append(begin(*command, **settings))
+        return processes[-1]
+
+    java_gateway.Popen = begin_noted
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+    finally:
+        java_gateway.Popen = begin
 
 
 def _knock(addresses: str) -> None:

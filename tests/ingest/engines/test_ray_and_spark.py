@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -143,6 +144,25 @@ def test_a_killed_ingest_leaves_nothing_running_and_another_engine_goes_on(
     code, _, stderr = finished("local", listed, out, tmp_path)
     assert code == 0 and "going on in" in stderr
     assert contents(out) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_java_starts_leaves_none(
+    number: signal.Signals, listed: Path, tmp_path: Path
+) -> None:
+    process = started("spark", listed, tmp_path / "dataset", tmp_path)
+
+    def java_is_there() -> bool:
+        with suppress(OSError):  # one that is gone meanwhile
+            commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in living(process.pid)]
+            return any(b"/java\0" in command and b".SparkSubmit\0" in command for command in commands)
+        return False
+
+    until(java_is_there, "Java starts")
+    os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, stderr
+    wait_until_gone(process.pid)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
