@@ -223,6 +223,11 @@ class _Batches(Dataset[_Made | ClipkitError]):
             return self._make(self._plan.places(batch, self._share))
         except ClipkitError as error:
             return error
+        except MemoryError:
+            return DatasetError(
+                "expected memory for a batch, found none left: make memory free, or give fewer --workers or "
+                "a smaller --batch-size"
+            )
 
     def _make(self, places: list[Place]) -> _Made:
         self._plan.prepare(self._sets, places)

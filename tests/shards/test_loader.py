@@ -232,6 +232,19 @@ def test_a_missing_manifest_is_an_error_before_the_first_batch(damaged: Path) ->
         ShardSet(damaged)
 
 
+def without_memory(image: bytes, key: int) -> np.ndarray:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_is_used_up_is_one_line_and_no_broken_sample(small_dataset: Path, workers: int) -> None:
+    stream = batches(
+        ShardSet(small_dataset), batch_size=10, workers=workers, transform=without_memory, tokenize=tokenize
+    )
+    with pytest.raises(DatasetError, match="expected memory for a batch, found none left: make memory free"):
+        next(stream)
+
+
 def killed(image: bytes, key: int) -> np.ndarray:
     os.kill(os.getpid(), signal.SIGKILL)
     return transform(image, key)
