@@ -29,9 +29,10 @@ def test_an_avif_larger_than_its_header_says_is_not_decoded_whole(tmp_path: Path
     size = data.index(b"ispe") + 8
     small = tmp_path / "small.avif"
     small.write_bytes(data[:size] + struct.pack(">II", 100, 100) + data[size + 8 :])
-    assert Image.open(small).size == (100, 100)
+    with Image.open(small) as image:
+        assert image.size == (100, 100)
     assert isinstance(process(small.read_bytes(), IngestConfig()), Picture)
-    program = [sys.executable, "-c", PROGRAM, small]  # another process: this one has memory left already
+    program = [sys.executable, "-c", PROGRAM, str(small)]  # another process: this one has memory left already
     ran = subprocess.run(program, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() in ("too_many_pixels", "broken_image")  # libavif need not say what it lacked
 
@@ -39,6 +40,7 @@ def test_an_avif_larger_than_its_header_says_is_not_decoded_whole(tmp_path: Path
 PROGRAM = """
 import sys
 from pathlib import Path
+from clipkit.ingest import decoding
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import process
 decoding._BYTES_BESIDE = 10_000_000
