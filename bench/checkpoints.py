@@ -79,9 +79,10 @@ class Costs:
 
     def measure(self) -> None:
         """Write one checkpoint in the background, and one that is waited for."""
+        before, during = self._writer.newest, []
         self.stalls.append(timed(self._save))
-        during = []
-        while self._writer.is_writing:
+        while self._writer.newest == before:
+            self._writer.look()
             during.append(timed(self._step))
         self._writer.wait()
         alone = [timed(self._step) for _ in during]

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def place(plan: ShardPlan, batch: int) -> None:
-    positions = plan.batch_positions(batch, BATCH_SIZE)[(RANKS - 1) * SHARE :]
+    positions = plan.positions(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE)[(RANKS - 1) * SHARE :]
     shards, rows = plan.locate(positions)
     assert len(shards) == SHARE and rows.max() < SHARD_SAMPLES
 

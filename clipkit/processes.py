@@ -10,9 +10,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -55,6 +55,18 @@ def deaf_to_interrupts() -> Iterator[None]:
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_fork_server(modules: Sequence[str]) -> None:
+    """Begin the server from which workers are forked, unless there is one: it imports these modules."""
+    with deaf_to_interrupts():
+        multiprocessing.set_forkserver_preload(list(modules))
+        try:
+            forkserver.ensure_running()
+        except ChildProcessError:  # it is that of the program which this process was forked from
+            forkserver._forkserver.__init__()  # type: ignore[misc]
+            multiprocessing.set_forkserver_preload(list(modules))
+            forkserver.ensure_running()
 
 
 def _keep_socket_names_short() -> None:

@@ -12,6 +12,7 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 _MAX_PROFILE_BYTES = 4_000_000
 _EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_GREY = ("1", "L", "LA")
 _FOUR_BYTES = ("RGB", "RGBA", "LA")  # of memory a pixel, in Pillow
 
 Image.core.set_use_block_allocator(1)  # type: ignore[attr-defined]  # in one piece, for _as_it_lies
@@ -45,7 +46,8 @@ def flattened(image: Image.Image, strip_pixels: int = 1_000_000) -> tuple[Pixels
     if image.mode in _FOUR_BYTES:
         for strip in strips if image.has_transparency_data else ():
             image.paste(Image.fromarray(_flattened(image.crop(strip))[0]), strip)
-        return _as_it_lies(image), image.info.get("icc_profile")
+        pixels = _as_it_lies(image)
+        return pixels[:, :, 0].copy() if image.mode in _GREY else pixels, image.info.get("icc_profile")
     first, icc = _flattened(image.crop(strips[0]))
     pixels = np.empty((height, *first.shape[1:]), np.uint8)
     for strip in strips:
@@ -81,12 +83,13 @@ def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
         return np.asarray(rgb), None
     if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits; Pillow keeps the upper 8
         image.info["transparency"] = tuple(level >> 8 for level in transparent)
+    mode = "L" if image.mode in _GREY else "RGB"
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", image.size, "white")
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
-        return np.asarray(rgb), icc
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), icc
+        whole = image.convert(mode + "A")
+        white = Image.new(mode, image.size, "white")
+        white.paste(whole.convert(mode), mask=whole.getchannel("A"))
+        return np.asarray(white), icc
+    return np.asarray(image.convert(mode)), icc
 
 
 @lru_cache(maxsize=32)

@@ -11,8 +11,10 @@ import numpy as np
 import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageFile
 
+from clipkit.ingest.bounded import at_most
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
+from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
 from clipkit.pictures import check_scans
 
@@ -27,6 +29,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same w
 # takes 8 bytes a pixel, for an animation 17, Pillow's AVIF 9 to 18, libjpeg 8 for four colours in many scans.
 _SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
 _AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
+_BYTES_A_PIXEL, _BYTES_BESIDE = 20, 64_000_000  # of addresses, for AVIF
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
 _SCALED = {"L;2": 85, "L;4": 17}  # grey of 2 and 4 bits to 8
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -119,12 +122,8 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
         factor for factor in (1, 2, 4, 8) if factor == 1 or min(width, height) >= factor * short_side
     )
     grey = colorspace == "Gray"
-    pixels = simplejpeg.decode_jpeg(
-        data,
-        "GRAY" if grey else "RGB",
-        min_height=math.ceil(height / factor),
-        min_width=math.ceil(width / factor),
-    )
+    sides = {"min_height": math.ceil(height / factor), "min_width": math.ceil(width / factor)}
+    pixels = decode_jpeg(data, "GRAY" if grey else "RGB", **sides)
     if grey:
         pixels = pixels[:, :, 0]
     return Decoded(pixels, width, height, metadata.orientation, metadata.icc, factor)
@@ -148,10 +147,21 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         if isinstance(level := image.info.get("transparency"), int):  # Pillow scales the pixels alone
             image.info["transparency"] = level * _SCALED.get(str(image.tile[0].args), 1)
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
+        if kind == "avif":
+            _load_avif(image, most=int(limits.max_pixels * share))
         image.load()
         reduction = round(width / drafted[1][2]) if drafted else 1
         pixels, icc = flattened(image)
     return Decoded(pixels, width, height, orientation, icc, reduction)
+
+
+def _load_avif(image: Image.Image, most: int) -> None:
+    # The coded picture may be larger than its boxes say: libavif reduces it once it is decoded.
+    try:
+        with at_most(_BYTES_BESIDE + _BYTES_A_PIXEL * most):
+            image.load()
+    except MemoryError:
+        raise UnreadableError("too_many_pixels", "more than its header says") from None
 
 
 def _still_webp(data: bytes) -> Pixels:

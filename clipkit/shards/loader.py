@@ -1,7 +1,6 @@
 """The one torch file here: batches of a data set in the canonical order, made by worker processes."""
 
 import math
-import multiprocessing
 import os
 import statistics
 import time
@@ -9,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from multiprocessing import forkserver
 from operator import index
 from typing import Any, NamedTuple
 
@@ -20,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.processes import (
     allow_files,
+    begin_fork_server,
     check_sharing,
-    deaf_to_interrupts,
     end_with_parent,
     keep_freed_memory,
     sharing,
@@ -118,9 +116,7 @@ def prepare_workers(*needed: object) -> None:
     That takes seconds, in which the caller can do something else.
     """
     modules = [getattr(each, "__module__", type(each).__module__) for each in needed]
-    multiprocessing.set_forkserver_preload([__name__, *(name for name in modules if name != "__main__")])
-    with deaf_to_interrupts():
-        forkserver.ensure_running()
+    begin_fork_server([__name__, *(name for name in modules if name != "__main__")])
 
 
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
@@ -227,6 +223,11 @@ class _Batches(Dataset[_Made | ClipkitError]):
             return self._make(self._plan.places(batch, self._share))
         except ClipkitError as error:
             return error
+        except MemoryError:
+            return DatasetError(
+                "expected memory for a batch, found none left: make memory free, or give fewer --workers or "
+                "a smaller --batch-size"
+            )
 
     def _make(self, places: list[Place]) -> _Made:
         self._plan.prepare(self._sets, places)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import simplejpeg
 from PIL import Image
 
+from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
 from clipkit.pictures import MAX_PIXELS, check_scans
 
@@ -64,7 +65,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
             and _is_known_to_turbojpeg(data)
         ):
             # All of the coded data is read, as for the whole picture; an eighth of the pixels is made.
-            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
+            decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
         else:
             picture.load()
     return size

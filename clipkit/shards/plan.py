@@ -96,10 +96,6 @@ class ShardPlan:
             shards[here], rows[here] = self._epoch(epoch).locate(laid)
         return shards, rows
 
-    def batch_positions(self, batch: int, batch_size: int) -> Int64s:
-        """Return the positions of global batch `batch` in the order in which the ranks share them out."""
-        return self.positions(batch * batch_size, (batch + 1) * batch_size)
-
     def positions(self, first: int, end: int) -> Int64s:
         """Return the positions `first` … `end` − 1, those of one stream together, ascending within it."""
         positions = np.arange(first, end, dtype=np.int64)

@@ -85,7 +85,10 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """A SHA-256 (hex) that shards of another content do not have: the identity of the data."""
+        """A SHA-256 (hex) that shards of another content do not have: the identity of the data.
+
+        Tars of other tools are known by their headers alone: the samples' keys, and where they lie.
+        """
         return self._files.fingerprint
 
     def __len__(self) -> int:

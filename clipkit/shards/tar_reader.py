@@ -166,6 +166,8 @@ class TarReader:
 
     def _header(self, place: int) -> Header | None:
         block = self._headers.at(place, HEADER_BYTES)
+        if len(block) < HEADER_BYTES and not place:
+            raise self._damaged(0, f"a tar header, found a file of {len(block)} bytes (was it cut off?)")
         if len(block) < HEADER_BYTES:
             raise DatasetError(
                 f"{self.path}: expected zeros at byte {place:,}, where a tar ends, found the file's end; "

@@ -17,11 +17,6 @@ class Background:
         self._thread = threading.Thread(target=self._do, args=(work,), name="checkpoint")
         self._thread.start()
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something is being done."""
-        return self._thread is not None and self._thread.is_alive()
-
     def wait(self) -> None:
         """Wait until nothing is being done."""
         if self._thread is not None:
@@ -33,7 +28,7 @@ class Background:
 
     def look(self) -> None:
         """Raise what the work raised, if it is done by now."""
-        if not self.is_busy:
+        if self._thread is None or not self._thread.is_alive():
             self.wait()
 
     def _do(self, work: Callable[[], None]) -> None:

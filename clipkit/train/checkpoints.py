@@ -133,11 +133,6 @@ class CheckpointWriter:
             return "there is none yet"
         return f"{self.newest} is whole" if self.newest.exists() else f"{self.newest} is gone too"
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._background.is_busy
-
     def look(self) -> None:
         """Raise TrainError if a checkpoint could not be written, as far as that is known by now."""
         self._background.look()

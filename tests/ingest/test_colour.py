@@ -1,4 +1,5 @@
 import io
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.ingest.colour import flattened, laid_on_white
+from clipkit.ingest.colour import flattened, laid_on_white, to_srgb
 from tests.serving import encoded, photo
 
 PHOTO = photo(90, 61, 3)
@@ -38,8 +39,32 @@ def test_strips_make_the_same_pixels(data: Callable[[], bytes]) -> None:
     for strip_pixels in (1, 90 * 7, 90 * 60):
         pixels, _ = flattened(image.copy(), strip_pixels)
         assert pixels.shape[:2] == (61, 90)
-        expected = np.dstack([whole] * 3) if pixels.ndim > whole.ndim else whole
-        assert np.array_equal(pixels[..., :3] if pixels.ndim == 3 else pixels, expected)
+        assert np.array_equal(pixels[..., :3] if pixels.ndim == 3 else pixels, whole)
+
+
+def grey_profile(gamma: float) -> bytes:
+    """A profile of grey (ICC.1:2001) with nothing but its white and its curve."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv" + bytes(4) + struct.pack(">IHxx", 1, round(gamma * 256))
+    table = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), len(curve))
+    content = table + white + curve
+    header = struct.pack(
+        ">I4xI4s4s4s12x4s", 128 + len(content), 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
+    )
+    return header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48) + content
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("strip_pixels", [100, 10_000])
+def test_a_profile_of_grey_is_honoured_with_transparency_too(mode: str, strip_pixels: int) -> None:
+    data = encoded(Image.new(mode, (90, 61), 128), "PNG", icc_profile=grey_profile(1.0))
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    if mode == "LA":
+        image.putalpha(255)
+    rgb = to_srgb(*flattened(image, strip_pixels))
+    assert rgb.shape == (61, 90, 3)
+    assert np.abs(rgb.astype(int) - 188).max() < 3  # half of the light, as sRGB has it
 
 
 @pytest.mark.parametrize("strip_pixels", [1, 90 * 7, 90 * 61])

@@ -4,6 +4,7 @@ python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The word
     lines DATASET SETTINGS        one line a batch: the position behind it, and its content
     stops DATASET                 streams begun and left; what the process holds before and after
     holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
+    forks DATASET                 a stream's content, and that which a process forked after it reads
     grows DATASET EPOCHS          the private bytes of a worker, at its start and after each epoch
     ranks DATASET SETTINGS OUT    what each of the processes gathered from all
 """
@@ -11,6 +12,7 @@ python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The word
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -70,6 +72,20 @@ def holds(dataset: str, soft: str, hard: str) -> None:
         print(json.dumps(len(list(stream(dataset, batch_size=4, workers=1, stop=240)))))
     except DatasetError as error:
         print(json.dumps(str(error)))
+
+
+def forks(dataset: str) -> None:
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+
+    def read() -> None:
+        told.put([content(batch) for batch in stream(dataset, batch_size=4, workers=1, stop=8)])
+
+    read()
+    process = context.Process(target=read)
+    process.start()
+    process.join()
+    print(json.dumps([told.get(), process.exitcode or told.get()]))
 
 
 def begin_and_leave(dataset: str) -> None:
@@ -134,6 +150,6 @@ def ranks(dataset: str, settings: str, out: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     programs: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (lines, stops, holds, grows, ranks)
+        each.__name__: each for each in (lines, stops, holds, forks, grows, ranks)
     }
     programs[sys.argv[1]](*sys.argv[2:])

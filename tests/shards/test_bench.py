@@ -16,7 +16,8 @@ from clipkit.cli import app
 from clipkit.errors import DatasetError
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
-from clipkit.shards.bench import BenchResult, Figures, bench, judged
+from clipkit.shards.bench import BenchResult, bench
+from clipkit.shards.bottleneck import Figures, judged
 from clipkit.shards.shard_set import Sample, ShardSet
 from tests.shards.test_bad_samples import overwrite
 

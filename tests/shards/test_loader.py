@@ -51,7 +51,7 @@ def test_batches_are_those_of_the_plan(small_dataset: Path) -> None:
     shard_set = ShardSet(small_dataset)
     plan = ShardPlan(shard_set.sizes, 3, 5, 100)
     for k, batch in enumerate(read(shard_set, batch_size=90, seed=3, stop=4400, streams=5, block=100)):
-        positions = plan.batch_positions(k, 90)
+        positions = plan.positions(90 * k, 90 * (k + 1))
         assert batch.positions_B.tolist() == positions.tolist()
         shards, rows = plan.locate(positions)
         named = [
@@ -230,6 +230,19 @@ def test_a_missing_manifest_is_an_error_before_the_first_batch(damaged: Path) ->
     (damaged / "000002.parquet").unlink()
     with pytest.raises(DatasetError, match=r"000002\.parquet: the index lists this shard, but it is missing"):
         ShardSet(damaged)
+
+
+def without_memory(image: bytes, key: int) -> np.ndarray:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_is_used_up_is_one_line_and_no_broken_sample(small_dataset: Path, workers: int) -> None:
+    stream = batches(
+        ShardSet(small_dataset), batch_size=10, workers=workers, transform=without_memory, tokenize=tokenize
+    )
+    with pytest.raises(DatasetError, match="expected memory for a batch, found none left: make memory free"):
+        next(stream)
 
 
 def killed(image: bytes, key: int) -> np.ndarray:

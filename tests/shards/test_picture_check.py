@@ -3,13 +3,16 @@
 import io
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
+from clipkit.ingest.rows import Failed
 from clipkit.shards.picture_check import picture_fault, picture_size
 from clipkit.shards.thumbnail import thumbnail
 from tests.serving import encoded, photo
@@ -60,3 +63,34 @@ def test_a_thumbnail_of_sixteen_bit_grey_is_not_white() -> None:
     ramp = np.linspace(0, 65_535, 64, dtype=np.uint16)[None].repeat(40, axis=0)
     made = Image.open(io.BytesIO(thumbnail(encoded(Image.fromarray(ramp), "PNG"), 64)))
     assert np.abs(np.asarray(made.convert("L"), dtype=int) - ramp / 257).max() < 4
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_bytes_between_the_last_scan_and_the_end_cost_no_picture(options: dict[str, Any]) -> None:
+    whole = encoded(photo(100, 50), **options)
+    padded = whole[:-2] + bytes(12) + whole[-2:]
+    with pytest.raises(ValueError, match="extraneous bytes before marker 0xd9"):
+        simplejpeg.decode_jpeg(padded)
+    pictures = [process(data, IngestConfig()) for data in (whole, padded)]
+    assert all(isinstance(picture, Picture) for picture in pictures)
+    assert len({getattr(picture, "content", None) for picture in pictures}) == 1
+    assert picture_fault(padded, 100, 50, max_pixels=10_000) is None
+    short = whole[: len(whole) * 3 // 4] + whole[-2:]
+    assert isinstance(process(short, IngestConfig()), Failed)
+    assert picture_fault(short, 100, 50, max_pixels=10_000) is not None
+
+
+@pytest.mark.parametrize("parameters", [(0, 0, 0), (1, 63, 0), (0, 63, 16)])
+def test_a_sequential_scan_with_odd_parameters_costs_no_picture(parameters: tuple[int, int, int]) -> None:
+    whole = encoded(photo(100, 50))
+    end = whole.index(b"\xff\xda") + 14
+    odd = whole[: end - 3] + bytes(parameters) + whole[end:]
+    with pytest.raises(ValueError, match="Invalid SOS parameters"):
+        simplejpeg.decode_jpeg(odd)
+    made, expected = process(odd, IngestConfig()), process(whole, IngestConfig())
+    assert isinstance(made, Picture) and isinstance(expected, Picture)
+    assert made.content == expected.content
+    assert picture_fault(odd, 100, 50, max_pixels=10_000) is None
+    short = odd[: len(odd) * 3 // 4]
+    assert isinstance(process(short, IngestConfig()), Failed)
+    assert picture_fault(short, 100, 50, max_pixels=10_000) is not None

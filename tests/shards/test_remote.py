@@ -364,7 +364,7 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
 
 
 def test_single_files_go_to_buckets_too(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
-    page, picture, pairs = (f"{uploaded}-{name}" for name in ("page.html", "7.jpg", "pairs.parquet"))
+    page, picture, pairs = (f"{uploaded}-{name}" for name in ("page", "7.jpg", "pairs.parquet"))
     for _ in range(2):  # what is there of the same kind is replaced
         assert told("show", uploaded, "--random", "3", "--out", page)["out"] == page
         told("show", uploaded, "7", "--out", picture)

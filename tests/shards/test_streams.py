@@ -185,6 +185,12 @@ def test_batches_are_held_as_the_limit_of_open_files_allows(small_dataset: Path)
     )
 
 
+def test_a_process_forked_from_a_program_that_reads_reads_too(small_dataset: Path) -> None:
+    """It inherits the parent's server of workers, which is no child of its own."""
+    parents, childs = said("forks", small_dataset)
+    assert parents == childs and len(childs) == 2
+
+
 def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
     settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
     with program("lines", small_dataset, settings, start_new_session=True) as process:

@@ -229,7 +229,7 @@ def test_the_place_and_the_remedy_are_named(tmp_path: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "zeros at byte 0"),
+    "empty": (b"", "byte 0 a tar header, found a file of 0 bytes"),
     "text": (b"no tar at all" * 100, "byte 0 a tar header, found none"),
     "size beyond the end": (header("a.jpg", 5000), r"5,000 bytes of 'a\.jpg' at byte 512"),
     "size of 2**88": (header("a.jpg", 0, size_field=b"\x80" + b"\xff" * 11), "bytes of 'a.jpg' at byte 512"),
