@@ -97,6 +97,14 @@ def without_metadata(data: bytes) -> bytes:
     return b"".join((*kept, view[since:])) if kept else data
 
 
+def with_sequential_scan(jpeg: bytes) -> bytes:
+    """Return a JPEG with the parameters of its first scan as those of a sequential one are (T.81, B.2.3)."""
+    for marker, _, end in _segments(jpeg):
+        if marker == 0xDA:
+            return jpeg[: end - 3] + b"\x00\x3f\x00" + jpeg[end:]
+    return jpeg
+
+
 def has_damaged_chunk(png: bytes) -> bool:
     """Tell whether a checksum is wrong in a PNG, of a chunk that decoders must know.
 

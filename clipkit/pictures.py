@@ -10,18 +10,9 @@ MAX_PIXELS = 36_000_000
 MAX_SCANS = 50
 _MAX_SEGMENTS = 5_000
 
-_BEFORE_THE_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9")
 _JPEG = b"\xff\xd8\xff"
 _START_OF_SCAN = b"\xff\xda"
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # none of those that stand within a scan
-
-
-def is_whole(libjpeg: ValueError) -> bool:
-    """Tell whether libjpeg's complaint, its first, is of bytes behind the last scan: it has all pixels then.
-
-    Many encoders and servers leave such bytes before the end.
-    """
-    return _BEFORE_THE_END.fullmatch(str(libjpeg)) is not None
 
 
 def check_scans(picture: bytes) -> None:

@@ -26,6 +26,7 @@ ROOT_MODULES = {
     "processes",
     "run_folder",
     "signals",
+    "jpeg",
     "json_values",
     "launched",
     "lines",

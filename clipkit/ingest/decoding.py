@@ -14,8 +14,9 @@ from PIL import AvifImagePlugin, Image, ImageFile
 from clipkit.ingest.bounded import at_most
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
+from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
-from clipkit.pictures import check_scans, is_whole
+from clipkit.pictures import check_scans
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -122,13 +123,7 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
     )
     grey = colorspace == "Gray"
     sides = {"min_height": math.ceil(height / factor), "min_width": math.ceil(width / factor)}
-    colour = "GRAY" if grey else "RGB"
-    try:
-        pixels = simplejpeg.decode_jpeg(data, colour, **sides)
-    except ValueError as error:
-        if not is_whole(error):
-            raise
-        pixels = simplejpeg.decode_jpeg(data, colour, strict=False, **sides)
+    pixels = decode_jpeg(data, "GRAY" if grey else "RGB", **sides)
     if grey:
         pixels = pixels[:, :, 0]
     return Decoded(pixels, width, height, metadata.orientation, metadata.icc, factor)

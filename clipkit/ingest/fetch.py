@@ -20,7 +20,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
 from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.multi import Multi
-from clipkit.ingest.resolve import Diagnosis, Resolve, system_resolve
+from clipkit.ingest.resolve import Answer, Names, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.silence import Silence
 from clipkit.ingest.tar_rows import read_row
@@ -58,12 +58,8 @@ def fetch(
     `limited_by` is told a host, again and again, while connections are free and only its URLs could start,
     and whether it asked for that.
     """
-    diagnosis = Diagnosis(resolve)
-    try:
-        with Multi(config) as multi:
-            yield from _Fetcher(rows, config, multi, diagnosis, limited_by).outcomes()
-    finally:
-        diagnosis.close()
+    with Multi(config) as multi:
+        yield from _Fetcher(rows, config, multi, Names(resolve), limited_by).outcomes()
 
 
 class _Fetcher(Generic[Key]):
@@ -72,13 +68,13 @@ class _Fetcher(Generic[Key]):
         rows: Iterable[tuple[Key, UrlRow] | None],
         config: IngestConfig,
         multi: Multi,
-        diagnosis: Diagnosis,
+        names: Names,
         limited_by: Callable[[str, bool], None],
     ):
         self._config = config
         self._rows = Incoming(rows)
         self._multi = multi
-        self._diagnosis = diagnosis
+        self._names = names
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
         self._silence = Silence(config.timeout, config.deadline)
@@ -87,7 +83,8 @@ class _Fetcher(Generic[Key]):
         # A heap by the time of the next attempt; those tried before first, whose own time runs.
         self._waiting: list[tuple[float, bool, int, _Job[Key]]] = []
         self._ready: deque[_Job[Key]] = deque()
-        self._undiagnosed: list[tuple[Future[str], _Job[Key], Failed]] = []
+        self._unnamed: list[tuple[Future[Answer], _Job[Key]]] = []
+        self._undiagnosed: list[tuple[Future[Answer], _Job[Key], Failed]] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
@@ -107,7 +104,9 @@ class _Fetcher(Generic[Key]):
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
                 if self._begun >= self._config.connections / 8 or time.monotonic() >= self._poll_due:
                     self._poll(0)
-            elif self._rows.exhausted and not (self._jobs or self._waiting or self._undiagnosed):
+            elif self._rows.exhausted and not (
+                self._jobs or self._waiting or self._unnamed or self._undiagnosed
+            ):
                 return
             else:
                 self._poll(self._patience())
@@ -115,23 +114,27 @@ class _Fetcher(Generic[Key]):
                     yield None
 
     def _patience(self) -> float:
-        patience = self._rows.patience(soon=bool(self._undiagnosed))
+        patience = self._rows.patience(soon=bool(self._unnamed or self._undiagnosed))
         if self._waiting:
             return min(patience, max(0.0, self._waiting[0][0] - time.monotonic()))
         return patience
+
+    @property
+    def _busy(self) -> int:
+        return len(self._jobs) + len(self._unnamed) + len(self._done)
 
     def _start_what_may(self) -> None:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
-        while len(self._jobs) + len(self._done) < self._config.connections:
+        while self._busy < self._config.connections:
             if self._ready:
                 self._start(self._ready.popleft(), now)
             elif not self._take_row(now):
                 return
 
     def _note_limit(self) -> None:
-        all_busy = len(self._jobs) + len(self._done) >= self._config.connections
+        all_busy = self._busy >= self._config.connections
         now = time.monotonic()
         limit = None if all_busy else self._limit(now)
         if limit is None:
@@ -178,11 +181,37 @@ class _Fetcher(Generic[Key]):
             job.attempts += 1
             job.begun = now
             self._silence.asked(host, now)
-            transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
-            transfer.prepare(job.target.url, job.deadline - now, again=job.attempts > 1)
-            self._jobs[transfer] = job
-            self._multi.add(transfer)
-            self._begun += 1
+            answer = None if self._config.proxy or job.target.is_address else self._names.of(host, now)
+            if answer and not answer.done():
+                self._unnamed.append((answer, job))
+            else:
+                self._begin(job, answer.result() if answer else [], now)
+
+    def _begin(self, job: _Job[Key], addresses: Answer, now: float) -> None:
+        if isinstance(addresses, str):
+            self._unbegun(job, Failed(addresses, f"Could not resolve host: {job.target.host}"))
+            return
+        transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
+        transfer.prepare(job.target, job.deadline - now, addresses, again=job.attempts > 1)
+        self._jobs[transfer] = job
+        self._multi.add(transfer)
+        self._begun += 1
+
+    def _unbegun(self, job: _Job[Key], failed: Failed) -> None:
+        self._make_ready(self._hosts.leave(job.target.host))
+        self._note_answer(job, failed)
+        self._failed(job, failed, None)
+
+    def _take_names(self) -> None:
+        unnamed, self._unnamed = self._unnamed, []
+        now = time.monotonic()
+        for answer, job in unnamed:
+            if answer.done():
+                self._begin(job, answer.result(), now)
+            elif now >= min(job.deadline, job.begun + self._config.timeout):
+                self._unbegun(job, Failed("timeout", "Resolving timed out"))
+            else:
+                self._unnamed.append((answer, job))
 
     def _make_ready(self, job: _Job[Key] | None) -> None:
         if job is not None:
@@ -216,10 +245,13 @@ class _Fetcher(Generic[Key]):
             else:
                 self._budget.release(transfer.body)
                 if outcome.reason == "dns_failed":
-                    self._undiagnosed.append((self._diagnosis.of(transfer.last_host), job, outcome))
+                    self._undiagnosed.append(
+                        (self._names.of(transfer.last_host, time.monotonic()), job, outcome)
+                    )
                 else:
                     self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
+        self._take_names()
         self._take_diagnoses()
         self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
 
@@ -233,7 +265,10 @@ class _Fetcher(Generic[Key]):
         undiagnosed, self._undiagnosed = self._undiagnosed, []
         for answer, job, failed in undiagnosed:
             if answer.done():
-                self._failed(job, replace(failed, reason=answer.result()), None)
+                answered = answer.result()
+                self._failed(
+                    job, replace(failed, reason=answered) if isinstance(answered, str) else failed, None
+                )
             elif time.monotonic() >= job.deadline:
                 job.failed = failed
                 self._end(job)

@@ -90,8 +90,7 @@ def _hosts(rows: Iterable[UrlRow]) -> Iterator[tuple[str, int]]:
         target = None if row.problem else request_target(row.url)
         if isinstance(target, Target) and target.host not in seen:
             seen.add(target.host)
-            parts = urlsplit(target.url)
-            yield target.host.strip("[]"), parts.port or (443 if parts.scheme == "https" else 80)
+            yield target.host.strip("[]"), target.port
 
 
 def _try_host(host: str, port: int, config: IngestConfig, resolve: Resolve, connect: Connect) -> str:

@@ -1,13 +1,22 @@
-"""Why a name did not resolve: libcurl does not tell an unknown name from a resolver that is down."""
+"""The addresses of hosts, looked up by threads of our own, and why there are none.
+
+libcurl from 8.20 on looks names up in at most twenty threads: as many names whose servers are silent would
+keep all others waiting until they fail. Nor does it tell an unknown name from a resolver that is down.
+"""
 
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 _KEPT = 4096  # answers: a list of a billion URLs has names without number
+_SECONDS = 600.0  # that an answer is kept
 
 Resolve = Callable[[str], list[str]]
 """Return a host's addresses; raises socket.gaierror. A parameter, so that tests need no name server."""
+
+Answer = list[str] | str
+"""A host's addresses, or the reason for none: `dns_not_found` (no such name) or `dns_failed` (may pass)."""
 
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -17,34 +26,33 @@ def system_resolve(host: str) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
-class Diagnosis:
-    """Asks the resolver again, in threads, why names failed; each name once while it is kept."""
+class Names:
+    """Asks for names, each in a thread, which lasts as long as the system takes; answers are kept a while."""
 
     def __init__(self, resolve: Resolve = system_resolve):
         self._resolve = resolve
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolve")
-        self._answers: dict[str, Future[str]] = {}
+        self._answers: dict[str, tuple[Future[Answer], float]] = {}
 
-    def of(self, host: str) -> Future[str]:
-        """Return the reason to come: `dns_not_found` (no such name) or `dns_failed` (may pass)."""
-        answer = self._answers.get(host)
-        if answer is None or (answer.done() and answer.result() == "dns_failed"):
-            answer = self._answers[host] = self._threads.submit(self._ask, host)
-            if len(self._answers) > _KEPT:
-                del self._answers[next(iter(self._answers))]
+    def of(self, host: str, now: float) -> "Future[Answer]":
+        """Return the answer to come. `now` is in monotonic seconds."""
+        answer, asked = self._answers.get(host, (None, now))
+        if answer and not (answer.done() and (answer.result() == "dns_failed" or now - asked > _SECONDS)):
+            return answer
+        answer = Future()
+        self._answers[host] = answer, now
+        if len(self._answers) > _KEPT:
+            del self._answers[next(iter(self._answers))]
+        try:
+            threading.Thread(target=self._ask, args=(host, answer), daemon=True, name="resolve").start()
+        except RuntimeError:  # no more threads
+            answer.set_result("dns_failed")
         return answer
 
-    def close(self) -> None:
-        """Drop the questions not yet asked."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, host: str) -> str:
+    def _ask(self, host: str, answer: "Future[Answer]") -> None:
         try:
-            self._resolve(host)
-        except socket.gaierror as error:
-            return "dns_not_found" if error.errno in _NO_SUCH_NAME else "dns_failed"
+            answer.set_result(self._resolve(host) or "dns_not_found")
         except UnicodeError:  # an empty label, say, or one that is too long
-            return "dns_not_found"
-        except OSError:
-            return "dns_failed"
-        return "dns_failed"
+            answer.set_result("dns_not_found")
+        except OSError as error:
+            known = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
+            answer.set_result("dns_not_found" if known else "dns_failed")

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.failures import curl_reason, status_reason
 from clipkit.ingest.robots import opts_out, retry_after
 from clipkit.ingest.rows import Failed
+from clipkit.ingest.urls import Target
 
 MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
@@ -50,10 +52,14 @@ class Transfer:
         self.handle.setopt(pycurl.HEADERFUNCTION, self._take_header)
         self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
         self.handle.setopt(pycurl.XFERINFOFUNCTION, self._take_count)
-        self.prepare("", 1)
+        self.prepare(None, 1)
 
-    def prepare(self, url: str, seconds: float, *, again: bool = False) -> None:
-        """Make ready for one attempt at `url` (ASCII) within `seconds`; `again` connects anew."""
+    def prepare(
+        self, target: Target | None, seconds: float, addresses: Sequence[str] = (), *, again: bool = False
+    ) -> None:
+        """Make ready for one attempt at `target` within `seconds`; its host has these `addresses`, or libcurl
+        looks for some. `again` connects anew.
+        """
         self.body = Body(self._resume)
         self.retry_after: float | None = None
         self._failed: Failed | None = None
@@ -65,7 +71,10 @@ class Transfer:
         self._pieces = 0
         self._discarded = 0
         self._content = BytesIO()
-        self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.URL, target.url if target else "")
+        if target and addresses:  # "+": as if libcurl had asked for them
+            listed = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+            self.handle.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{listed}"])
         self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
 

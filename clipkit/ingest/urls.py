@@ -13,10 +13,16 @@ _KEPT = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986's reserved characters; an existing es
 
 
 class Target(NamedTuple):
-    """What to request, in ASCII, and the host's name in lower case."""
+    """What to request, in ASCII, and the host's name in lower case and its port."""
 
     url: str
     host: str
+    port: int
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is an address as such, not a name."""
+        return self.host[0] == "[" or self.host.replace(".", "").isdigit()
 
 
 def request_target(url: str) -> Target | Failed:
@@ -37,7 +43,7 @@ def request_target(url: str) -> Target | Failed:
         return Failed("bad_url", str(error)[:100])
     if len(target) > MAX_URL_BYTES:
         return Failed("bad_url", f"longer than {MAX_URL_BYTES} bytes")
-    return Target(target, host)
+    return Target(target, host, parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def _rebuilt(parts: SplitResult, host: str) -> str:

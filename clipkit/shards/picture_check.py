@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import simplejpeg
 from PIL import Image
 
+from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
-from clipkit.pictures import MAX_PIXELS, check_scans, is_whole
+from clipkit.pictures import MAX_PIXELS, check_scans
 
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
 
@@ -64,11 +65,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
             and _is_known_to_turbojpeg(data)
         ):
             # All of the coded data is read, as for the whole picture; an eighth of the pixels is made.
-            try:
-                simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
-            except ValueError as error:
-                if not is_whole(error):
-                    raise
+            decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
         else:
             picture.load()
     return size

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from clipkit.shards.walk import Found, walk
 
 _PLACES = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NEARLY_ALL = 0.9
 Values = dict[str, Any]
 
 
@@ -33,10 +34,10 @@ class Remade(NamedTuple):
 def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> Remade:
     """Make the manifest of the tar at `path`, which is read as it is and not changed.
 
-    A row of one of the `old` manifests is kept where it has the sample's key and byte ranges, or these cannot
-    be read, but the caption and the picture's size are the tar's, and an impossible hash or record becomes
-    null. For other samples what the tar does not tell is null, and `url` empty; `kept` are the columns behind
-    the manifest's own. Raises OSError as reading does.
+    A row of one of the `old` manifests is kept where it is the sample's (see `_known`), but the caption and
+    the picture's size are the tar's, and an impossible hash or record becomes null. For other samples what
+    the tar does not tell is null, and `url` empty; `kept` are the columns behind the manifest's own. Raises
+    OSError as reading does.
     """
     descriptor = opened(path)
     try:
@@ -49,7 +50,7 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
                 None, f"{path.name}: expected 1 to {SHARD_SAMPLES:,} samples, found {len(numbers):,}"
             )
         rows, unknown = [], 0
-        known = dict(_by_place(old))
+        known = _known(old, int(path.stem), walked.samples)
         for sample in walked.samples:
             data = os.pread(descriptor, sample.place.image_bytes, sample.place.image_offset)
             if how.decode and (fault := picture_fault(data, None, None, how.max_pixels)):
@@ -64,18 +65,34 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
     return Remade(pa.Table.from_pylist(rows, schema), None, unknown)
 
 
-def _by_place(old: Sequence[pa.Table]) -> Iterator[tuple[tuple[Any, ...], Values]]:
+def _known(old: Sequence[pa.Table], shard: int, samples: Sequence[Found]) -> dict[str, Values]:
+    """Return the rows of manifests that are of these samples, by key.
+
+    They are those with the sample's byte ranges; and all of a manifest of which nearly all are, for it is
+    this tar's, with a few values at fault.
+    """
+    known: dict[str, Values] = {}
+    keys = [sample_key(shard, sample.number) for sample in samples]
     for table in old:
-        for row in table.to_pylist():
-            places = tuple(row[name] for name in _PLACES)
-            yield ((row["key"], *places) if None not in places else (row["key"],)), row
+        rows = {row["key"]: row for row in table.to_pylist()}
+        fit = {
+            key: row for key, sample in zip(keys, samples, strict=True) if (row := _fits(rows, key, sample))
+        }
+        if len(table) == len(keys) and len(fit) >= _NEARLY_ALL * len(keys):
+            fit = dict(zip(keys, table.to_pylist(), strict=True))
+        known |= {key: row for key, row in fit.items() if key not in known}
+    return known
 
 
-def _row(
-    shard: int, sample: Found, data: bytes, known: dict[tuple[Any, ...], Values], *, as_served: bool
-) -> Values:
+def _fits(rows: dict[str, Values], key: str, sample: Found) -> Values | None:
+    row = rows.get(key, {})
+    fits = [row.get(name, -1) in (None, place) for name, place in zip(_PLACES, sample.place, strict=True)]
+    return row if all(fits) else None
+
+
+def _row(shard: int, sample: Found, data: bytes, known: dict[str, Values], *, as_served: bool) -> Values:
     key = sample_key(shard, sample.number)
-    row: Values = dict(known.get((key, *sample.place)) or known.get((key,)) or {"url": ""})
+    row: Values = dict(known.get(key, {"url": ""}))
     row["url"] = row["url"] or ""
     row |= {"key": key, "ext": sample.ext, "caption": sample.caption.decode()}
     row |= dict(zip(_PLACES, sample.place, strict=True))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ingest.own_internet import PUBLIC, ROUTES, ZONE
+from tests.ingest.own_internet import PUBLIC, ROUTES, SILENT, WELL, ZONE
 
 PUBLIC_URLS = [
     "http://public.example/",
@@ -115,3 +115,10 @@ def test_a_name_is_looked_up_once_and_not_for_every_url(tmp_path: Path) -> None:
     # answer that comes late is asked for again.
     assert set(seen.asked) == set(names)
     assert all(2 <= count <= 2 * 2 * (1 + 2) for count in seen.asked.values()), seen.asked
+
+
+def test_names_whose_servers_are_silent_keep_no_others_waiting(tmp_path: Path) -> None:
+    well = [f"http://{number}{WELL}/" for number in range(60)]
+    silent = [f"http://{number}.{SILENT}/" for number in range(30)]
+    seen = visit([*well[:10], *silent, *well[10:]], tmp_path, "--workers", "1")
+    assert seen.became == dict.fromkeys(well, "ok") | dict.fromkeys(silent, "timeout")

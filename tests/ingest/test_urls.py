@@ -22,7 +22,9 @@ from clipkit.ingest.urls import MAX_URL_BYTES, Target, request_target
     ],
 )
 def test_urls_of_lists_become_requests(url: str, requested: str, host: str) -> None:
-    assert request_target(url) == Target(requested, host)
+    target = request_target(url)
+    assert isinstance(target, Target) and (target.url, target.host) == (requested, host)
+    assert target.port == {"https": 443}.get(requested.partition(":")[0], 8080 if "8080" in url else 80)
 
 
 @pytest.mark.parametrize(

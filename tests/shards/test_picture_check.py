@@ -78,3 +78,19 @@ def test_bytes_between_the_last_scan_and_the_end_cost_no_picture(options: dict[s
     short = whole[: len(whole) * 3 // 4] + whole[-2:]
     assert isinstance(process(short, IngestConfig()), Failed)
     assert picture_fault(short, 100, 50, max_pixels=10_000) is not None
+
+
+@pytest.mark.parametrize("parameters", [(0, 0, 0), (1, 63, 0), (0, 63, 16)])
+def test_a_sequential_scan_with_odd_parameters_costs_no_picture(parameters: tuple[int, int, int]) -> None:
+    whole = encoded(photo(100, 50))
+    end = whole.index(b"\xff\xda") + 14
+    odd = whole[: end - 3] + bytes(parameters) + whole[end:]
+    with pytest.raises(ValueError, match="Invalid SOS parameters"):
+        simplejpeg.decode_jpeg(odd)
+    made, expected = process(odd, IngestConfig()), process(whole, IngestConfig())
+    assert isinstance(made, Picture) and isinstance(expected, Picture)
+    assert made.content == expected.content
+    assert picture_fault(odd, 100, 50, max_pixels=10_000) is None
+    short = odd[: len(odd) * 3 // 4]
+    assert isinstance(process(short, IngestConfig()), Failed)
+    assert picture_fault(short, 100, 50, max_pixels=10_000) is not None

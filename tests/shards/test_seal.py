@@ -127,6 +127,18 @@ def test_a_manifest_loses_no_more_than_its_damaged_column(dataset: Path, column:
     )
 
 
+@pytest.mark.parametrize("wrong", [{"key": "000001803"}, {"image_offset": 7}, {"caption": "another"}])
+def test_a_row_whose_place_is_at_fault_stays_whose_it_was(dataset: Path, wrong: dict[str, object]) -> None:
+    path = dataset / "000001.parquet"
+    was = pq.read_table(path)
+    row = was.slice(3, 1).to_pylist()[0] | wrong
+    pq.write_table(
+        pa.concat_tables([was.slice(0, 3), pa.Table.from_pylist([row], was.schema), was.slice(4)]), path
+    )
+    assert repair(dataset).unknown == 0 and verify(dataset).ok
+    assert pq.read_table(path).equals(was)
+
+
 def test_values_that_only_the_manifest_had_are_told(dataset: Path) -> None:
     path = dataset / "000001.parquet"
     table = pq.read_table(path)

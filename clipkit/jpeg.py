@@ -1,0 +1,33 @@
+"""Decoding JPEGs strictly, but for what libjpeg only warns of although all the pixels are there."""
+
+import re
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from clipkit.metadata import with_sequential_scan
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+# Each is libjpeg's first complaint of a picture: nothing was wrong before.
+_BEFORE_THE_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9")
+_OF_THE_SCAN = "Invalid SOS parameters for sequential JPEG"
+
+
+def decode_jpeg(jpeg: bytes, colour: str, **how: Any) -> Pixels:
+    """Return the pixels of simplejpeg's `decode_jpeg`; raises ValueError as that does, strictly.
+
+    Bytes behind the last scan, which many encoders and servers leave there, do no harm, and neither do the
+    numbers of a progressive scan in a sequential one, as some cameras write them.
+    """
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(jpeg, colour, **how), np.uint8)
+    except ValueError as error:
+        if str(error) == _OF_THE_SCAN:
+            mended = with_sequential_scan(jpeg)
+            if mended != jpeg:
+                return decode_jpeg(mended, colour, **how)
+        if not _BEFORE_THE_END.fullmatch(str(error)):
+            raise
+    return np.asarray(simplejpeg.decode_jpeg(jpeg, colour, strict=False, **how), np.uint8)
