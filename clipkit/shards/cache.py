@@ -94,10 +94,13 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def fill(self, wanted: Wanted) -> None:
-        """Download the file if it is not there. Raises as `open`."""
+        """Download the file if it is not there, nor what others download now leaves no room for it.
+
+        Raises as `open`.
+        """
         path = self._path(wanted)
         if not path.exists():
-            self._fill(path, wanted)
+            self._fill(path, wanted, ahead=True)
 
     def check_fits(self, source: object, count: int) -> None:
         """Raise StorageError if a file of so many bytes is more than the cache may hold."""
@@ -114,12 +117,12 @@ class Cache:
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
         return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
 
-    def _fill(self, path: Path, wanted: Wanted) -> None:
+    def _fill(self, path: Path, wanted: Wanted, *, ahead: bool = False) -> None:
         with self._locked(path):
             if path.exists():
                 return
             for _ in range(_DOWNLOADS):
-                found = self._downloaded(path, wanted)
+                found = self._downloaded(path, wanted, ahead)
                 if not found:
                     return
         raise DatasetError(
@@ -146,12 +149,13 @@ class Cache:
             f"{error.strerror}; set {FOLDER_VARIABLE} to one that can be written"
         )
 
-    def _downloaded(self, path: Path, wanted: Wanted) -> str:
-        """Download once; return what is wrong with what came, or nothing."""
+    def _downloaded(self, path: Path, wanted: Wanted, ahead: bool) -> str:
+        """Download once, `ahead` only if there is room; return what is wrong with what came, or nothing."""
         self.check_fits(wanted.source, wanted.bytes)
         temporary = temporary_path(path)
         try:
-            self._make_room(temporary, wanted.bytes)
+            if not self._make_room(temporary, wanted.bytes, ahead):
+                return ""
             self._fetch(wanted.source, temporary, wanted.bytes)
             found = _unfitting(temporary, wanted)
             if not found:
@@ -171,8 +175,11 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, temporary: Path, needed: int) -> None:
-        """Remove what was used the longest ago until there is room; `temporary` then stands for it."""
+    def _make_room(self, temporary: Path, needed: int, ahead: bool) -> bool:
+        """Remove what was used the longest ago until there is room; `temporary` then stands for it.
+
+        Return whether it does: if what comes `ahead` has to wait for other downloads, nothing is removed.
+        """
         with self._locked(self.folder / "room"):
             _clear_dead(self.folder)
             now, files, coming, outstanding = time.time(), [], 0, 0
@@ -190,6 +197,8 @@ class Cache:
                 else:  # others download it now
                     whole = max(_whole_size(entry.name), found.st_size)
                     coming, outstanding = coming + whole, outstanding + whole - found.st_size
+            if ahead and coming + needed > self.max_bytes:
+                return False
             total = sum(size for _, size, _ in files) + coming
             free = shutil.disk_usage(self.folder).free - outstanding
             for _, size, path in sorted(files):
@@ -198,6 +207,7 @@ class Cache:
                 Path(path).unlink(missing_ok=True)
                 total, free = total - size, free + size
             temporary.touch()
+            return True
 
 
 def _clear_dead(folder: Path) -> None:

@@ -196,6 +196,25 @@ def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str
     assert len(list(one.folder.glob("*.tar"))) == 2
 
 
+def test_what_comes_ahead_takes_no_room_from_what_others_download(
+    store: ObjectStore, uploaded: str, tmp_path: Path
+) -> None:
+    source = location(uploaded) / "000000.tar"
+    size = source.stat().st_size
+    one, other = (Cache(tmp_path / "bounded", max_bytes=size) for _ in range(2))
+    coming = threading.Event()
+    store.fault = slow_tars(coming)
+    slow = threading.Thread(target=one.fill, args=(Wanted(source, size, version="a"),))
+    slow.start()
+    assert coming.wait(60)
+    store.fault = lambda method, path: None
+    other.fill(Wanted(source, size, version="b"))
+    assert not list(one.folder.glob("*.tar"))
+    os.close(other.open(Wanted(source, size, version="b")))  # what is read now does not wait
+    store.stopping.set()
+    slow.join()
+
+
 def test_a_cache_smaller_than_what_is_used_at_once_is_said(
     uploaded: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
