@@ -117,7 +117,12 @@ class _OnThisMachine(RendezvousHandler):
         listening = socket.create_server((_HOST, 0))
         self._port = listening.getsockname()[1]
         self._store = TCPStore(
-            _HOST, self._port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+            _HOST,
+            self._port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+            use_libuv=False,  # which takes no socket that listens in every version of torch
         )
 
     @property
