@@ -5,11 +5,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from clipkit.pictures import JPEG_START
+
 _ORIENTATION = 0x0112
 _INTEGERS = {3: "H", 4: "I"}  # SHORT, as the standard has it, and LONG, as some write it
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
-_JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NOT_NEEDED = 0x20  # in the first letter of a chunk that decoders need not know
 _OF_PIXELS = frozenset((b"tRNS", b"iCCP", b"eXIf"))  # of those
@@ -81,7 +82,7 @@ def without_metadata(data: bytes) -> bytes:
     if data.startswith(_PNG):
         dropped = ((place, end) for name, place, end in _chunks(data) if _is_dropped(name, view[place:end]))
     else:
-        jpeg = data if data.startswith(_JPEG) else b""
+        jpeg = data if data.startswith(JPEG_START) else b""
         dropped = (
             (place, end)
             for marker, place, end in _segments(jpeg)

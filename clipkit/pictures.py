@@ -10,14 +10,14 @@ MAX_PIXELS = 36_000_000
 MAX_SCANS = 50
 _MAX_SEGMENTS = 5_000
 
-_JPEG = b"\xff\xd8\xff"
+JPEG_START = b"\xff\xd8\xff"
 _START_OF_SCAN = b"\xff\xda"
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # none of those that stand within a scan
 
 
 def check_scans(picture: bytes) -> None:
     """Raise ValueError for a JPEG of more than MAX_SCANS scans, which would take seconds to decode."""
-    if picture.startswith(_JPEG) and scan_count(picture) > MAX_SCANS:
+    if picture.startswith(JPEG_START) and scan_count(picture) > MAX_SCANS:
         raise ValueError(f"more than {MAX_SCANS} scans")
 
 

@@ -67,12 +67,12 @@ def imagenet_v2(root: Path, *, allow_subset: bool = False) -> LabelledImages:
     archive or folder, of a folder within or of one around it, and else `imagenetv2`. Raises
     EvaluationError as `labelled_tree` does.
     """
-    labels, wnids = _v2_labels(), imagenet_classes().folder_labels
+    labels, classes = _v2_labels(), imagenet_classes()
     if shards := shards_at(root, labels):
-        name, classes = _v2_name(*_names_of(root)), imagenet_classes()
+        name = _v2_name(*_names_of(root))
         return read_shards(root, shards, classes, name=name, expected_each=V2_EACH, allow_subset=allow_subset)
     tree = tree_at(root, labels)
-    if _all_among(tree, wnids):
+    if _all_among(tree, classes.folder_labels):
         raise EvaluationError(
             f"{root}: expected ImageNetV2, whose folders are 0 to 999, found folders named by wnids: "
             "ImageNet's validation set is given as --imagenet-val"

@@ -11,15 +11,15 @@ import numpy as np
 import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageFile
 
-from clipkit.ingest.bounded import at_most
 from clipkit.ingest.colour import Pixels, flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
 from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
-from clipkit.pictures import check_scans
+from clipkit.pictures import JPEG_START, check_scans
+from clipkit.processes import at_most_more_memory
 
 _MAGIC = (
-    (b"\xff\xd8\xff", "jpeg"),
+    (JPEG_START, "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same w
 # takes 8 bytes a pixel, for an animation 17, Pillow's AVIF 9 to 18, libjpeg 8 for four colours in many scans.
 _SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
 _AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
-_BYTES_A_PIXEL, _BYTES_BESIDE = 20, 64_000_000  # of addresses, for AVIF
+_BYTES_A_PIXEL, _BYTES_BESIDE = 20, 64_000_000  # of memory, for AVIF
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
 _SCALED = {"L;2": 85, "L;4": 17}  # grey of 2 and 4 bits to 8
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -158,7 +158,7 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
 def _load_avif(image: Image.Image, most: int) -> None:
     # The coded picture may be larger than its boxes say: libavif reduces it once it is decoded.
     try:
-        with at_most(_BYTES_BESIDE + _BYTES_A_PIXEL * most):
+        with at_most_more_memory(_BYTES_BESIDE + _BYTES_A_PIXEL * most):
             image.load()
     except MemoryError:
         raise UnreadableError("too_many_pixels", "more than its header says") from None

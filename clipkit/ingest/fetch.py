@@ -30,7 +30,6 @@ from clipkit.ingest.urls import Target, request_target
 _POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has work
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
-
 _SILENT = Failed("timeout", "its host answered none of the requests before")
 
 

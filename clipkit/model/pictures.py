@@ -15,13 +15,12 @@ from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
 from clipkit.metadata import without_metadata
-from clipkit.pictures import MAX_PIXELS, check_scans
+from clipkit.pictures import JPEG_START, MAX_PIXELS, check_scans
 
 Pixels = npt.NDArray[np.uint8]
 
 # Only formats whose decoders read pixels: no PostScript, no metafiles. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-_JPEG_START = b"\xff\xd8\xff"
 
 
 class _Quiet:
@@ -91,7 +90,7 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
 
     Raises DatasetError for a JPEG of too many scans, which would take seconds to decode.
     """
-    if not image.startswith(_JPEG_START):
+    if not image.startswith(JPEG_START):
         return None
     _check_scans(image)
     try:

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.ingest.bounded import at_most
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
+from clipkit.processes import at_most_more_memory
 from tests.serving import encoded
 
 
 def test_more_memory_than_was_allowed_is_not_there_until_the_end() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with at_most(100_000_000):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with at_most_more_memory(100_000_000):
         np.empty(10_000_000, np.uint8)
         with pytest.raises(MemoryError):
             np.empty(300_000_000, np.uint8)
     np.empty(300_000_000, np.uint8)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_an_avif_larger_than_its_header_says_is_not_decoded_whole(tmp_path: Path) -> None:
