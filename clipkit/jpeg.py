@@ -7,8 +7,7 @@ import numpy as np
 import simplejpeg
 
 from clipkit.metadata import with_sequential_scan
-
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+from clipkit.pictures import Pixels
 
 # Each is libjpeg's first complaint of a picture: nothing was wrong before.
 _BEFORE_THE_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9")

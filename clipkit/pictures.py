@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
 MAX_PIXELS = 36_000_000
 # Cameras and tools write 1 to 20, and each costs a pass over the whole picture: with 50 of them 36 megapixels
 # take 1.0 s of CPU time, with 200 they take 4.2 s.

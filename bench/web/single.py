@@ -12,11 +12,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from clipkit.ingest.colour import Pixels
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.decoding import Decoded, Limits, decode, sniff
 from clipkit.ingest.images import Picture, difference_hash, process
 from clipkit.ingest.resize import resized
+from clipkit.pictures import Pixels
 from clipkit.processes import keep_freed_memory
 
 _CONFIG = IngestConfig()

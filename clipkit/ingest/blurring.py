@@ -11,9 +11,9 @@ from typing import Any, TypeGuard
 import cv2
 import numpy as np
 
-from clipkit.ingest.colour import Pixels
 from clipkit.ingest.rows import Box, UrlRow
 from clipkit.json_values import parsed_json
+from clipkit.pictures import Pixels
 from clipkit.shards.text_files import shortened
 
 _MOST_BOXES = 1000

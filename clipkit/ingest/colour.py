@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageCms
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+from clipkit.pictures import Pixels
 
 _MAX_PROFILE_BYTES = 4_000_000
 _EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16

@@ -11,11 +11,11 @@ import numpy as np
 import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageFile
 
-from clipkit.ingest.colour import Pixels, flattened, laid_on_white
+from clipkit.ingest.colour import flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
 from clipkit.jpeg import decode_jpeg
 from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
-from clipkit.pictures import JPEG_START, check_scans
+from clipkit.pictures import JPEG_START, Pixels, check_scans
 from clipkit.processes import at_most_more_memory
 
 _MAGIC = (

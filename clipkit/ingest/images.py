@@ -10,11 +10,12 @@ import numpy as np
 import simplejpeg
 
 from clipkit.ingest.blurring import blurred
-from clipkit.ingest.colour import Pixels, to_srgb
+from clipkit.ingest.colour import to_srgb
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
 from clipkit.ingest.resize import resized
 from clipkit.ingest.rows import Box, Failed
+from clipkit.pictures import Pixels
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
 # training, for colour detail that the pictures of the web, mostly 4:2:0 themselves, rarely have.

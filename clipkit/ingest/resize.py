@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from clipkit.ingest.colour import Pixels
+from clipkit.pictures import Pixels
 
 Taps = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.ingest.colour import Pixels
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.resize import resized
+from clipkit.pictures import Pixels
 from tests.serving import encoded
 
 
