@@ -130,7 +130,8 @@ def _means(grey: Pixels, rows: int, columns: int) -> Pixels:
     sums = cv2.integral(grey, sdepth=depth)
     places, down, across = _corners(height, width, rows, columns)
     cells = down @ sums.take(places) @ across
-    return np.floor(cells / (height * width) + 0.5).astype(np.uint8)
+    means: Pixels = np.floor(cells / (height * width) + 0.5).astype(np.uint8)
+    return means
 
 
 @lru_cache(maxsize=512)

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
+from clipkit.pictures import Pixels
 from clipkit.processes import (
     allow_files,
     begin_fork_server,
@@ -27,7 +28,7 @@ from clipkit.processes import (
     watched,
 )
 from clipkit.shards.bad_samples import BadCount, BadSample
-from clipkit.shards.decoded import DecodedSamples, Pixels, Transform
+from clipkit.shards.decoded import DecodedSamples, Transform
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
