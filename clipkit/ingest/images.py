@@ -45,12 +45,6 @@ _MARKUP = (
     (b"<!--", "HTML"),
     (b"<?xml", "XML"),
 )
-    (b"<svg", "SVG"),
-    (b"<!doctype html", "HTML"),
-    (b"<html", "HTML"),
-    (b"<!--", "HTML"),
-    (b"<?xml", "XML"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +149,8 @@ def _means(grey: Pixels, rows: int, columns: int) -> Pixels:
     sums = cv2.integral(grey, sdepth=depth)
     places, down, across = _corners(height, width, rows, columns)
     cells = down @ sums.take(places) @ across
-    return np.floor(cells / (height * width) + 0.5).astype(np.uint8)
+    means: Pixels = np.floor(cells / (height * width) + 0.5).astype(np.uint8)
+    return means
 
 
 @lru_cache(maxsize=512)
