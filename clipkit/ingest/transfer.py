@@ -176,7 +176,7 @@ class Transfer:
 
     def _take_field(self, name: bytes, value: str) -> None:
         if name == b"x-robots-tag" and self.status < 400:  # that of a redirect is about the list's own URL
-            if opts_out(value):
+            if opts_out(value) and not self._config.ignore_robots_tag:
                 self._failed = Failed("opted_out", f"X-Robots-Tag: {value}"[:200])
         elif name == b"retry-after":
             self.retry_after = retry_after(value)

@@ -334,6 +334,11 @@ def test_private_addresses_are_refused_by_default(server: Server, host: str) -> 
     assert not server.hits
 
 
+def test_a_site_of_one_s_own_may_be_taken_although_it_opts_out(server: Server) -> None:
+    url = server.add("/", answer(b"picture", 200, {"X-Robots-Tag": "noai"}))
+    assert outcome(url, ignore_robots_tag=True) == Fetched(b"picture", 200, 1)
+
+
 def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
