@@ -47,7 +47,18 @@ def cases() -> Iterator[tuple[str, bytes, tuple[int, int]]]:
     yield "twice, first upright", jpeg(exif((3, 1)), exif((3, 6))), upright
     yield "XMP alone", jpeg(exif(), b"http://ns.adobe.com/xap/1.0/\0" + XMP), upright
     yield "XMP in WebP", encoded(photo(100, 50), "WEBP", xmp=XMP), upright
-    yield "PNG", encoded(photo(100, 50), "PNG", exif=exif((3, 6))), SIDEWAYS
+    png = encoded(photo(100, 50), "PNG", exif=exif((3, 6)))
+    yield "PNG", png, SIDEWAYS
+    begins = png.index(b"eXIf") - 4
+    ends = begins + 12 + int.from_bytes(png[begins : begins + 4], "big")
+    yield "PNG, behind the pixels", png[:begins] + png[ends:-12] + png[begins:ends] + png[-12:], SIDEWAYS
+    # The four luma samples of 4:1:1 side by side are those of 4:4:1 one above the other.
+    wide = simplejpeg.encode_jpeg(np.asarray(photo(128, 64)), colorsubsampling="411")
+    yield (
+        "a subsampling without a name",
+        wide.replace(b"\x01\x41\0\x02\x11", b"\x01\x14\0\x02\x11"),
+        (128, 64),
+    )
 
 
 @pytest.mark.parametrize(("data", "size"), [pytest.param(*case[1:], id=case[0]) for case in cases()])
