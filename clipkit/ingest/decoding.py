@@ -150,6 +150,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         if kind == "avif":
             _load_avif(image, most=int(limits.max_pixels * share))
         image.load()
+        if kind == "png":  # where it may stand behind the pixels, as older exiftools wrote it
+            orientation = exif_orientation(image.info.get("exif", b""))
         reduction = round(width / drafted[1][2]) if drafted else 1
         pixels, icc = flattened(image)
     return Decoded(pixels, width, height, orientation, icc, reduction)
