@@ -1,6 +1,7 @@
 """Rows in, bodies or reasons out: one libcurl multi loop a worker.
 
-A URL has one deadline over all its attempts and the waits between them. What may pass is tried again,
+A URL has one deadline over all its attempts and the waits between them; a standstill of the whole process
+does not count. What may pass is tried again,
 later each time; a host never has more than its share of the connections, one that asks us to wait is left
 alone, and one that answers nothing, while others do, keeps them only now and then.
 """
@@ -8,7 +9,6 @@ alone, and one that answers nothing, while others do, keeps them only now and th
 import heapq
 import itertools
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple
 
 from clipkit.ingest.budget import Body, Budget
+from clipkit.ingest.clock import Clock
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
 from clipkit.ingest.incoming import Incoming, Key
@@ -82,6 +83,7 @@ class _Fetcher(Generic[Key]):
     ):
         self._config = config
         self._rows = Incoming(rows)
+        self._clock = Clock()
         self._multi = multi
         self._names = names
         # The other proxies look names up themselves.
@@ -112,7 +114,7 @@ class _Fetcher(Generic[Key]):
                 if body:
                     self._budget.release(body)
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
-                if self._begun >= self._config.connections / 8 or time.monotonic() >= self._poll_due:
+                if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
             elif self._rows.exhausted and not (self._jobs or self._waiting or self._unnamed):
                 return
@@ -124,7 +126,7 @@ class _Fetcher(Generic[Key]):
     def _patience(self) -> float:
         patience = self._rows.patience(soon=bool(self._unnamed))
         if self._waiting:
-            return min(patience, max(0.0, self._waiting[0][0] - time.monotonic()))
+            return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
 
     @property
@@ -132,7 +134,7 @@ class _Fetcher(Generic[Key]):
         return len(self._jobs) + len(self._unnamed) + len(self._done)
 
     def _start_what_may(self) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
         while self._busy < self._config.connections:
@@ -143,7 +145,7 @@ class _Fetcher(Generic[Key]):
 
     def _note_limit(self) -> None:
         all_busy = self._busy >= self._config.connections
-        now = time.monotonic()
+        now = self._clock.now()
         limit = None if all_busy else self._limit(now)
         if limit is None:
             self._limited_since = None
@@ -221,7 +223,7 @@ class _Fetcher(Generic[Key]):
 
     def _take_names(self) -> None:
         unnamed, self._unnamed = self._unnamed, []
-        now = time.monotonic()
+        now = self._clock.now()
         for each in unnamed:
             if each.answer.done():
                 self._begin(each.job, each.transfer, each.target, each.answer.result(), now)
@@ -254,7 +256,7 @@ class _Fetcher(Generic[Key]):
             outcome = transfer.finished(code, message)
             if isinstance(outcome, Target):
                 self._budget.release(transfer.body)
-                self._ask(job, transfer, outcome, time.monotonic())
+                self._ask(job, transfer, outcome, self._clock.now())
                 continue
             self._make_ready(self._hosts.leave(job.target.host))
             self._note_answer(job, outcome)
@@ -268,17 +270,17 @@ class _Fetcher(Generic[Key]):
                 self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_names()
-        self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
+        self._poll_due, self._begun = self._clock.now() + _POLL_SECONDS, 0
 
     def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:
         if isinstance(outcome, bytes) or outcome.http_status:
-            self._silence.answered(job.target.host, time.monotonic())
+            self._silence.answered(job.target.host, self._clock.now())
         elif outcome.reason == "timeout":
-            self._silence.unanswered(job.target.host, job.begun, time.monotonic())
+            self._silence.unanswered(job.target.host, job.begun, self._clock.now())
 
     def _failed(self, job: _Job[Key], failed: Failed, retry_after: float | None) -> None:
         job.failed = failed
-        now = time.monotonic()
+        now = self._clock.now()
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)
