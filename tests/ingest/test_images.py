@@ -61,13 +61,6 @@ def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
     assert difference(picture, upright) < 2.5
 
 
-def test_the_orientation_of_a_png_may_stand_behind_its_pixels() -> None:
-    png = encoded(photo(100, 50), "PNG", exif=oriented(6))
-    begins = png.index(b"eXIf") - 4
-    ends = begins + 12 + int.from_bytes(png[begins : begins + 4], "big")
-    assert made(png[:begins] + png[ends:-12] + png[begins:ends] + png[-12:]).height == 100
-
-
 @pytest.mark.parametrize("byte_order", ["big", "little"])
 def test_both_byte_orders_of_exif_are_read(byte_order: str) -> None:
     order, mark = (">", b"MM\0*") if byte_order == "big" else ("<", b"II*\0")
