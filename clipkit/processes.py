@@ -74,12 +74,10 @@ def _make_folder_of_sockets() -> None:
     # Before the first worker, which is to remove it if this process is killed. multiprocessing has it in
     # $TMPDIR, which on a cluster may be too long: Linux takes 107 bytes.
     before = tempfile.gettempdir()
-    try:
-        if len(os.fsencode(before)) > _LONGEST_FOLDER:
-            tempfile.tempdir = "/tmp"  # noqa: S108 (there it makes a folder that only the user may enter)
-        get_temp_dir()  # which is kept for all that follows
-    finally:
-        tempfile.tempdir = before
+    if len(os.fsencode(before)) > _LONGEST_FOLDER:
+        tempfile.tempdir = "/tmp"  # noqa: S108 (there it makes a folder that only the user may enter)
+    get_temp_dir()  # which is kept for all that follows
+    tempfile.tempdir = before
 
 
 @contextmanager
@@ -126,9 +124,8 @@ def at_most_more_memory(count: int) -> Iterator[None]:
 @contextmanager
 def _limited(count: int) -> Iterator[None]:
     try:
-        pages = int(
-            Path("/proc/self/statm").read_text().split()[5]
-        )  # of data and stacks, as the limit counts
+        statm = Path("/proc/self/statm").read_text()
+        pages = int(statm.split()[5])  # of data and stacks, as the limit counts
     except (OSError, IndexError, ValueError):
         yield
         return
