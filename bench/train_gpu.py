@@ -42,7 +42,7 @@ from web.corpus import make_corpus
 from clipkit.model.config import named_config
 from clipkit.model.profile import figures, flops_done
 from clipkit.model.tokenizer import Tokenizer
-from clipkit.shards.decoded import Pixels
+from clipkit.pictures import Pixels
 from clipkit.shards.loader import batches
 from clipkit.shards.shard_set import ShardSet
 

@@ -87,6 +87,13 @@ def _run(
     allow_private_hosts: Annotated[
         bool, typer.Option("--allow-private-hosts", help="Also fetch from loopback and private addresses.")
     ] = False,
+    ignore_robots_tag: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-robots-tag",
+            help="Take pictures although an X-Robots-Tag opts out; for sites that are yours, or agreed.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     from clipkit.ingest.engines.names import chosen

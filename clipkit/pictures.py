@@ -3,8 +3,9 @@
 import re
 
 import numpy as np
+import numpy.typing as npt
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 36_000_000
 # Cameras and tools write 1 to 20, and each costs a pass over the whole picture: with 50 of them 36 megapixels

@@ -14,9 +14,9 @@ from clipkit.cpus import available_cpus
 from clipkit.errors import ClipkitError
 from clipkit.evaluate.pictures import Pictures
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
+from clipkit.pictures import Pixels
 from clipkit.threads import mapped_in_threads
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Digest: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
 Made = TypeVar("Made")

@@ -16,13 +16,14 @@ import torch
 from clipkit.errors import ClipkitError, EvaluationError
 from clipkit.evaluate.classes import listing
 from clipkit.evaluate.config import IMAGE_BATCH
-from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, Pixels, made_batches
+from clipkit.evaluate.decode import SHA256_BYTES, Digest, EvalPicture, made_batches
 from clipkit.evaluate.ranks import ALONE, Ranks, all_numbered
 from clipkit.evaluate.retrieval import Embedded
 from clipkit.evaluate.zero_shot import Report, Tokenize, image_features, silent, text_features
 from clipkit.model.clip import Clip
 from clipkit.model.preprocess import EvalTransform
 from clipkit.model.tokenizer import Tokenizer
+from clipkit.pictures import Pixels
 from clipkit.shards.bad_samples import FEWEST, MAX_BAD, BadSample
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError

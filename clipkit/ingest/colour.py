@@ -11,6 +11,7 @@ from clipkit.pictures import Pixels
 
 _MAX_PROFILE_BYTES = 4_000_000
 _EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16
+_COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), axis=-1).reshape(1, -1, 3).astype(np.uint8)
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY = ("1", "L", "LA")
 _FOUR_BYTES = ("RGB", "RGBA", "LA")  # of memory a pixel, in Pillow
@@ -99,8 +100,15 @@ def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(icc))
         fits = _SPACES.get(profile.profile.xcolor_space.strip()) == mode
-        if not fits or "sRGB" in ImageCms.getProfileDescription(profile):
+        if not fits:
             return None
-        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+        return None if mode == "RGB" and _changes_little(transform) else transform
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
+
+
+def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
+    # Names tell nothing: sRGB itself has a hundred, and one that is linear is called "built-in Linear sRGB".
+    changed = np.asarray(ImageCms.applyTransform(Image.fromarray(_COLOURS), transform))
+    return bool(np.abs(changed.astype(np.int16) - _COLOURS).max() <= 1)

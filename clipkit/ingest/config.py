@@ -35,7 +35,8 @@ class IngestConfig(BaseModel):
     a connect and a stall, `deadline` (seconds) one URL over all its attempts and waits, `backoff` is the
     wait in seconds before the first retry, doubled for each further one. `min_size` (pixels of the short
     side) and `max_aspect` (long side / short side) say which pictures are wanted, `keep_original` that
-    their bytes stay as served. With a `proxy`, which addresses are connected to is up to it.
+    their bytes stay as served. With a `proxy`, which addresses are connected to is up to it;
+    with `ignore_robots_tag` an X-Robots-Tag opts nobody out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -58,6 +59,7 @@ class IngestConfig(BaseModel):
     proxy: Annotated[str, AfterValidator(_proxy)] | None = None
     contact: Annotated[str, AfterValidator(_contact)] | None = None
     allow_private_hosts: bool = False
+    ignore_robots_tag: bool = False
     chunk_rows: int = Field(1000, ge=1, le=100_000)
 
     @property
@@ -81,4 +83,7 @@ class IngestConfig(BaseModel):
         names = (
             "image_size", "quality", "max_bytes", "max_pixels", "min_size", "max_aspect", "keep_original"
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        settings: dict[str, int | float | bool | str | None] = {name: getattr(self, name) for name in names}
+        if self.ignore_robots_tag:  # no setting of the datasets that were made before there was a choice
+            settings["ignore_robots_tag"] = True
+        return settings

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageFile
 
 from clipkit.ingest.colour import flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.jpeg import decode_jpeg
-from clipkit.metadata import exif_orientation, has_damaged_chunk, jpeg_metadata, without_metadata
+from clipkit.jpeg import decode_jpeg, jpeg_header
+from clipkit.metadata import has_damaged_chunk, jpeg_metadata, orientation_of, without_metadata
 from clipkit.pictures import JPEG_START, Pixels, check_scans
 from clipkit.processes import at_most_more_memory
 
@@ -109,7 +108,7 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
         except ValueError as error:
             raise UnreadableError("broken_image", str(error)) from None
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace = jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
         return _decode_other(data, "jpeg", short_side, limits)
     _check_size(width, height, limits)
@@ -139,9 +138,9 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
         _check_size(width, height, limits._replace(share=share))
         if kind == "png" and has_damaged_chunk(data):
             raise UnreadableError("broken_image", "a wrong checksum")
-        orientation = exif_orientation(image.info.get("exif", b""))
+        orientation = orientation_of(data, image.info.get("exif", b""))
         if kind == "jpeg":
-            orientation, image.info["icc_profile"], _ = jpeg_metadata(data)
+            image.info["icc_profile"] = jpeg_metadata(data).icc
         if kind == "webp" and not is_animated:
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
         if isinstance(level := image.info.get("transparency"), int):  # Pillow scales the pixels alone

@@ -45,10 +45,10 @@ def fetch(
 
     Raises EngineError if img2dataset cannot be imported.
     """
-    return _Requests(rows, config, download or _downloader()).outcomes()
+    return _Requests(rows, config, download or _downloader(config)).outcomes()
 
 
-def _downloader() -> Download:
+def _downloader(config: IngestConfig) -> Download:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
     try:
         # Its other imports leave folders behind in a process that is killed, as workers are.
@@ -64,8 +64,10 @@ def _downloader() -> Download:
             f"{install_extra('img2dataset')}, into an environment of its own"
         ) from None
 
+    heeded = frozenset() if config.ignore_robots_tag else OPTED_OUT
+
     def download(url: str, timeout: float) -> tuple[bytes | None, str]:
-        _, stream, words = download_image((0, url), timeout, USER_AGENT_TOKEN, OPTED_OUT)
+        _, stream, words = download_image((0, url), timeout, USER_AGENT_TOKEN, heeded)
         return (None, words) if stream is None else (stream.getvalue(), "")
 
     return download

@@ -29,6 +29,7 @@ from clipkit.shards.schemas import REASONS
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
 _TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts
+_ALLOWED_BY = {"address": "--allow-private-hosts", "opted_out": "--ignore-robots-tag"}
 
 
 def ingest(
@@ -109,9 +110,8 @@ def _judge(result: IngestResult) -> None:
         )
     if result.records and not result.samples:
         reason, count = next(iter(result.failures.items()))
-        hint = (
-            "; if the hosts are yours, start anew with --allow-private-hosts" if reason == "address" else ""
-        )
+        option = _ALLOWED_BY.get(reason)
+        hint = f"; if the hosts are yours, start anew with {option}" if option else ""
         raise DatasetError(
             f"{result.out}: none of {result.records:,} URLs gave a sample, {count:,} of them ended as "
             f"{reason}{hint}; {result.report} tells more"

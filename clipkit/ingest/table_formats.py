@@ -103,7 +103,7 @@ class Parquet:
                     read += len(batch)
                     if read <= self._rows:
                         yield from zip(*(_column(batch.column(name)) for name in names), strict=True)
-        except (*UNREADABLE, ValueError) as error:  # the last of bad UTF-8 deep in nested values
+        except (*UNREADABLE, ValueError, OverflowError) as error:  # of values deep in nested ones
             raise self._damaged(str(error).partition("\n")[0]) from None
         if read != self._rows:
             raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
@@ -151,6 +151,8 @@ def _column(column: pa.Array) -> list[Any]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        column, kind = column.cast(pa.string()), pa.string()  # Python's have no nanoseconds, nor a year 0
     if str(kind) in ("string", "large_string", "string_view"):
         column = column.cast(pa.large_binary())
     values: list[Any] = column.to_pylist()

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
+from clipkit.jpeg import jpeg_header
 from clipkit.metadata import without_metadata
-from clipkit.pictures import JPEG_START, MAX_PIXELS, check_scans
-
-Pixels = npt.NDArray[np.uint8]
+from clipkit.pictures import JPEG_START, MAX_PIXELS, Pixels, check_scans
 
 # Only formats whose decoders read pixels: no PostScript, no metafiles. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
@@ -94,7 +92,7 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
         return None
     _check_scans(image)
     try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(image, strict=True)
+        height, width, colors = jpeg_header(image)
     except ValueError:
         return None
     return (width, height) if colors in ("YCbCr", "Gray") else None

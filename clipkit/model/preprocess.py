@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from clipkit.model.augment import Draws, crop_box, grayed, jittered
-from clipkit.model.pictures import Pixels, check_pixels, decode_jpeg, jpeg_size, opened, rgb_pixels
+from clipkit.model.pictures import check_pixels, decode_jpeg, jpeg_size, opened, rgb_pixels
 from clipkit.model.resize import centered_box, centered_square
+from clipkit.pictures import Pixels
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

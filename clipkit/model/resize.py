@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clipkit.model.pictures import Pixels, check_pixels
+from clipkit.model.pictures import check_pixels
+from clipkit.pictures import Pixels
 
 _BYTES = 4  # of what Pillow takes for a pixel
 _SUPPORT = 2  # of the bicubic kernel, in pixels of the smaller picture

@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
+from clipkit.pictures import Pixels
 from clipkit.processes import keep_freed_memory
 from clipkit.shards.bottleneck import Figures, judged
-from clipkit.shards.decoded import Pixels, Transform
+from clipkit.shards.decoded import Transform
 from clipkit.shards.loader import Batch, Collator, Tokenize, batches, device_copy_seconds
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.picture_check import picture_size

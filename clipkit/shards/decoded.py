@@ -1,17 +1,14 @@
 """Samples as a stream hands them on: decoded, and another in place of one that cannot be read."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from clipkit.errors import DatasetError
+from clipkit.pictures import Pixels
 from clipkit.shards.bad_samples import REMEDY, BadSample
 from clipkit.shards.mixture import MixturePlan, Place
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _SUBSTITUTES = 20
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
+from clipkit.pictures import Pixels
 from clipkit.processes import (
     allow_files,
     begin_fork_server,
@@ -27,12 +28,11 @@ from clipkit.processes import (
     watched,
 )
 from clipkit.shards.bad_samples import BadCount, BadSample
-from clipkit.shards.decoded import DecodedSamples, Pixels, Transform
+from clipkit.shards.decoded import DecodedSamples, Transform
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
 
-_COPIES = 9
 _AHEAD = 2  # batches that each worker makes ahead
 _KEPT = _AHEAD + 2  # batches of memory; one is being made, one trained on
 _FILES = 1 << 14  # a worker's batch is three, as long as it is held
@@ -274,12 +274,12 @@ def _leased(batch: Batch) -> Batch:
     return batch._replace(images_BCHW=torch.from_numpy(pixels))
 
 
-def device_copy_seconds(batch: Batch) -> float | None:
+def device_copy_seconds(batch: Batch, copies: int = 9) -> float | None:
     """Return how long a batch takes to the first GPU, as the median of several times; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     seconds = []
-    for _ in range(_COPIES):
+    for _ in range(copies):
         begun = time.perf_counter()
         for each in batch[:2]:
             each.to("cuda", non_blocking=True)

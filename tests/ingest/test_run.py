@@ -146,6 +146,9 @@ def test_other_settings_are_refused(listed: Path, tmp_path: Path) -> None:
     run(listed, tmp_path / "dataset", limit=100)
     with pytest.raises(DatasetError, match="image_size was 32, now 64"):
         run(listed, tmp_path / "dataset", limit=100, image_size=64)
+    with pytest.raises(DatasetError, match="ignore_robots_tag was None, now True"):
+        run(listed, tmp_path / "dataset", limit=100, ignore_robots_tag=True)
+    assert "opted_out" not in run(listed, tmp_path / "taken", limit=100, ignore_robots_tag=True).failures
 
 
 def test_a_list_without_one_good_url_ends_well(server: Server, tmp_path: Path) -> None:

@@ -184,6 +184,24 @@ def test_text_of_every_parquet_type(tmp_path: Path, kind: str) -> None:
     assert row.kept == {"day": "2024-02-03", "price": "1.50", "note": "«»"}
 
 
+def test_times_that_python_has_no_room_for(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "url": ["http://h/1"],
+            "text": ["a"],
+            "seen": pa.array([1_234_567_891_234_567_891], pa.timestamp("ns")),
+            "early": pa.array([-(2**56)], pa.timestamp("us", "UTC")),
+            "day": pa.array([2**30], pa.date32()),
+            "days": pa.array([[2**30]], pa.list_(pa.date32())),
+        }
+    )
+    (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["seen", "early", "day"])
+    assert row.kept and row.kept["seen"] == "2009-02-13 23:31:31.234567891"
+    assert row.kept["early"].startswith("-") and "1073741824" in row.kept["day"]
+    with pytest.raises(SourceError, match="must have magnitude"):
+        list(opened(tmp_path / "list.parquet", parquet(table), keep=["days"]))
+
+
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     content = parquet({"url": [f"http://h/{n}" for n in range(5000)], "text": ["x" * 50] * 5000})
     path = tmp_path / "list.parquet"

@@ -14,8 +14,8 @@ import torchvision.transforms.functional as vision
 from PIL import Image, ImageCms
 
 from clipkit.model.augment import Draws, crop_box
-from clipkit.model.pictures import Pixels
 from clipkit.model.preprocess import MEAN, STD, EvalTransform, OpenAITransform, TrainTransform, normalize
+from clipkit.pictures import Pixels
 from tests.model.conftest import encoded, picture
 
 MODES = ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16"]

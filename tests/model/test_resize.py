@@ -12,8 +12,9 @@ import torchvision.transforms.functional as vision
 from PIL import Image
 
 from clipkit.errors import DatasetError
-from clipkit.model.pictures import Pixels, decode_jpeg, jpeg_size, rgb_pixels
+from clipkit.model.pictures import decode_jpeg, jpeg_size, rgb_pixels
 from clipkit.model.resize import centered_square
+from clipkit.pictures import Pixels
 from tests.model.conftest import encoded, picture
 
 BICUBIC = vision.InterpolationMode.BICUBIC
