@@ -78,8 +78,8 @@ class CsvSet:
         progress: Callable[[str, int | None, str], Progress] = Progress,
     ):
         self.source = str(path)
-        self._path = Path(path)
-        self._folder = str(self._path.absolute().parent)
+        self._path = Path(path).absolute()
+        self._folder = str(self._path.parent)
         self._descriptor: int | None = None
         self._stretches: OrderedDict[int, _Stretch] = OrderedDict()
         self._kept_bytes = 0
