@@ -1,7 +1,7 @@
 """Text tables with a header, whatever stands between the values: CSV (RFC 4180, leniently) and TSV."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ _MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
 
 class TextColumns:
     """Tables whose values are text."""
+
+    nested: Collection[str] = ()
 
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
         """Return the columns as a manifest keeps them."""

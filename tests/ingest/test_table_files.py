@@ -128,6 +128,14 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         table_files([path], "Link", "words")
 
 
+def test_lists_are_no_captions(tmp_path: Path) -> None:
+    table = pa.table({"url": ["http://h/1"] * 2, "text": [["a", "b"], None], "tags": [["x"], []]})
+    lines = b'{"url": "http://h/1", "text": null}\n{"url": "http://h/2", "text": ["a", "b"]}\n'
+    for name, content in (("list.parquet", parquet(table)), ("list.jsonl", lines)):
+        with pytest.raises(SourceError, match="expected text in the column of captions, text, found lists"):
+            opened(tmp_path / name, content)
+
+
 def test_broken_json_records_are_kept(tmp_path: Path) -> None:
     lines = [
         '{"url": "http://h/0", "caption": "\\ud800 alone \\ud83d\\ude00"}', "{", "[1]",
