@@ -266,6 +266,9 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.tsv", b"\nurl\tcaption\n", "found an empty line"),
         ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
+        ("list.tsv", "url\tcaption\n".encode("utf-16-le"), "found zero bytes"),
+        ("list.csv", gzip.compress(b"url,caption\n"), "found zero bytes"),
+        ("list.csv", b"http://h/1,a\nhttp://h/2,b\n", "found a URL in its first line; put"),
     ):
         with pytest.raises(SourceError, match=message) as raised:
             opened(tmp_path / name, content)
