@@ -147,17 +147,15 @@ class _Repair:
                 self._left_out.append(old.why)
                 self._unnamed += entry.samples if entry else 0
                 continue
-            table = old.table
-            again = self._account(records_of(table))
-            if old.is_damaged and len(again):
-                table = table.filter(pa.array(~np.isin(np.arange(len(table)), again)))
-                self._unnamed += len(again)
+            again = self._account(records_of(old.table))
+            table, gone = old.without(again) if old.why else (old.table, 0)
+            self._unnamed += gone
             if not len(table):
                 continue
             if old.why or entry is None:
                 entry = entry_of(self._directory, name, table)
                 self._doubtful += [f"{name}: {old.why}"] if self._is_trusted or old.is_damaged else []
-            if old.is_other:
+            if old.is_other or gone:
                 entry = write_failures(self._staging.folder, number_of(entry), table)
                 self.changed.append(name)
             self._entries.append(entry._replace(samples=len(table)))

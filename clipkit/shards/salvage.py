@@ -78,13 +78,21 @@ class OldManifests:
 
 class OldFailures(NamedTuple):
     """What a failure file has, with reasons of known names: `why` it is not as it was written, if so, or why
-    there is nothing; whether the table is other than the file, and the file damaged.
+    there is nothing; whether the table is other than the file, and the file damaged; how many rows are
+    `gone`, of no possible record.
     """
 
     table: pa.Table | None
     why: str = ""
     is_other: bool = False
     is_damaged: bool = False
+    gone: int = 0
+
+    def without(self, again: Rows) -> tuple[pa.Table, int]:
+        """Return the table without the rows at these places, and how many are gone with those before."""
+        assert self.table is not None
+        stays = pa.array(~np.isin(np.arange(len(self.table)), again))
+        return self.table.filter(stays), self.gone + len(again)
 
 
 def old_failures(directory: Path, name: str, entry: IndexEntry | None) -> OldFailures:
@@ -92,23 +100,31 @@ def old_failures(directory: Path, name: str, entry: IndexEntry | None) -> OldFai
     faults = Faults()
     table = check_failures(directory, name, entry, faults)
     if table is not None:
-        known = with_known_reasons(table)
         why = AS_FOUND if faults.counts["sha256"] or entry is None else ""
-        return OldFailures(table if known is None else known, why, known is not None)
+        return _mended(table, why, is_damaged=False)
     found = None
     with suppress(OSError):
         found = readable(read_bytes(directory / name), entry.samples if entry else _MOST_FAILURES)
     if found is None or not found[0].schema.equals(FAILURE_SCHEMA):
         return OldFailures(None, faults.listed[0].line())
     table, lost = found
-    if (entry and len(table) != entry.samples) or any(table[each].null_count for each in _RECORD):
+    if (entry and len(table) != entry.samples) or set(_RECORD) & set(lost):
         return OldFailures(None, faults.listed[0].line())
     if "retryable" in lost:  # which follows from the reason
         retryable = pa.array([REASONS.get(reason, True) for reason in table["reason"].to_pylist()])
         table = table.set_column(len(table.column_names) - 1, FAILURE_SCHEMA.field("retryable"), retryable)
-    why = f"{', '.join(lost)} cannot be read; the rest is {AS_FOUND}"
-    known = with_known_reasons(table)
-    return OldFailures(table if known is None else known, why, is_other=True, is_damaged=True)
+    return _mended(table, f"{', '.join(lost)} cannot be read; the rest is {AS_FOUND}", is_damaged=True)
+
+
+def _mended(table: pa.Table, why: str, *, is_damaged: bool) -> OldFailures:
+    possible = pc.and_(
+        table["source"].is_valid(), pc.fill_null(pc.greater_equal(table["source_row"], 0), False)
+    )
+    kept = table.filter(possible) if why else table
+    gone = len(table) - len(kept)
+    known = with_known_reasons(kept)
+    is_other = is_damaged or gone > 0 or known is not None
+    return OldFailures(kept if known is None else known, why, is_other, is_damaged, gone)
 
 
 def with_known_reasons(table: pa.Table) -> pa.Table | None:

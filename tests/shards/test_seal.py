@@ -150,6 +150,19 @@ def test_a_failure_file_loses_no_more_than_its_damaged_column(dataset: Path, col
     assert set(made["reason"].to_pylist()) == ({"lost"} if column == "reason" else {was["reason"][0].as_py()})
 
 
+def test_failures_of_impossible_records_are_named_again(dataset: Path) -> None:
+    path = dataset / "failures" / "000000.parquet"
+    was = pq.read_table(path)
+    rows = was["source_row"].to_pylist()
+    table = was.set_column(1, was.schema.field(1), pa.array([-5, None, 1, *rows[3:]]))  # 1 is a sample's
+    pq.write_table(table, path)
+    result = repair(dataset)
+    assert verify(dataset).ok and (result.lost, result.unnamed) == (3, 0)
+    assert pq.read_table(path).equals(was.slice(3))
+    lost = pq.read_table(dataset / "failures" / "000001.parquet")
+    assert lost["source_row"].to_pylist() == rows[:3]
+
+
 @pytest.mark.parametrize("wrong", [{"key": "000001803"}, {"image_offset": 7}, {"caption": "another"}])
 def test_a_row_whose_place_is_at_fault_stays_whose_it_was(dataset: Path, wrong: dict[str, object]) -> None:
     path = dataset / "000001.parquet"
