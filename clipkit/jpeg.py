@@ -14,6 +14,17 @@ _BEFORE_THE_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before 
 _OF_THE_SCAN = "Invalid SOS parameters for sequential JPEG"
 
 
+def jpeg_header(jpeg: bytes) -> tuple[int, int, str, str]:
+    """Return height, width, colour space and chroma subsampling as simplejpeg names them; raises ValueError
+    as that does, and for rare subsamplings that it has no name for.
+    """
+    try:
+        height, width, colour, sampling = simplejpeg.decode_jpeg_header(jpeg)
+    except KeyError:  # 4:4:1, which a turned 4:1:1 has
+        raise ValueError("a chroma subsampling without a name") from None
+    return height, width, colour, sampling
+
+
 def decode_jpeg(jpeg: bytes, colour: str, **how: Any) -> Pixels:
     """Return the pixels of simplejpeg's `decode_jpeg`; raises ValueError as that does, strictly.
 

@@ -52,6 +52,21 @@ def jpeg_metadata(data: bytes) -> JpegMetadata:
     return JpegMetadata(orientation or 1, icc, one_scan)
 
 
+def orientation_of(picture: bytes, exif: bytes) -> int:
+    """Return the orientation (1–8) of a picture, whose decoder has found an `exif` block, perhaps empty.
+
+    A JPEG's and a PNG's is read here: decoders differ on which segment counts, and may see none behind the
+    pixels, where older exiftools write that of a PNG.
+    """
+    if picture.startswith(JPEG_START):
+        return jpeg_metadata(picture).orientation
+    if picture.startswith(_PNG):
+        view = memoryview(picture)
+        chunks = (view[place:end] for name, place, end in _chunks(picture) if name == b"eXIf")
+        exif = next((bytes(chunk[8:-4]) for chunk in chunks if not _is_damaged(chunk)), b"")
+    return exif_orientation(exif)
+
+
 def exif_orientation(tiff: bytes) -> int:
     """Return the orientation (1–8) of an Exif block, from its TIFF header on; 1 if there is none."""
     tiff = tiff.removeprefix(_EXIF)

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def deaf_to_interrupts() -> Iterator[None]:
     The parent gets them on leaving. So it does SIGTERM: a parent that goes while a worker starts would leave
     that one with half of its orders.
     """
-    _keep_socket_names_short()
+    _make_folder_of_sockets()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
     resource_tracker.ensure_running()
@@ -69,15 +70,14 @@ def begin_fork_server(modules: Sequence[str]) -> None:
             forkserver.ensure_running()
 
 
-def _keep_socket_names_short() -> None:
-    # Those of multiprocessing lie in $TMPDIR, which on a cluster may be too long: Linux takes 107 bytes.
+def _make_folder_of_sockets() -> None:
+    # Before the first worker, which is to remove it if this process is killed. multiprocessing has it in
+    # $TMPDIR, which on a cluster may be too long: Linux takes 107 bytes.
     before = tempfile.gettempdir()
     if len(os.fsencode(before)) > _LONGEST_FOLDER:
         tempfile.tempdir = "/tmp"  # noqa: S108 (there it makes a folder that only the user may enter)
-        try:
-            get_temp_dir()  # which is kept for all that follows
-        finally:
-            tempfile.tempdir = before
+    get_temp_dir()  # which is kept for all that follows
+    tempfile.tempdir = before
 
 
 @contextmanager
@@ -124,9 +124,8 @@ def at_most_more_memory(count: int) -> Iterator[None]:
 @contextmanager
 def _limited(count: int) -> Iterator[None]:
     try:
-        pages = int(
-            Path("/proc/self/statm").read_text().split()[5]
-        )  # of data and stacks, as the limit counts
+        statm = Path("/proc/self/statm").read_text()
+        pages = int(statm.split()[5])  # of data and stacks, as the limit counts
     except (OSError, IndexError, ValueError):
         yield
         return
@@ -163,6 +162,9 @@ def _quiet_about_connections(
 
 def _end_after(parent: BaseProcess) -> None:
     parent.join()
+    folder = multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
+    if folder and parent.name == "MainProcess":  # else it may be that of another process, which lives
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -14,7 +14,7 @@ from tests.processes import living, wait_until_gone, with_shared_memory
 
 PARENT = """
 import multiprocessing, sys, time
-from clipkit.processes import end_with_parent
+from clipkit.processes import deaf_to_interrupts, end_with_parent
 
 def work(ready):
     end_with_parent()
@@ -24,8 +24,9 @@ def work(ready):
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
     ready = context.SimpleQueue()
-    for _ in range(2):
-        context.Process(target=work, args=(ready,)).start()
+    with deaf_to_interrupts():
+        for _ in range(2):
+            context.Process(target=work, args=(ready,)).start()
     for _ in range(2):
         ready.get()
     print("ready", flush=True)
@@ -34,11 +35,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
+def test_workers_end_with_a_parent_that_is_killed_and_leave_nothing(tmp_path: Path, method: str) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     command = [sys.executable, "parent.py", method]
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     with subprocess.Popen(
-        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True, env=environment
     ) as parent:
         try:
             assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
@@ -49,6 +52,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, method: str) -
         finally:
             for pid in living(parent.pid):
                 os.kill(pid, signal.SIGKILL)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 MANY_PICTURES = """

@@ -5,7 +5,6 @@ import pycurl
 _E_PROXY = 97  # libcurl's number; pycurl has no name for it
 
 _CURL_REASONS = {
-    pycurl.E_UNSUPPORTED_PROTOCOL: "scheme",
     pycurl.E_URL_MALFORMAT: "bad_url",
     pycurl.E_COULDNT_RESOLVE_HOST: "dns_failed",
     pycurl.E_COULDNT_RESOLVE_PROXY: "connect",
@@ -20,7 +19,6 @@ _CURL_REASONS = {
     pycurl.E_SSL_CACERT_BADFILE: "tls",
     pycurl.E_SSL_ISSUER_ERROR: "tls",
     pycurl.E_SSL_INVALIDCERTSTATUS: "tls",
-    pycurl.E_TOO_MANY_REDIRECTS: "redirects",
     pycurl.E_FILESIZE_EXCEEDED: "too_large",
     pycurl.E_PARTIAL_FILE: "truncated",
     pycurl.E_GOT_NOTHING: "reset",

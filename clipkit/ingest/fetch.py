@@ -1,6 +1,7 @@
 """Rows in, bodies or reasons out: one libcurl multi loop a worker.
 
-A URL has one deadline over all its attempts and the waits between them. What may pass is tried again,
+A URL has one deadline over all its attempts and the waits between them; a standstill of the whole process
+does not count. What may pass is tried again,
 later each time; a host never has more than its share of the connections, one that asks us to wait is left
 alone, and one that answers nothing, while others do, keeps them only now and then.
 """
@@ -8,14 +9,14 @@ alone, and one that answers nothing, while others do, keeps them only now and th
 import heapq
 import itertools
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Any, Generic, NamedTuple
 
 from clipkit.ingest.budget import Body, Budget
+from clipkit.ingest.clock import Clock
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts
 from clipkit.ingest.incoming import Incoming, Key
@@ -41,6 +42,16 @@ class _Job(Generic[Key]):
     attempts: int = 0
     begun: float = 0.0  # the last attempt
     failed: Failed = _HELD_BACK  # what it ends as if its deadline comes now
+
+
+class _Unnamed(NamedTuple):
+    """A request that waits, since then, for the addresses of its host: the list's, or a redirect's."""
+
+    answer: Future[Answer]
+    since: float
+    job: _Job[Any]
+    transfer: Transfer
+    target: Target
 
 
 def fetch(
@@ -72,8 +83,11 @@ class _Fetcher(Generic[Key]):
     ):
         self._config = config
         self._rows = Incoming(rows)
+        self._clock = Clock()
         self._multi = multi
         self._names = names
+        # The other proxies look names up themselves.
+        self._names_wanted = not config.proxy or config.proxy.startswith(("socks4:", "socks5:"))
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
         self._silence = Silence(config.timeout, config.deadline)
@@ -82,8 +96,7 @@ class _Fetcher(Generic[Key]):
         # A heap by the time of the next attempt; those tried before first, whose own time runs.
         self._waiting: list[tuple[float, bool, int, _Job[Key]]] = []
         self._ready: deque[_Job[Key]] = deque()
-        self._unnamed: list[tuple[Future[Answer], _Job[Key]]] = []
-        self._undiagnosed: list[tuple[Future[Answer], _Job[Key], Failed]] = []
+        self._unnamed: list[_Unnamed] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
@@ -101,11 +114,9 @@ class _Fetcher(Generic[Key]):
                 if body:
                     self._budget.release(body)
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
-                if self._begun >= self._config.connections / 8 or time.monotonic() >= self._poll_due:
+                if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
-            elif self._rows.exhausted and not (
-                self._jobs or self._waiting or self._unnamed or self._undiagnosed
-            ):
+            elif self._rows.exhausted and not (self._jobs or self._waiting or self._unnamed):
                 return
             else:
                 self._poll(self._patience())
@@ -113,9 +124,9 @@ class _Fetcher(Generic[Key]):
                     yield None
 
     def _patience(self) -> float:
-        patience = self._rows.patience(soon=bool(self._unnamed or self._undiagnosed))
+        patience = self._rows.patience(soon=bool(self._unnamed))
         if self._waiting:
-            return min(patience, max(0.0, self._waiting[0][0] - time.monotonic()))
+            return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
 
     @property
@@ -123,7 +134,7 @@ class _Fetcher(Generic[Key]):
         return len(self._jobs) + len(self._unnamed) + len(self._done)
 
     def _start_what_may(self) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
         while self._busy < self._config.connections:
@@ -134,7 +145,7 @@ class _Fetcher(Generic[Key]):
 
     def _note_limit(self) -> None:
         all_busy = self._busy >= self._config.connections
-        now = time.monotonic()
+        now = self._clock.now()
         limit = None if all_busy else self._limit(now)
         if limit is None:
             self._limited_since = None
@@ -180,37 +191,46 @@ class _Fetcher(Generic[Key]):
             job.attempts += 1
             job.begun = now
             self._silence.asked(host, now)
-            answer = None if self._config.proxy or job.target.is_address else self._names.of(host, now)
-            if answer and not answer.done():
-                self._unnamed.append((answer, job))
-            else:
-                self._begin(job, answer.result() if answer else [], now)
+            transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
+            transfer.prepare(again=job.attempts > 1)
+            self._ask(job, transfer, job.target, now)
 
-    def _begin(self, job: _Job[Key], addresses: Answer, now: float) -> None:
+    def _ask(self, job: _Job[Key], transfer: Transfer, target: Target, now: float) -> None:
+        wanted = self._names_wanted and not target.is_address
+        answer = self._names.of(target.host, now) if wanted else None
+        if answer and not answer.done():
+            self._unnamed.append(_Unnamed(answer, now, job, transfer, target))
+        else:
+            self._begin(job, transfer, target, answer.result() if answer else [], now)
+
+    def _begin(
+        self, job: _Job[Key], transfer: Transfer, target: Target, addresses: Answer, now: float
+    ) -> None:
         if isinstance(addresses, str):
-            self._unbegun(job, Failed(addresses, f"Could not resolve host: {job.target.host}"))
+            self._unbegun(job, transfer, Failed(addresses, f"Could not resolve host: {target.host}"))
             return
-        transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
-        transfer.prepare(job.target, job.deadline - now, addresses, again=job.attempts > 1)
+        transfer.ask(target, job.deadline - now, addresses)
         self._jobs[transfer] = job
         self._multi.add(transfer)
         self._begun += 1
 
-    def _unbegun(self, job: _Job[Key], failed: Failed) -> None:
+    def _unbegun(self, job: _Job[Key], transfer: Transfer, failed: Failed) -> None:
         self._make_ready(self._hosts.leave(job.target.host))
+        failed = replace(failed, http_status=transfer.status or None)  # of a redirect to here
         self._note_answer(job, failed)
         self._failed(job, failed, None)
+        self._idle.append(transfer)
 
     def _take_names(self) -> None:
         unnamed, self._unnamed = self._unnamed, []
-        now = time.monotonic()
-        for answer, job in unnamed:
-            if answer.done():
-                self._begin(job, answer.result(), now)
-            elif now >= min(job.deadline, job.begun + self._config.timeout):
-                self._unbegun(job, Failed("timeout", "Resolving timed out"))
+        now = self._clock.now()
+        for each in unnamed:
+            if each.answer.done():
+                self._begin(each.job, each.transfer, each.target, each.answer.result(), now)
+            elif now >= min(each.job.deadline, each.since + self._config.timeout):
+                self._unbegun(each.job, each.transfer, Failed("timeout", "Resolving timed out"))
             else:
-                self._unnamed.append((answer, job))
+                self._unnamed.append(each)
 
     def _make_ready(self, job: _Job[Key] | None) -> None:
         if job is not None:
@@ -233,8 +253,12 @@ class _Fetcher(Generic[Key]):
     def _poll(self, seconds: float) -> None:
         for transfer, code, message in self._multi.poll(seconds):
             job = self._jobs.pop(transfer)
-            self._make_ready(self._hosts.leave(job.target.host))
             outcome = transfer.finished(code, message)
+            if isinstance(outcome, Target):
+                self._budget.release(transfer.body)
+                self._ask(job, transfer, outcome, self._clock.now())
+                continue
+            self._make_ready(self._hosts.leave(job.target.host))
             self._note_answer(job, outcome)
             if not _asks_for_a_pause(outcome, transfer.retry_after):
                 self._make_ready(self._hosts.answered(job.target.host))
@@ -243,40 +267,20 @@ class _Fetcher(Generic[Key]):
                 self._done.append((job.key, fetched, transfer.body))
             else:
                 self._budget.release(transfer.body)
-                if outcome.reason == "dns_failed":
-                    self._undiagnosed.append(
-                        (self._names.of(transfer.last_host, time.monotonic()), job, outcome)
-                    )
-                else:
-                    self._failed(job, outcome, transfer.retry_after)
+                self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_names()
-        self._take_diagnoses()
-        self._poll_due, self._begun = time.monotonic() + _POLL_SECONDS, 0
+        self._poll_due, self._begun = self._clock.now() + _POLL_SECONDS, 0
 
     def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:
         if isinstance(outcome, bytes) or outcome.http_status:
-            self._silence.answered(job.target.host, time.monotonic())
+            self._silence.answered(job.target.host, self._clock.now())
         elif outcome.reason == "timeout":
-            self._silence.unanswered(job.target.host, job.begun, time.monotonic())
-
-    def _take_diagnoses(self) -> None:
-        undiagnosed, self._undiagnosed = self._undiagnosed, []
-        for answer, job, failed in undiagnosed:
-            if answer.done():
-                answered = answer.result()
-                self._failed(
-                    job, replace(failed, reason=answered) if isinstance(answered, str) else failed, None
-                )
-            elif time.monotonic() >= job.deadline:
-                job.failed = failed
-                self._end(job)
-            else:
-                self._undiagnosed.append((answer, job, failed))
+            self._silence.unanswered(job.target.host, job.begun, self._clock.now())
 
     def _failed(self, job: _Job[Key], failed: Failed, retry_after: float | None) -> None:
         job.failed = failed
-        now = time.monotonic()
+        now = self._clock.now()
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)

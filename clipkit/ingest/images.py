@@ -26,6 +26,25 @@ Weights = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 LARGEST_SIDE = 16_384  # of the stored picture, in pixels; a JPEG ends at 65,500
 _SUMMED_IN_32_BITS = 2**31 // 255  # pixels
 _EXTENSIONS = {"jpeg": "jpg"}
+_OTHER_PICTURES = (
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\1\0", "ICO"),
+    (b"8BPS", "PSD"),
+    (b"%PDF", "PDF"),
+)
+_BRANDS_OF_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_MARKUP = (
+    (b"<svg", "SVG"),
+    (b"<!doctype html", "HTML"),
+    (b"<html", "HTML"),
+    (b"<!--", "HTML"),
+    (b"<?xml", "XML"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +178,13 @@ def _stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def _likely(data: bytes) -> str:
-    start = data[:512].lstrip().lower()
-    for mark, name in ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML")):
+    for mark, name in _OTHER_PICTURES:
+        if data.startswith(mark):
+            return name
+    if data[4:8] == b"ftyp":  # ISO's container
+        return "HEIC" if data[8:12] in _BRANDS_OF_HEIC else f"a file of the brand {data[8:12]!r}"
+    start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for mark, name in _MARKUP:
         if start.startswith(mark):
             return name
-    return f"starts with {data[:12].hex(' ')}"
+    return f"starts with {data[:16]!r}"

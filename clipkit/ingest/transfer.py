@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
+from string import printable
+from urllib.parse import quote, urljoin
 
 import pycurl
 
@@ -18,19 +19,19 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.failures import curl_reason, status_reason
 from clipkit.ingest.robots import opts_out, retry_after
 from clipkit.ingest.rows import Failed
-from clipkit.ingest.urls import Target
+from clipkit.ingest.urls import Target, request_target
 
 MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 100_000  # over all redirects of one attempt
 MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
-_REDIRECT_BODY_BYTES = 1_000_000  # which libcurl reads, and gives to nobody
 _SMALL_PIECES, _PIECE_BYTES = 20_000, 256  # more than so many pieces must be this large on average
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding)|[ \t]", re.IGNORECASE)
+_OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding|location)|[ \t]", re.IGNORECASE)
 _PLAIN = ("", "identity", "none")
 _SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
 _QUICK_EXIT_SINCE = 0x075700
+_NOT_DECODED = (pycurl.E_BAD_CONTENT_ENCODING, pycurl.E_WRITE_ERROR)
 _VARYING = re.compile(r" (after|with) \d.*")  # times and counts: the same failure has the same words
 
 
@@ -38,7 +39,8 @@ class Transfer:
     """A reusable libcurl handle with the state of its current attempt.
 
     Only http and https, no cookies, no proxy but the one of the settings, and without one no other than
-    allowed addresses: each socket's address is judged when it is opened, after DNS and every redirect.
+    allowed addresses: each socket's address is judged when it is opened, after DNS. Redirects are not
+    followed but told, so that their hosts' names are looked up like all others.
     """
 
     def __init__(self, config: IngestConfig, budget: Budget):
@@ -51,48 +53,61 @@ class Transfer:
         self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self.handle.setopt(pycurl.HEADERFUNCTION, self._take_header)
         self.handle.setopt(pycurl.WRITEFUNCTION, self._take_body)
-        self.handle.setopt(pycurl.XFERINFOFUNCTION, self._take_count)
-        self.prepare(None, 1)
+        self.prepare()
 
-    def prepare(
-        self, target: Target | None, seconds: float, addresses: Sequence[str] = (), *, again: bool = False
-    ) -> None:
-        """Make ready for one attempt at `target` within `seconds`; its host has these `addresses`, or libcurl
-        looks for some. `again` connects anew.
+    def prepare(self, *, again: bool = False) -> None:
+        """Make ready for one attempt, which `ask` begins; `again` connects anew."""
+        self.status = 0
+        self._header_bytes = 0
+        self._redirects = 0
+        self._is_decoded = True
+        self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
+
+    def ask(self, target: Target, seconds: float, addresses: Sequence[str] = ()) -> None:
+        """Make ready for one request of `target` within `seconds`; its host has these `addresses`, or libcurl
+        looks for some.
         """
         self.body = Body(self._resume)
         self.retry_after: float | None = None
+        self._target = target
         self._failed: Failed | None = None
         self._refused_address = ""
-        self.status = 0
-        self._header_bytes = 0
         self._field = b""
         self._encodings = 0
         self._pieces = 0
         self._discarded = 0
+        self._location = b""
+        self._is_moved = False
         self._content = BytesIO()
-        self.handle.setopt(pycurl.URL, target.url if target else "")
-        if target and addresses:  # "+": as if libcurl had asked for them
+        self.handle.setopt(pycurl.URL, target.url)
+        if addresses:  # "+": as if libcurl had asked for them
             listed = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
             self.handle.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{listed}"])
-        self.handle.setopt(pycurl.FRESH_CONNECT, again)  # idle connections may all be dead
+        self.handle.setopt(pycurl.HTTP_CONTENT_DECODING, self._is_decoded)
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
 
-    @property
-    def last_host(self) -> str:
-        """The host that was asked last: after redirects another one than the URL's."""
-        url = self.handle.getinfo_raw(pycurl.EFFECTIVE_URL).decode("utf-8", "replace")
-        return urlsplit(url).hostname or ""
+    def finished(self, code: int, message: str) -> Failed | bytes | Target:
+        """Return the body, or why there is none, after libcurl's `code` (0: success) and `message`; or what
+        is to be asked next.
 
-    def finished(self, code: int, message: str) -> Failed | bytes:
-        """Return the body, or why there is none, after libcurl's `code` (0: success) and `message`."""
+        That is what a redirect names, or the same URL for its bytes as they are, if they are not in the
+        encoding that their header says: a name of none (utf-8, aws-chunked), say, or one that was undone.
+        """
         status = self.status or None
-        if self._failed:
+        if self._is_moved and not self._failed:
+            following = self._followed()
+            if isinstance(following, Target):
+                return following
+            reason, detail = following.reason, following.detail
+        elif self._failed:
             reason, detail = self._failed.reason, self._failed.detail
         elif self._refused_address and code:
             reason, detail = "address", f"{self._refused_address} is not a public address"
         elif self._discarded and (of_status := status_reason(self.status)):
             reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
+        elif self._encodings and self._is_decoded and code in _NOT_DECODED:
+            self._is_decoded = False
+            return self._target
         elif code:
             reason = curl_reason(code, message, received=self.body.size > 0)
             detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
@@ -104,6 +119,19 @@ class Transfer:
             content, self._content = self._content, BytesIO()
             return content.getvalue()
         return Failed(reason, detail, status)
+
+    def _followed(self) -> Target | Failed:
+        self._redirects += 1
+        if self._redirects > MAX_REDIRECTS:
+            return Failed("redirects", f"Maximum ({MAX_REDIRECTS}) redirects followed")
+        try:
+            location = self._location.decode()
+        except UnicodeDecodeError:
+            location = quote(self._location, safe=printable)
+        try:
+            return request_target(urljoin(self._target.url, location))
+        except ValueError as error:
+            return Failed("bad_url", str(error)[:100])
 
     def _resume(self) -> None:
         self.handle.pause(pycurl.PAUSE_CONT)
@@ -129,7 +157,10 @@ class Transfer:
             self.status = _status(line)
             self.retry_after = None
             self._encodings = 0
+            self._location = b""
             return len(line)
+        if not line.strip():
+            self._is_moved = 300 <= self.status < 400 and self._location != b""
         if not _OF_INTEREST.match(line):
             self._field = b""
             return len(line)
@@ -138,6 +169,8 @@ class Transfer:
         else:
             name, _, value = line.partition(b":")
             self._field = name.strip().lower()
+            if self._field == b"location":
+                self._location = value.strip()
         self._take_field(self._field, value.decode("latin-1").strip())
         return -1 if self._failed else len(line)
 
@@ -168,12 +201,6 @@ class Transfer:
             return -1
         return self._content.write(data)
 
-    def _take_count(self, expected: int, received: int, to_send: int, sent: int) -> int:
-        if received <= _REDIRECT_BODY_BYTES or not 300 <= self.status < 400:
-            return 0
-        self._failed = Failed("too_large", f"a redirect of more than {_REDIRECT_BODY_BYTES} bytes")
-        return 1  # ends the transfer
-
 
 class _HandedOver(socket.socket):
     """A socket that pycurl duplicates: ours goes when nobody holds it any more."""
@@ -191,10 +218,7 @@ def _options(config: IngestConfig) -> dict[int, object]:
     options: dict[int, object] = {
         pycurl.NOSIGNAL: 1,
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-        pycurl.REDIR_PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
-        pycurl.FOLLOWLOCATION: 1,
-        pycurl.MAXREDIRS: MAX_REDIRECTS,
         pycurl.PROXY: config.proxy or "",  # not even an empty one would leave it to the environment
         pycurl.NOPROXY: "" if config.proxy else "*",
         _SUPPRESS_CONNECT_HEADERS: 1,  # those are the proxy's, not the server's
@@ -207,7 +231,6 @@ def _options(config: IngestConfig) -> dict[int, object]:
         pycurl.LOW_SPEED_TIME: round(config.timeout),
         pycurl.DNS_CACHE_TIMEOUT: 600,
         pycurl.BUFFERSIZE: 65_536,
-        pycurl.NOPROGRESS: 0,
     }
     if pycurl.version_info()[2] >= _QUICK_EXIT_SINCE:
         options[_QUICK_EXIT] = 1  # a silent name server keeps its own URL waiting, not the worker

@@ -1,6 +1,8 @@
 """From the text of a list to a URL that can be requested."""
 
 import re
+import socket
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -22,7 +24,11 @@ class Target(NamedTuple):
     @property
     def is_address(self) -> bool:
         """Whether the host is an address as such, not a name."""
-        return self.host[0] == "[" or self.host.replace(".", "").isdigit()
+        if self.host[0] == "[":
+            return True
+        with suppress(OSError):
+            return bool(socket.inet_aton(self.host))  # in any notation, which libcurl knows, too
+        return False
 
 
 def request_target(url: str) -> Target | Failed:

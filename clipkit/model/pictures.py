@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
+from clipkit.jpeg import jpeg_header
 from clipkit.metadata import without_metadata
 from clipkit.pictures import JPEG_START, MAX_PIXELS, Pixels, check_scans
 
@@ -91,7 +92,7 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
         return None
     _check_scans(image)
     try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(image, strict=True)
+        height, width, colors, _ = jpeg_header(image)
     except ValueError:
         return None
     return (width, height) if colors in ("YCbCr", "Gray") else None

@@ -5,11 +5,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import simplejpeg
 from PIL import Image
 
-from clipkit.jpeg import decode_jpeg
-from clipkit.metadata import exif_orientation, jpeg_metadata, without_metadata
+from clipkit.jpeg import decode_jpeg, jpeg_header
+from clipkit.metadata import orientation_of, without_metadata
 from clipkit.pictures import MAX_PIXELS, check_scans
 
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
@@ -37,11 +36,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 def _upright_size(picture: Image.Image, data: bytes) -> tuple[int, int]:
     width, height = picture.size
-    is_jpeg = picture.format in ("JPEG", "MPO")
-    orientation = (
-        jpeg_metadata(data).orientation if is_jpeg else exif_orientation(picture.info.get("exif", b""))
-    )
-    return (height, width) if orientation >= 5 else (width, height)
+    sideways = orientation_of(data, picture.info.get("exif", b"")) >= 5
+    return (height, width) if sideways else (width, height)
 
 
 @contextmanager
@@ -73,7 +69,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
 
 def _is_known_to_turbojpeg(data: bytes) -> bool:
     try:
-        simplejpeg.decode_jpeg_header(data)
+        jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say
         return False
     return True

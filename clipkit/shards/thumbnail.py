@@ -17,9 +17,10 @@ def thumbnail(data: bytes, side: int) -> bytes:
         if picture.width * picture.height > 3 * MAX_PIXELS:
             raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
         picture.draft("RGB", (side, side))
-        picture.thumbnail((side, side))
-        flat = Image.new("RGB", picture.size, "white")
-        whole = (_eight_bits(picture) if picture.mode.startswith("I") else picture).convert("RGBA")
+        small = _eight_bits(picture) if picture.mode.startswith("I") else picture
+        small.thumbnail((side, side))
+        flat = Image.new("RGB", small.size, "white")
+        whole = small.convert("RGBA")
         flat.paste(whole, mask=whole)
     made = BytesIO()
     flat.save(made, "JPEG", quality=_QUALITY)

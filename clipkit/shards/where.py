@@ -90,12 +90,14 @@ class Where:
         self._row = "row number"
         while self._row.casefold() in names | {name.casefold() for name in schema.names}:
             self._row += "_"
-        self.columns = [name for name in schema.names if name.casefold() in names] or [schema.names[0]]
-        self.of(schema.empty_table().select(self.columns))
+        self.columns = self._meant(set(_names(tree))) or [schema.names[0]]
+        self.of(schema.empty_table())
 
     def of(self, manifests: pa.Table) -> Flags:
         """Tell for each row whether it fulfils the condition; null is no. Raises ConfigError as it says."""
-        numbered = manifests.append_column(self._row, pa.array(np.arange(len(manifests))))
+        numbered = manifests.select(self.columns).append_column(
+            self._row, pa.array(np.arange(len(manifests)))
+        )
         flags = np.zeros(len(manifests), dtype=np.bool_)
         try:
             self._engine.register("manifests", numbered)
@@ -119,6 +121,18 @@ class Where:
             except BaseException:
                 self._engine.interrupt()
                 raise
+
+    def _meant(self, named: set[str]) -> list[str]:
+        # To the engine, names that differ in case alone are one: it would take whichever column comes first.
+        meant = []
+        for column in self._schema.names:
+            alike = [name for name in self._schema.names if name.casefold() == column.casefold()]
+            spelled = [name for name in named if name.casefold() == column.casefold()]
+            if spelled and len(alike) > 1 and (len(spelled) > 1 or spelled[0] not in alike):
+                raise self._refused(f"of {' and '.join(alike)} it can name one, spelled as here")
+            if spelled and (len(alike) == 1 or column == spelled[0]):
+                meant.append(column)
+        return meant
 
     def _tree(self) -> Any:
         if not self._text.strip() or len(self._text) > MOST_CHARACTERS:

@@ -39,7 +39,7 @@ def endless(request: BaseHTTPRequestHandler) -> None:
 
 
 def endless_elsewhere(request: BaseHTTPRequestHandler) -> None:
-    request.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /good\r\nTransfer-Encoding: chunked\r\n\r\n")
+    request.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /nowhere\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
         request.wfile.write(b"1000\r\n" + bytes(4096) + b"\r\n")
 
@@ -133,7 +133,7 @@ HTML = b"<!DOCTYPE html><p>sorry"
 MISDEEDS = {
     # Bodies: too much, too slow, too little.
     "endless body": Misdeed("too_large", 200, 1, endless, "more than"),
-    "endless body of a redirect": Misdeed("too_large", 302, 1, endless_elsewhere, "a redirect of more than"),
+    "endless body of a redirect": Misdeed("http_4xx", 404, 1, endless_elsewhere),
     "tiny chunks": Misdeed("protocol", 200, 1, tiny_chunks, "pieces"),
     "endless chunk line": Misdeed("timeout", 200, TRIED, endless_chunk_line),
     "one byte a second": Misdeed("too_slow", 200, TRIED, dripping(OK + b"\r\n", b"x", 0.9)),

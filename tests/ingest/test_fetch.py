@@ -47,15 +47,6 @@ def endless(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(bytes(65_536))
 
 
-def endless_redirect(request: BaseHTTPRequestHandler) -> None:
-    request.send_response(302)
-    request.send_header("Location", "/clean")
-    request.send_header("Content-Length", "99999999999")
-    request.end_headers()
-    for _ in range(10_000):
-        request.wfile.write(bytes(65_536))
-
-
 def test_a_body_comes_as_served(server: Server) -> None:
     seen: dict[str, str] = {}
 
@@ -68,20 +59,6 @@ def test_a_body_comes_as_served(server: Server) -> None:
     assert seen["User-Agent"] == f"clipkit/{VERSION} (+https://example.org/robot)"
     assert seen["Accept-Encoding"] == "identity"
     assert not {"Cookie", "Referer", "Authorization"} & set(seen)
-
-
-def test_a_redirect_of_some_size_is_followed(server: Server) -> None:
-    server.add("/", answer(bytes(3_000_000)))
-    large = answer(bytes(900_000), 302, {"Location": "/"})
-    assert outcome(server.add("/large", large)) == Fetched(bytes(3_000_000), 200, 1)
-
-
-def test_redirects_are_followed_to_five(server: Server) -> None:
-    server.add("/0", answer(b"here"))
-    for number in range(1, 7):
-        server.add(f"/{number}", redirect(f"/{number - 1}"))
-    assert outcome(server.url("/5")) == Fetched(b"here", 200, 1)
-    assert outcome(server.url("/6")) == Failed("redirects", "Maximum (5) redirects followed", 302, 1)
 
 
 # Ten megabytes of deflate's empty blocks, which decode to nothing at all, twice compressed.
@@ -97,7 +74,6 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("late", answer(b"", 408), "timeout", 408, 3),
     ("limited", answer(b"", 429), "rate_limited", 429, 3),
     ("loop", redirect("/loop"), "redirects", 302, 1),
-    ("to the clean one, endlessly", endless_redirect, "too_large", 302, 1),
     ("nowhere", answer(b"", 302), "redirects", 302, 1),
     ("to a file", redirect("file:///etc/passwd"), "scheme", 302, 1),
     ("to gopher", redirect("gopher://127.0.0.1/"), "scheme", 302, 1),
@@ -106,13 +82,13 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("endless", endless, "too_large", 200, 1),
     ("announced", answer(bytes(30_000_000)), "too_large", 200, 1),
     ("gzip bomb", answer(gzip.compress(bytes(50_000_000)), 200, GZIPPED), "too_large", 200, 1),
-    ("damaged gzip", answer(b"no gzip", 200, GZIPPED), "protocol", 200, 1),
     ("short", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"), "truncated", 200, 1),
     ("short chunks", raw(CHUNKED, b"99\r\nabc"), "truncated", 200, 1),
     ("bad chunks", raw(CHUNKED, b"zz\r\nabc"), "protocol", 200, 1),
     ("nothing", raw(), "reset", None, 3),
     ("no HTTP", raw(b"hello world\r\n\r\n"), "protocol", None, 1),
     ("huge status", raw(b"HTTP/1.1 99999999999 OK\r\n\r\nx"), "protocol", None, 1),
+    ("small status", raw(b"HTTP/1.1 099 OK\r\n\r\nx"), "protocol", None, 1),
     ("many headers", raw(b"HTTP/1.1 200 OK\r\n", (b"X: " + b"x" * 100 + b"\r\n") * 1500), "protocol", 200, 1),
     ("long header", raw(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000), "protocol", 200, 1),
     ("opted out", answer(b"picture", 200, {"X-Robots-Tag": "otherbot: nofollow, NoAI"}), "opted_out", 200, 1),

@@ -118,7 +118,8 @@ def test_a_name_is_looked_up_once_and_not_for_every_url(tmp_path: Path) -> None:
 
 
 def test_names_whose_servers_are_silent_keep_no_others_waiting(tmp_path: Path) -> None:
-    well = [f"http://{number}{WELL}/" for number in range(60)]
-    silent = [f"http://{number}.{SILENT}/" for number in range(30)]
+    ways = ["http://straight-{}/", "http://public.example/to/http://by-way-{}/"]
+    well = [way.format(f"{number}{WELL}") for way in ways for number in range(30)]
+    silent = [way.format(f"{number}.{SILENT}") for way in ways for number in range(25)]
     seen = visit([*well[:10], *silent, *well[10:]], tmp_path, "--workers", "1")
     assert seen.became == dict.fromkeys(well, "ok") | dict.fromkeys(silent, "timeout")

@@ -128,6 +128,14 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         table_files([path], "Link", "words")
 
 
+def test_lists_are_no_captions(tmp_path: Path) -> None:
+    table = pa.table({"url": ["http://h/1"] * 2, "text": [["a", "b"], None], "tags": [["x"], []]})
+    lines = b'{"url": "http://h/1", "text": null}\n{"url": "http://h/2", "text": ["a", "b"]}\n'
+    for name, content in (("list.parquet", parquet(table)), ("list.jsonl", lines)):
+        with pytest.raises(SourceError, match="expected text in the column of captions, text, found lists"):
+            opened(tmp_path / name, content)
+
+
 def test_broken_json_records_are_kept(tmp_path: Path) -> None:
     lines = [
         '{"url": "http://h/0", "caption": "\\ud800 alone \\ud83d\\ude00"}', "{", "[1]",
@@ -182,6 +190,24 @@ def test_text_of_every_parquet_type(tmp_path: Path, kind: str) -> None:
     (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["day", "price", "note"])
     assert (row.url, row.caption) == ("http://h/1", "ü")
     assert row.kept == {"day": "2024-02-03", "price": "1.50", "note": "«»"}
+
+
+def test_times_that_python_has_no_room_for(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "url": ["http://h/1"],
+            "text": ["a"],
+            "seen": pa.array([1_234_567_891_234_567_891], pa.timestamp("ns")),
+            "early": pa.array([-(2**56)], pa.timestamp("us", "UTC")),
+            "day": pa.array([2**30], pa.date32()),
+            "days": pa.array([[2**30]], pa.list_(pa.date32())),
+        }
+    )
+    (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["seen", "early", "day"])
+    assert row.kept and row.kept["seen"] == "2009-02-13 23:31:31.234567891"
+    assert row.kept["early"].startswith("-") and "1073741824" in row.kept["day"]
+    with pytest.raises(SourceError, match="must have magnitude"):
+        list(opened(tmp_path / "list.parquet", parquet(table), keep=["days"]))
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -248,6 +274,9 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.tsv", b"\nurl\tcaption\n", "found an empty line"),
         ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
+        ("list.tsv", "url\tcaption\n".encode("utf-16-le"), "found zero bytes"),
+        ("list.csv", gzip.compress(b"url,caption\n"), "found zero bytes"),
+        ("list.csv", b"http://h/1,a\nhttp://h/2,b\n", "found a URL in its first line; put"),
     ):
         with pytest.raises(SourceError, match=message) as raised:
             opened(tmp_path / name, content)

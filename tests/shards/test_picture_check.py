@@ -47,7 +47,18 @@ def cases() -> Iterator[tuple[str, bytes, tuple[int, int]]]:
     yield "twice, first upright", jpeg(exif((3, 1)), exif((3, 6))), upright
     yield "XMP alone", jpeg(exif(), b"http://ns.adobe.com/xap/1.0/\0" + XMP), upright
     yield "XMP in WebP", encoded(photo(100, 50), "WEBP", xmp=XMP), upright
-    yield "PNG", encoded(photo(100, 50), "PNG", exif=exif((3, 6))), SIDEWAYS
+    png = encoded(photo(100, 50), "PNG", exif=exif((3, 6)))
+    yield "PNG", png, SIDEWAYS
+    begins = png.index(b"eXIf") - 4
+    ends = begins + 12 + int.from_bytes(png[begins : begins + 4], "big")
+    yield "PNG, behind the pixels", png[:begins] + png[ends:-12] + png[begins:ends] + png[-12:], SIDEWAYS
+    # The four luma samples of 4:1:1 side by side are those of 4:4:1 one above the other.
+    wide = simplejpeg.encode_jpeg(np.asarray(photo(128, 64)), colorsubsampling="411")
+    yield (
+        "a subsampling without a name",
+        wide.replace(b"\x01\x41\0\x02\x11", b"\x01\x14\0\x02\x11"),
+        (128, 64),
+    )
 
 
 @pytest.mark.parametrize(("data", "size"), [pytest.param(*case[1:], id=case[0]) for case in cases()])
@@ -60,9 +71,9 @@ def test_a_picture_kept_as_served_has_the_size_that_ingest_saw(data: bytes, size
 
 
 def test_a_thumbnail_of_sixteen_bit_grey_is_not_white() -> None:
-    ramp = np.linspace(0, 65_535, 64, dtype=np.uint16)[None].repeat(40, axis=0)
+    ramp = np.linspace(0, 65_535, 640, dtype=np.uint16)[None].repeat(400, axis=0)
     made = Image.open(io.BytesIO(thumbnail(encoded(Image.fromarray(ramp), "PNG"), 64)))
-    assert np.abs(np.asarray(made.convert("L"), dtype=int) - ramp / 257).max() < 4
+    assert np.abs(np.asarray(made.convert("L"), dtype=int) - ramp[::10, 5::10] / 257).max() < 4
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])

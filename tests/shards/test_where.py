@@ -69,6 +69,16 @@ def test_a_column_that_the_engine_does_not_know_is_in_nobodys_way() -> None:
         Where("huge > 1", strange.schema)
 
 
+def test_columns_whose_names_differ_in_case_alone_are_not_mixed_up() -> None:
+    laion = pa.table({"width": [300, 300], "WIDTH": [2, 800], "key": ["a", "b"]})
+    for condition, flags in (("WIDTH > 100", [False, True]), ("width > 100 and KEY = 'a'", [True, False])):
+        where = Where(condition, laion.schema)
+        assert where.of(laion.select(where.columns)).tolist() == flags
+    for ambiguous in ("Width > 100", "WIDTH > 100 and width > 100"):
+        with pytest.raises(ConfigError, match="of width and WIDTH it can name one, spelled as here"):
+            Where(ambiguous, laion.schema)
+
+
 def test_a_column_may_be_called_like_a_value_of_the_moment() -> None:
     posts = pa.table({"user": ["a", "b"], "post": [{"current_date": "x"}, {"current_date": "y"}]})
     where = Where("user = 'b' and post.current_date = 'y'", posts.schema)

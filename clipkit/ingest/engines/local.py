@@ -86,9 +86,9 @@ class _Worker:
         self._alone = False
         for left in reversed(range(_STARTS)):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
             try:
                 with deaf_to_interrupts(), theirs:
+                    process = context.Process(target=_work, args=(theirs, self._make_part), daemon=True)
                     process.start()
                 break
             except (EOFError, ConnectionError):  # that server died; the next start makes another
