@@ -56,9 +56,11 @@ def shards_filter(
         ),
     ] = None,
     split: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Share of pictures for validation, by a hash of each: makes OUT/train and OUT/val."
+            metavar="<float>",
+            help="Share of pictures for validation, such as 0.01 or 1%, by a hash of each: makes OUT/train "
+            "and OUT/val.",
         ),
     ] = None,
     part: Annotated[str | None, typer.Option(help="train or val: of --split only that side, as OUT.")] = None,

@@ -41,6 +41,7 @@ ROOT_MODULES = {
     "page",
     "pictures",
     "splitmix",
+    "units",
     "_version",
 }
 MAY_IMPORT = {

@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from clipkit.shards.bad_samples import MAX_BAD
-from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, Share, TrainConfig
+from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig
 from clipkit.train.length import warmup_steps
+from clipkit.units import Share
 
 PAPER_WARMUP = 500
 

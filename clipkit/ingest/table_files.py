@@ -89,6 +89,12 @@ def table_files(
         table = table_of(path)
         url = find_column(path, table.names, url_column, URL_COLUMNS, "URLs", "--url-col")
         caption = find_column(path, table.names, caption_column, CAPTION_COLUMNS, "captions", "--caption-col")
+        for chosen, content in ((url, "URLs"), (caption, "captions")):
+            if chosen in table.nested:
+                raise SourceError(
+                    f"{path}: expected text in the column of {content}, {chosen}, found lists or "
+                    "objects; make a table with one text in each record"
+                )
         for demand in demands:
             find_column(path, table.names, demand.column, frozenset(), demand.content, demand.option)
         tables.append(_Opened(name, table, url, caption))

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,9 +27,12 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Table(Protocol):
-    """A table file. `names` are the columns found; every method raises SourceError if it cannot be read."""
+    """A table file. `names` are the columns found, `nested` those of them that hold lists or objects, as far
+    as is known; every method raises SourceError if it cannot be read.
+    """
 
     names: list[str]
+    nested: Collection[str]
 
     def count(self) -> int:
         """Return the number of records, malformed ones included."""
@@ -55,6 +58,8 @@ class JsonLines(TextColumns):
             found = f"{records[0].problem} in the first record" if records else "an empty file"  # type: ignore[union-attr]
             raise SourceError(f"{path}: expected a JSON object on each line, found {found}")
         self.names = list(dict.fromkeys(name for record in objects for name in record))
+        values = {name: [record.get(name) for record in objects] for name in self.names}
+        self.nested: Collection[str] = [name for name in self.names if _all_nested(values[name])]
 
     def count(self) -> int:
         """See Table."""
@@ -81,6 +86,9 @@ class Parquet:
             self._schema = file.schema_arrow
             self._rows: int = file.metadata.num_rows
         self.names = list(self._schema.names)
+        self.nested: Collection[str] = [
+            field.name for field in self._schema if pa.types.is_nested(field.type)
+        ]
 
     def count(self) -> int:
         """See Table."""
@@ -145,6 +153,11 @@ def as_text(value: Any) -> str | None:
     is_json = isinstance(value, dict | list | bool | int | float)
     text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return _SURROGATES.sub("\ufffd", text)
+
+
+def _all_nested(values: Iterable[Any]) -> bool:
+    kinds = {type(value) for value in values if value is not None}
+    return bool(kinds) and kinds <= {list, dict}
 
 
 def _column(column: pa.Array) -> list[Any]:

@@ -117,7 +117,10 @@ def _caption(described: Described, field: str | None) -> str | Malformed:
     names = CAPTIONS if field is None else (field,)
     found = next((name for name in names if name in described.fields), None)
     if found is not None:
-        return as_text(described.fields[found]) or ""
+        value = described.fields[found]
+        if isinstance(value, list | dict):
+            return Malformed("", f"the field {found} of its json is a list or an object, no text")
+        return as_text(value) or ""
     txt = "no txt member and " if field is None else ""
     return Malformed(
         "", f"{txt}no field {' or '.join(names)} of a json among the members that follow one another"

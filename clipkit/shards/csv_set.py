@@ -12,7 +12,7 @@ import numpy as np
 
 from clipkit.errors import DatasetError, SourceError
 from clipkit.progress import Progress
-from clipkit.shards.csv_records import csv_records
+from clipkit.shards.csv_records import csv_records, csv_spans
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.picture_files import NoPicture, picture_table, read_picture
 from clipkit.shards.shard_files import Int64s, SampleError
@@ -36,8 +36,7 @@ class _Columns(NamedTuple):
     def spans(self, stream: BinaryIO) -> Iterator[tuple[int, int, list[str] | str]]:
         """Yield where each record begins and ends, and its values, or why it has no path and caption."""
         begin = stream.tell()
-        for record in csv_records(stream, self.delimiter):
-            end = stream.tell()
+        for end, record in csv_spans(stream, self.delimiter):
             yield begin, end, self._checked(record)
             begin = end
 
@@ -79,8 +78,8 @@ class CsvSet:
         progress: Callable[[str, int | None, str], Progress] = Progress,
     ):
         self.source = str(path)
-        self._path = Path(path)
-        self._folder = str(self._path.absolute().parent)
+        self._path = Path(path).absolute()
+        self._folder = str(self._path.parent)
         self._descriptor: int | None = None
         self._stretches: OrderedDict[int, _Stretch] = OrderedDict()
         self._kept_bytes = 0

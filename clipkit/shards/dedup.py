@@ -18,6 +18,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
 from clipkit.shards.hamming import FARTHEST, Places
+from clipkit.shards.keys import DATASET
 from clipkit.shards.original import Original
 from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.resemblance import Pictures, against, pictures_of, within
@@ -247,10 +248,11 @@ def _write_list(
     path: Path, original: Original, pictures: Pictures, sets: Sequence[Pictures], found: _Found
 ) -> None:
     end = 0
+    schema = _LIST_SCHEMA.with_metadata({DATASET: original.fingerprint})
     with (
         replaced(path) as temporary,
         temporary.open("wb") as file,
-        pq.ParquetWriter(file, _LIST_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         for shard in original.shards:
             begin, end = end, end + shard.samples
@@ -260,4 +262,4 @@ def _write_list(
             texts = original.manifest(shard, ["url", "caption"]).take(pa.array(places - begin)).to_pylist()
             likenesses = _likenesses(pictures, sets, found, places)
             rows = [each._asdict() | text for each, text in zip(likenesses, texts, strict=True)]
-            writer.write_table(pa.Table.from_pylist(rows, schema=_LIST_SCHEMA))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -1,7 +1,7 @@
 """Text tables with a header, whatever stands between the values: CSV (RFC 4180, leniently) and TSV."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ _MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
 
 class TextColumns:
     """Tables whose values are text."""
+
+    nested: Collection[str] = ()
 
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
         """Return the columns as a manifest keeps them."""
@@ -43,6 +45,10 @@ class Delimited(TextColumns):
             raise SourceError(f"{path}: expected a header, found an empty line; remove it")
         if header[0].startswith(_MARK_OF_UTF16):
             raise SourceError(f"{path}: expected text in UTF-8, found UTF-16 by its first bytes; convert it")
+        if "\0" in "".join(header):
+            raise SourceError(
+                f"{path}: expected text in UTF-8, found zero bytes in its first line; convert it"
+            )
         if isinstance(header, Malformed):
             raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")
         self.names = [name.strip() for name in header]
@@ -83,6 +89,11 @@ def find_column(
         return matches[0]
     found = f"{len(matches)} ({', '.join(matches)})" if matches else "none"
     wanted = f"named {given!r}" if given is not None else f"of {content}"
+    if not matches and any(name.startswith(("http://", "https://")) for name in names):
+        raise SourceError(
+            f"{path}: expected a header with a column {wanted}, found a URL in its first line; "
+            "put the columns' names before it"
+        )
     raise SourceError(
         f"{path}: expected one column {wanted}, found {found} among {shortened(', '.join(names), 500)}; "
         f"name it with {option}"

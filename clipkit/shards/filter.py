@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
+from pydantic import BaseModel, ConfigDict, SkipValidation, model_validator
 
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote
@@ -20,6 +20,7 @@ from clipkit.shards.split import in_validation
 from clipkit.shards.where import Where
 from clipkit.shards.whole import check_openable
 from clipkit.tables import size, table
+from clipkit.units import Part
 
 _BATCH_ROWS = 50_000
 
@@ -36,7 +37,7 @@ class FilterConfig(BaseModel):
     keys: SkipValidation[Path | None] = None  # also an address
     without_keys: SkipValidation[Path | None] = None
     where: str | None = None
-    split: float | None = Field(default=None, gt=0, lt=1)
+    split: Part | None = None
     part: Literal["train", "val"] | None = None
     skip_broken: bool = False
 
@@ -120,7 +121,7 @@ def _listed(original: Original, config: FilterConfig) -> _Listed:
     listed = _Listed(np.ones(original.samples, dtype=np.bool_), {})
     for name, path, stay in (("keys", config.keys, True), ("without_keys", config.without_keys, False)):
         if path is not None:
-            keys = read_keys(path, original.shards, f"--{name.replace('_', '-')}")
+            keys = read_keys(path, original, f"--{name.replace('_', '-')}")
             named = np.zeros_like(listed.leaves)
             named[keys.places] = True
             listed.leaves[named != stay] = False

@@ -108,7 +108,7 @@ def _of_disk(path: Path) -> Tar:
         found = path.stat()
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a tar, found no such file; {ABSENT}") from None
-    return Tar(path, found.st_size, str(found.st_mtime_ns))
+    return Tar(path.absolute(), found.st_size, str(found.st_mtime_ns))
 
 
 def of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:

@@ -14,9 +14,12 @@ from clipkit.locations import read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.hamming import Places
 from clipkit.shards.index import IndexEntry
+from clipkit.shards.original import Original
 from clipkit.shards.parquet import MAGIC, parsed
 
 _COLUMN = "key"
+DATASET = b"clipkit.dataset"
+"""In the metadata of a Parquet file of keys: the fingerprint of the dataset that they are of."""
 
 
 class Keys(NamedTuple):
@@ -26,21 +29,22 @@ class Keys(NamedTuple):
     sha256: str
 
 
-def read_keys(path: Path, shards: list[IndexEntry], option: str) -> Keys:
-    """Read a file of keys of the dataset of these `shards`; a key may stand in it more than once.
+def read_keys(path: Path, original: Original, option: str) -> Keys:
+    """Read a file of keys of a dataset; a key may stand in it more than once.
 
-    Raises ConfigError, which names the `option`, for what is no such file, and for keys of no sample.
+    Raises ConfigError, which names the `option`, for what is no such file, for keys of no sample, and for a
+    list that `dedup` wrote of another dataset: keys of nine digits are in every one.
     """
     try:
         content = read_bytes(path)
     except OSError as error:
         raise _refused(option, path, f"that it cannot be read: {error.strerror or error}") from None
-    found = _of_parquet(content) if content.startswith(MAGIC) else _of_text(content)
+    found = _of_parquet(content, original) if content.startswith(MAGIC) else _of_text(content)
     if isinstance(found, str):
         raise _refused(option, path, found)
     if not len(found):
         raise _refused(option, path, "none")
-    places = _places(found, shards)
+    places = _places(found, original.shards)
     unknown = np.flatnonzero(places < 0)
     if len(unknown):
         words = f"{len(unknown):,} of no sample of this dataset, the first is {int(found[unknown[0]]):09d}"
@@ -59,10 +63,12 @@ def _of_text(content: bytes) -> Places | str:
     return np.frombuffer(found, dtype=np.int64)
 
 
-def _of_parquet(content: bytes) -> Places | str:
+def _of_parquet(content: bytes, original: Original) -> Places | str:
     table = parsed(content)
     if isinstance(table, str):
         return f"Parquet that cannot be read: {table}"
+    if (table.schema.metadata or {}).get(DATASET, of := original.fingerprint.encode()) != of:
+        return f"those of another dataset than {original.directory}, where they mean other samples"
     if _COLUMN not in table.column_names:
         return f"Parquet with the columns {', '.join(table.column_names)}"
     try:

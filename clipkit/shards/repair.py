@@ -13,7 +13,6 @@ from clipkit.json_values import parsed_json
 from clipkit.locations import is_remote, read_bytes
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
-from clipkit.shards.failure_check import check_failures
 from clipkit.shards.failure_files import FAILURES, entry_of, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
@@ -24,7 +23,7 @@ from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
 from clipkit.shards.report import write_report
 from clipkit.shards.restate import AS_FOUND, LOST_WITH_IT, restate, write_index
-from clipkit.shards.salvage import OldManifests, lost_failures, with_known_reasons, without_records
+from clipkit.shards.salvage import OldManifests, lost_failures, old_failures, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
@@ -143,22 +142,21 @@ class _Repair:
     def mend_failures(self) -> None:
         """List the failure files that can be read."""
         for name, entry in self._files.failures:
-            faults = Faults()
-            table = check_failures(self._directory, name, entry, faults)
-            if table is None:
-                self._left_out.append(faults.listed[0].line())
+            old = old_failures(self._directory, name, entry)
+            if old.table is None:
+                self._left_out.append(old.why)
                 self._unnamed += entry.samples if entry else 0
                 continue
+            again = self._account(records_of(old.table))
+            table, gone = old.without(again) if old.why else (old.table, 0)
+            self._unnamed += gone
             if not len(table):
                 continue
-            self._account(records_of(table))
-            if faults.counts["sha256"] or entry is None:
+            if old.why or entry is None:
                 entry = entry_of(self._directory, name, table)
-                if self._is_trusted:
-                    self._doubtful.append(f"{name}: {AS_FOUND}")
-            known = with_known_reasons(table)
-            if known is not None:
-                entry = write_failures(self._staging.folder, number_of(entry), known)
+                self._doubtful += [f"{name}: {old.why}"] if self._is_trusted or old.is_damaged else []
+            if old.is_other or gone:
+                entry = write_failures(self._staging.folder, number_of(entry), table)
                 self.changed.append(name)
             self._entries.append(entry._replace(samples=len(table)))
 

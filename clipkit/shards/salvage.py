@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.locations import opened, read_bytes
+from clipkit.shards.failure_check import check_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
+from clipkit.shards.index import IndexEntry
 from clipkit.shards.manifest_check import check_manifest
 from clipkit.shards.parquet import readable
 from clipkit.shards.records import Rows
+from clipkit.shards.restate import AS_FOUND
 from clipkit.shards.schemas import FAILURE_SCHEMA, MANIFEST_SCHEMA, REASONS, begins_as_manifest
 
 LOST = "lost"
+_RECORD = ("source", "source_row")
+_MOST_FAILURES = 1_000_000
 
 
 class OldManifests:
@@ -71,6 +76,57 @@ class OldManifests:
         return table
 
 
+class OldFailures(NamedTuple):
+    """What a failure file has, with reasons of known names: `why` it is not as it was written, if so, or why
+    there is nothing; whether the table is other than the file, and the file damaged; how many rows are
+    `gone`, of no possible record.
+    """
+
+    table: pa.Table | None
+    why: str = ""
+    is_other: bool = False
+    is_damaged: bool = False
+    gone: int = 0
+
+    def without(self, again: Rows) -> tuple[pa.Table, int]:
+        """Return the table without the rows at these places, and how many are gone with those before."""
+        assert self.table is not None
+        stays = pa.array(~np.isin(np.arange(len(self.table)), again))
+        return self.table.filter(stays), self.gone + len(again)
+
+
+def old_failures(directory: Path, name: str, entry: IndexEntry | None) -> OldFailures:
+    """Read a failure file, or what can be read of it while its records can be told."""
+    faults = Faults()
+    table = check_failures(directory, name, entry, faults)
+    if table is not None:
+        why = AS_FOUND if faults.counts["sha256"] or entry is None else ""
+        return _mended(table, why, is_damaged=False)
+    found = None
+    with suppress(OSError):
+        found = readable(read_bytes(directory / name), entry.samples if entry else _MOST_FAILURES)
+    if found is None or not found[0].schema.equals(FAILURE_SCHEMA):
+        return OldFailures(None, faults.listed[0].line())
+    table, lost = found
+    if (entry and len(table) != entry.samples) or set(_RECORD) & set(lost):
+        return OldFailures(None, faults.listed[0].line())
+    if "retryable" in lost:  # which follows from the reason
+        retryable = pa.array([REASONS.get(reason, True) for reason in table["reason"].to_pylist()])
+        table = table.set_column(len(table.column_names) - 1, FAILURE_SCHEMA.field("retryable"), retryable)
+    return _mended(table, f"{', '.join(lost)} cannot be read; the rest is {AS_FOUND}", is_damaged=True)
+
+
+def _mended(table: pa.Table, why: str, *, is_damaged: bool) -> OldFailures:
+    possible = pc.and_(
+        table["source"].is_valid(), pc.fill_null(pc.greater_equal(table["source_row"], 0), False)
+    )
+    kept = table.filter(possible) if why else table
+    gone = len(table) - len(kept)
+    known = with_known_reasons(kept)
+    is_other = is_damaged or gone > 0 or known is not None
+    return OldFailures(kept if known is None else known, why, is_other, is_damaged, gone)
+
+
 def with_known_reasons(table: pa.Table) -> pa.Table | None:
     """Return failures of which some have a reason of no known name with "lost" for it; None if all have."""
     known = pc.fill_null(pc.is_in(table["reason"], pa.array(REASONS, pa.string())), False)
@@ -89,7 +145,7 @@ def without_records(table: pa.Table, again: Rows) -> pa.Table:
         return table
     known = np.flatnonzero(pc.and_(table["source"].is_valid(), table["source_row"].is_valid()))
     stays = pa.array(~np.isin(np.arange(len(table)), known[again]))
-    for name in ("source", "source_row"):
+    for name in _RECORD:
         place = table.column_names.index(name)
         table = table.set_column(place, table.schema.field(name), pc.if_else(stays, table[name], None))
     return table

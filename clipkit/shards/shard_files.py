@@ -74,7 +74,8 @@ class DatasetFiles:
     """The committed shards of a dataset directory, here or behind an address."""
 
     def __init__(self, directory: Path, *, unfinished: bool = False):
-        self.directory = directory
+        # Absolute: the program that reads may change its own directory meanwhile.
+        self.directory = directory if is_remote(directory) else directory.absolute()
         index = read_index(directory)
         if not unfinished and is_unfinished(directory):
             raise DatasetError(

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -20,24 +19,11 @@ from clipkit.launched import TIMEOUT
 from clipkit.model.config import ClipConfig, named_config
 from clipkit.shards.bad_samples import MAX_BAD
 from clipkit.train.recipes import RECIPES, with_recipe
-
-
-def _number(value: Any) -> Any:
-    number = value.strip() if isinstance(value, str) else value
-    if isinstance(number, str) and number.endswith("%"):
-        try:
-            return float(number[:-1]) / 100
-        except ValueError:
-            raise ValueError(f"expected a number or a percentage such as 0.1%, found {value!r}") from None
-    return number
-
+from clipkit.units import Share
 
 Rate = Annotated[float, Field(gt=0, le=100)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-"""A fraction that may also be given in percent, as text: 0.1%."""
-
 Resume = Literal["auto", "must", "never"]
 Precision = Literal["fp32", "bf16", "fp16"]
 

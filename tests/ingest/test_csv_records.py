@@ -1,13 +1,17 @@
 """CSV and TSV as they are met: broken quotes, ragged rows, any bytes."""
 
+import io
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source
 from clipkit.ingest.table_files import table_files
+from clipkit.shards.csv_records import csv_records, csv_spans
 from clipkit.shards.text_files import MAX_RECORD_BYTES
 
 
@@ -56,6 +60,26 @@ def test_a_quote_that_is_never_closed_costs_a_bounded_piece(tmp_path: Path, reco
     )
     assert lost <= 11 and good_rows > 60_000 - 20_000
     assert peak < 12_000_000
+
+
+def test_a_quote_that_is_never_closed_costs_its_line_alone(tmp_path: Path) -> None:
+    lines = ["http://h/0,fine", 'http://h/1,"open', 'http://h/2,"quoted, too"', 'http://h/3,"two', 'lines"',
+             'http://h/4,"x" y', 'http://h/5,"open at the end']  # fmt: skip
+    rows = list(opened(tmp_path / "list.csv", "\n".join(["url,caption", *lines]).encode()))
+    assert [(row.url[-1:], row.caption) for row in rows if not row.problem] == [
+        ("0", "fine"), ("2", "quoted, too"), ("3", "two\nlines"), ("4", "x y"),
+    ]  # fmt: skip
+    assert [row.caption for row in rows if row.problem] == [lines[1] + "\n", lines[6]]
+    assert {row.problem for row in rows} == {None, "not CSV: a quote that is not closed"}
+
+
+@given(st.text('a",\n\r', max_size=50))
+def test_a_record_depends_on_nothing_before_it(text: str) -> None:
+    spans = list(csv_spans(io.BytesIO(text.encode()), ","))
+    assert [record for _, record in spans] == list(csv_records(io.BytesIO(text.encode()), ","))
+    for number, (end, _) in enumerate(spans, 1):
+        rest = csv_spans(io.BytesIO(text[end:].encode()), ",")
+        assert [(end + later, record) for later, record in rest] == spans[number:]
 
 
 def test_a_record_of_endless_lines_is_cut(tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         table_files([path], "Link", "words")
 
 
+def test_lists_are_no_captions(tmp_path: Path) -> None:
+    table = pa.table({"url": ["http://h/1"] * 2, "text": [["a", "b"], None], "tags": [["x"], []]})
+    lines = b'{"url": "http://h/1", "text": null}\n{"url": "http://h/2", "text": ["a", "b"]}\n'
+    for name, content in (("list.parquet", parquet(table)), ("list.jsonl", lines)):
+        with pytest.raises(SourceError, match="expected text in the column of captions, text, found lists"):
+            opened(tmp_path / name, content)
+
+
 def test_broken_json_records_are_kept(tmp_path: Path) -> None:
     lines = [
         '{"url": "http://h/0", "caption": "\\ud800 alone \\ud83d\\ude00"}', "{", "[1]",
@@ -266,6 +274,9 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.tsv", b"\nurl\tcaption\n", "found an empty line"),
         ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
+        ("list.tsv", "url\tcaption\n".encode("utf-16-le"), "found zero bytes"),
+        ("list.csv", gzip.compress(b"url,caption\n"), "found zero bytes"),
+        ("list.csv", b"http://h/1,a\nhttp://h/2,b\n", "found a URL in its first line; put"),
     ):
         with pytest.raises(SourceError, match=message) as raised:
             opened(tmp_path / name, content)

@@ -71,7 +71,10 @@ def test_captions_without_a_txt_member(tmp_path: Path) -> None:
         described(caption=["a", "b"], url=5),
         described(caption="\ud800 alone"),
     )
-    assert [row.caption for row in rows] == ["a", "b", "", '["a", "b"]', "\ufffd alone"]
+    assert [row.caption for row in rows] == ["a", "b", "", "", "\ufffd alone"]
+    assert [row.problem for row in rows if row.problem] == [
+        "0003: the field caption of its json is a list or an object, no text"
+    ]
     assert rows[3].url == "5"
     rows = rows_of(tmp_path, {"txt": "t", **described(top="T", caption="c")}, described(), caption="top")
     assert [row.caption for row in rows] == ["T", ""]

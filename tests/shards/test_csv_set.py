@@ -53,6 +53,18 @@ def tokens(captions: list[str]) -> np.ndarray:
     return np.array([[*caption.encode()[-4:]] for caption in captions], np.int64)
 
 
+def test_a_relative_path_holds_when_the_program_goes_elsewhere(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table([record(0)])
+    monkeypatch.chdir(tmp_path)
+    opened = CsvSet(path.name)
+    monkeypatch.chdir("/")
+    assert everything(pickle.loads(pickle.dumps(opened))) == everything(
+        CsvSet(path)
+    )  # as a loader process has it
+
+
 def test_the_stream_is_that_of_the_dataset_that_ingest_makes(table: Table, tmp_path: Path) -> None:
     """More records than one shard has, quoted newlines, an absolute path, and a byte order mark."""
     records = [record(number) for number in range(2345)]

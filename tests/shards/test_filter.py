@@ -165,7 +165,7 @@ def test_what_chooses_nothing_leaves_nothing(tiny_dataset: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"part": "val"}, {"split": 0.0}, {"split": 1.0}, {"split": 0.1, "part": "test"}]
+    "options", [{}, {"part": "val"}, {"split": 0.0}, {"split": "100%"}, {"split": 0.1, "part": "test"}]
 )
 def test_settings_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
@@ -305,7 +305,7 @@ def test_an_unfinished_original_is_refused(small_dataset: Path, tmp_path: Path) 
 def test_the_command(small_dataset: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "clipkit", "shards", "filter", str(small_dataset), "--json"]
     made = subprocess.run(
-        [*words, "--where", "source_row < 300", "--split", "0.1", "--out", str(tmp_path / "new")],
+        [*words, "--where", "source_row < 300", "--split", "10%", "--out", str(tmp_path / "new")],
         capture_output=True,
         text=True,
         check=True,

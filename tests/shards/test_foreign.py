@@ -59,6 +59,17 @@ def test_they_are_what_webdataset_reads(folder: Path) -> None:
     assert both.fingerprint == ShardSet(folder).fingerprint
 
 
+def test_a_relative_path_holds_when_the_program_goes_elsewhere(
+    folder: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in (folder, tiny_dataset):
+        expected = everything(ShardSet(source))
+        monkeypatch.chdir(source.parent)
+        opened = [ShardSet(source.name), ShardSet(f"{source.name}/*.tar")]
+        monkeypatch.chdir(tmp_path)
+        assert [everything(each) for each in opened] == [expected, expected]
+
+
 def test_a_pattern_may_be_longer_than_a_name(folder: Path) -> None:
     pattern = f"{folder}/{{{','.join(100 * ['00000', '00001'])}}}.tar"
     assert len(ShardSet(pattern)) == 1000

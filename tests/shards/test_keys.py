@@ -56,6 +56,9 @@ def test_a_list_of_duplicates_leaves_out_the_same_as_dedup(small_dataset: Path, 
     filtered(small_dataset, tmp_path / "two", without_keys=listed)
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
     assert len(rows(tmp_path / "one")) < len(rows(small_dataset))
+    other = "found those of another dataset than .*one, where they mean other samples"
+    with pytest.raises(ConfigError, match=other):  # though it has samples of these keys
+        filtered(tmp_path / "one", tmp_path / "three", without_keys=listed)
 
 
 @pytest.mark.parametrize(

@@ -107,15 +107,19 @@ def test_a_description_at_fault_is_kept_and_told(dataset: Path) -> None:
     assert read_dataset(dataset).description.chunk_rows == 1001
 
 
-@pytest.mark.parametrize("column", ["url", "sha256", "key", "image_offset", "caption"])
-def test_a_manifest_loses_no_more_than_its_damaged_column(dataset: Path, column: str) -> None:
-    path = dataset / "000001.parquet"
-    was = pq.read_table(path)
-    chunk = pq.read_metadata(path).row_group(0).column(was.column_names.index(column))
+def spoil_column(path: Path, column: str) -> None:
+    chunk = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index(column))
     begin = chunk.dictionary_page_offset or chunk.data_page_offset
     content = bytearray(path.read_bytes())
     content[begin : begin + 30] = b"\xff" * 30
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("column", ["url", "sha256", "key", "image_offset", "caption"])
+def test_a_manifest_loses_no_more_than_its_damaged_column(dataset: Path, column: str) -> None:
+    path = dataset / "000001.parquet"
+    was = pq.read_table(path)
+    spoil_column(path, column)
     assert [fault.file for fault in verify(dataset).faults] == ["000001.parquet"] * 2
     result = repair(dataset)
     assert verify(dataset).ok
@@ -125,6 +129,38 @@ def test_a_manifest_loses_no_more_than_its_damaged_column(dataset: Path, column:
     assert [f"000001.parquet: {column} cannot be read" in why for why in result.doubtful] == [True] * len(
         wrong
     )
+
+
+@pytest.mark.parametrize("column", ["url", "reason", "retryable", "source_row"])
+def test_a_failure_file_loses_no_more_than_its_damaged_column(dataset: Path, column: str) -> None:
+    path = dataset / "failures" / "000000.parquet"
+    was = pq.read_table(path)
+    spoil_column(path, column)
+    result = repair(dataset)
+    assert verify(dataset).ok and not result.ok and result.unnamed == 0
+    assert "failures/000000.parquet" in result.remade
+    made = pq.read_table(path)
+    assert len(made) == len(was) == 240 and made["source_row"].equals(was["source_row"])
+    wrong = [name for name in was.column_names if not made[name].equals(was[name])]
+    if column == "source_row":  # without it nothing else can be told of a record, but that it was lost
+        assert result.lost == 240 and "failures/000000.parquet" in result.left_out[0]
+        return
+    assert result.doubtful[0].startswith(f"failures/000000.parquet: {column} cannot be read")
+    assert result.lost == 0 and wrong == {"url": ["url"], "reason": ["reason", "retryable"]}.get(column, [])
+    assert set(made["reason"].to_pylist()) == ({"lost"} if column == "reason" else {was["reason"][0].as_py()})
+
+
+def test_failures_of_impossible_records_are_named_again(dataset: Path) -> None:
+    path = dataset / "failures" / "000000.parquet"
+    was = pq.read_table(path)
+    rows = was["source_row"].to_pylist()
+    table = was.set_column(1, was.schema.field(1), pa.array([-5, None, 1, *rows[3:]]))  # 1 is a sample's
+    pq.write_table(table, path)
+    result = repair(dataset)
+    assert verify(dataset).ok and (result.lost, result.unnamed) == (3, 0)
+    assert pq.read_table(path).equals(was.slice(3))
+    lost = pq.read_table(dataset / "failures" / "000001.parquet")
+    assert lost["source_row"].to_pylist() == rows[:3]
 
 
 @pytest.mark.parametrize("wrong", [{"key": "000001803"}, {"image_offset": 7}, {"caption": "another"}])
