@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
-from clipkit.loader_processes import check_sharing, only_here, sharing, watched
 from clipkit.pictures import Pixels
 from clipkit.processes import allow_files, begin_fork_server, end_with_parent, keep_freed_memory
 from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.decoded import DecodedSamples, Transform
+from clipkit.shards.loader_processes import check_sharing, only_here, sharing, watched
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet

@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import DatasetError
-from clipkit.loader_processes import watched
+from clipkit.shards.loader_processes import watched
 from tests.processes import living, until, with_shared_memory
 
 
 @pytest.fixture(autouse=True)
 def workers_import_this(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers get a function of this file by its name, and this process's list of folders to look in."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
 
 
 class Made(Dataset[torch.Tensor]):
@@ -124,7 +124,7 @@ def test_a_mistake_in_a_worker_is_not_taken_for_its_death(tmp_path: Path) -> Non
 
 def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A DataLoader waits for one after the other."""
-    monkeypatch.setattr("clipkit.loader_processes._ENDING_SECONDS", 0.2)
+    monkeypatch.setattr("clipkit.shards.loader_processes._ENDING_SECONDS", 0.2)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 600)
     made = batches(waiting, tmp_path)
     next(made)
@@ -147,7 +147,7 @@ def test_shared_memory_without_room_for_the_workers_locks_is_named(size: str, fo
     """Size 0 is no limit. A DataLoader says `No space left on device`, and what it was shows a traceback."""
     program = """
 from clipkit.errors import DatasetError
-from clipkit.loader_processes import check_sharing
+from clipkit.shards.loader_processes import check_sharing
 try:
     check_sharing(DatasetError, 1)
 except DatasetError as error:
