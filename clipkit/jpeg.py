@@ -14,15 +14,15 @@ _BEFORE_THE_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before 
 _OF_THE_SCAN = "Invalid SOS parameters for sequential JPEG"
 
 
-def jpeg_header(jpeg: bytes) -> tuple[int, int, str]:
-    """Return height, width and colour space as libjpeg-turbo names it; raises ValueError as simplejpeg does,
-    and for rare chroma subsamplings that it has no name for.
+def jpeg_header(jpeg: bytes) -> tuple[int, int, str, str]:
+    """Return height, width, colour space and chroma subsampling as simplejpeg names them; raises ValueError
+    as that does, and for rare subsamplings that it has no name for.
     """
     try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(jpeg)
+        height, width, colour, sampling = simplejpeg.decode_jpeg_header(jpeg)
     except KeyError:  # 4:4:1, which a turned 4:1:1 has
         raise ValueError("a chroma subsampling without a name") from None
-    return height, width, colour
+    return height, width, colour, sampling
 
 
 def decode_jpeg(jpeg: bytes, colour: str, **how: Any) -> Pixels:

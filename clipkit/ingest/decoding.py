@@ -15,7 +15,7 @@ from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
 from clipkit.jpeg import decode_jpeg, jpeg_header
 from clipkit.metadata import has_damaged_chunk, jpeg_metadata, orientation_of, without_metadata
 from clipkit.pictures import JPEG_START, Pixels, check_scans
-from clipkit.processes import at_most_more_memory
+from clipkit.processes import at_most_more_memory, give_back_freed_memory
 
 _MAGIC = (
     (JPEG_START, "jpeg"),
@@ -25,8 +25,10 @@ _MAGIC = (
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same words in every run
 # What decoders keep beside the pixels, at the limit of 36 megapixels some 200 MB then as for others: libwebp
-# takes 8 bytes a pixel, for an animation 17, Pillow's AVIF 9 to 18, libjpeg 8 for four colours in many scans.
-_SHARES = {"webp": 0.75, "animated": 0.35, "avif": 0.35, "cmyk": 0.75}
+# takes 7 bytes a pixel, for a lossless picture 9, for an animation 17, Pillow's AVIF 9 to 18, libjpeg, of
+# several scans, 6 for three whole colours and 8 for four.
+_SHARES = {"webp": 0.75, "lossless": 0.55, "animated": 0.3, "avif": 0.35, "444": 0.69, "cmyk": 0.6}
+_LARGE_PIXELS = 8_000_000  # what small pictures left free in between would come on top of these
 _AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
 _BYTES_A_PIXEL, _BYTES_BESIDE = 20, 64_000_000  # of memory, for AVIF
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one worker among many; else as many as there are CPUs
@@ -108,13 +110,13 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
         except ValueError as error:
             raise UnreadableError("broken_image", str(error)) from None
     try:
-        height, width, colorspace = jpeg_header(data)
+        height, width, colorspace, sampling = jpeg_header(data)
     except ValueError:  # rare chroma subsamplings, say, that TurboJPEG does not know
         return _decode_other(data, "jpeg", short_side, limits)
-    _check_size(width, height, limits)
-    if colorspace in ("CMYK", "YCCK"):
-        if not metadata.one_scan:
-            _check_size(width, height, limits._replace(share=_SHARES["cmyk"]))
+    four_colours = colorspace in ("CMYK", "YCCK")
+    share = 1.0 if metadata.one_scan else _SHARES.get("cmyk" if four_colours else sampling, 1.0)
+    _check_size(width, height, limits._replace(share=share))
+    if four_colours:
         return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
     factor = max(
@@ -134,7 +136,8 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
     with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
         width, height = image.size
         is_animated = kind == "webp" and getattr(image, "n_frames", 1) > 1
-        share = _SHARES.get("animated" if is_animated else kind, 1.0)
+        is_lossless = kind == "webp" and b"VP8L" in data
+        share = _SHARES.get("animated" if is_animated else "lossless" if is_lossless else kind, 1.0)
         _check_size(width, height, limits._replace(share=share))
         if kind == "png" and has_damaged_chunk(data):
             raise UnreadableError("broken_image", "a wrong checksum")
@@ -196,3 +199,5 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         reason = "aspect"
     if reason:
         raise UnreadableError(reason, f"{width} x {height}")
+    if short * long > _LARGE_PIXELS:
+        give_back_freed_memory()

@@ -92,7 +92,7 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
         return None
     _check_scans(image)
     try:
-        height, width, colors = jpeg_header(image)
+        height, width, colors, _ = jpeg_header(image)
     except ValueError:
         return None
     return (width, height) if colors in ("YCbCr", "Gray") else None

@@ -290,9 +290,13 @@ def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
     [
         ("PNG", "RGBA", 4000, {}),
         ("WEBP", "RGBA", 3000, {}),
-        ("WEBP", "RGB", 1400, {"save_all": True}),
+        ("WEBP", "RGBA", 2200, {"lossless": True}),
+        ("WEBP", "RGB", 1200, {"save_all": True}),
         ("AVIF", "RGB", 1400, {}),
-        ("JPEG", "CMYK", 3000, {"progressive": True}),
+        ("JPEG", "RGB", 2760, {"progressive": True, "subsampling": "4:4:4"}),
+        ("JPEG", "RGB", 4000, {"progressive": True, "subsampling": "4:2:0"}),
+        ("JPEG", "RGB", 4000, {"subsampling": "4:4:4"}),
+        ("JPEG", "CMYK", 2400, {"progressive": True}),
         ("JPEG", "CMYK", 4000, {}),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_web_server_that_is_busy_for_a_while_gives_the_same_bytes(
     web.busy.update({"/00001.tar": 2, "/00002.parquet": 1})
     ingest(f"{web.address}/{PATTERN}", tmp_path / "web")
     assert contents(tmp_path / "web") == contents(tmp_path / "disk")
-    assert web.busy.total() == 0 and web.got["/00001.tar"] == 3
+    assert web.busy.total() == 0 and web.got["/00001.tar"] >= 3
 
 
 def test_a_dataset_of_clipkit_behind_a_web_server_is_adopted(web: Web, images: Path, tmp_path: Path) -> None:
