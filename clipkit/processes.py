@@ -1,7 +1,6 @@
 """Worker processes: what they may; Ctrl-C stays their parent's; neither survives the other unaware."""
 
 import ctypes
-import errno
 import gc
 import multiprocessing
 import os
@@ -11,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -20,23 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from clipkit.errors import ClipkitError
-
 T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MOST_KEPT_BYTES = 64_000_000
 _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
-_ENDING_SECONDS = 5
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
 _LIMITED = threading.RLock()
-_SERVER_LOST = 255  # is told for the exit code of whom the fork server did not outlive
-_ENDED_ITSELF = (
-    "it ended by itself: mend what it printed above. A program begins workers under "
-    '`if __name__ == "__main__":`, and what it hands them is defined in a file that they can import'
-)
-_LOCKS = 11  # of each worker of a DataLoader, at the most, a page of shared memory each
-_SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 
 
 @contextmanager
@@ -166,81 +155,6 @@ def _end_after(parent: BaseProcess) -> None:
     if folder and parent.name == "MainProcess":  # else it may be that of another process, which lives
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
-
-
-def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker: str) -> Iterator[T]:
-    """Yield what the workers of a torch DataLoader make, which `begin` starts; raise `error` if one dies.
-
-    `worker` names one in its line. What they raised themselves is raised as it is. None is left when this
-    ends, however it does: one that was stopped (SIGSTOP), say, and hears nothing is killed.
-    """
-    others = set(multiprocessing.active_children())
-    workers: set[BaseProcess] = set()
-    made: Iterator[T] | None = None
-    try:
-        with deaf_to_interrupts():  # what came meanwhile is raised on leaving
-            made = begin()
-            workers = set(multiprocessing.active_children()) - others
-        yield from made
-    except (RuntimeError, ConnectionError, EOFError) as found:
-        line = str(found).partition("\n")[0]
-        if line.startswith("Too many open files"):
-            raise error(
-                "expected to open a further file (a batch that is held is three), found "
-                f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} of them open, which is the limit: hold "
-                "fewer batches, or raise it (`ulimit -n`)"
-            ) from None
-        # It died while its batch was fetched, or else is missed; "Caught …" is what a worker raised.
-        broken = not isinstance(found, RuntimeError) and not line.startswith("Caught ")
-        if not broken and not line.startswith("DataLoader worker"):
-            raise
-        cause = "the connection to it broke" if broken else line
-        remedy = "make memory free or give fewer --workers, and run the same command again"
-        if any(each.exitcode in range(1, _SERVER_LOST) for each in workers):  # no signal ended it
-            remedy = _ENDED_ITSELF
-        raise error(f"{worker} died, {cause}: {remedy}") from None
-    finally:
-        del made  # unless an error holds it, it asks them to end now, and waits some seconds for each
-        for each in workers:
-            each.kill()
-            each.join(_ENDING_SECONDS)
-
-
-@contextmanager
-def sharing(error: type[ClipkitError]) -> Iterator[None]:
-    """Raise `error` if the memory that processes share has no room for what torch puts there inside."""
-    try:
-        yield
-    except RuntimeError as found:
-        if "shared memory" not in str(found):
-            raise
-        raise _without_room(error, os.statvfs(_SHARED)) from None
-
-
-def check_sharing(error: type[ClipkitError], workers: int) -> None:
-    """Raise `error` if the memory that processes share has no room for the locks of so many workers.
-
-    It is looked at before: where a DataLoader finds out, the error names no place, and others follow.
-    """
-    try:
-        room = os.statvfs(_SHARED)
-        if room.f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-    except OSError as found:
-        raise error(
-            f"{_SHARED}: expected the memory that processes share, found: {found.strerror}; mount a tmpfs "
-            "there that can be written, or give --workers 0"
-        ) from None
-    if room.f_blocks and room.f_bavail < _LOCKS * workers:  # no blocks: no limit
-        raise _without_room(error, room)
-
-
-def _without_room(error: type[ClipkitError], room: os.statvfs_result) -> ClipkitError:
-    return error(
-        f"{_SHARED}: expected room for the workers' batches, found {room.f_bavail * room.f_frsize:,} of "
-        f"{room.f_blocks * room.f_frsize:,} bytes free: give a container more (`docker run "
-        "--shm-size=16g`), or give fewer --workers or a smaller --batch-size"
-    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 
 from clipkit.processes import deaf_to_interrupts
-from tests.processes import living, wait_until_gone, with_shared_memory
+from tests.processes import living, wait_until_gone
 
 PARENT = """
 import multiprocessing, sys, time
@@ -187,27 +187,3 @@ if len(sys.argv) == 1:
     assert len(rows) == 2
     for first, last in rows:
         assert 1_000_000 < first < 200_000_000 and 300_000_000 < last < 500_000_000
-
-
-@pytest.mark.parametrize(
-    ("size", "found"),
-    [
-        ("8k", "expected room for the workers' batches, found 8,192 of 8,192 bytes free"),
-        ("64k,ro", "expected the memory that processes share, found: Read-only file system"),
-        ("64k", ""),
-        ("0", ""),
-    ],
-)
-def test_shared_memory_without_room_for_the_workers_locks_is_named(size: str, found: str) -> None:
-    """Size 0 is no limit. A DataLoader says `No space left on device`, and what it was shows a traceback."""
-    program = """
-from clipkit.errors import DatasetError
-from clipkit.processes import check_sharing
-try:
-    check_sharing(DatasetError, 1)
-except DatasetError as error:
-    print(error, end="")
-"""
-    command = [*with_shared_memory(size), sys.executable, "-c", program]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(f"/dev/shm: {found}") if found else not said

@@ -30,6 +30,7 @@ _DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited f
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
 _CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
+os.register_at_fork(after_in_child=_OF_THREADS.clear)  # those that held them are not there
 
 Fetch = Callable[[Path, Path, int], None]
 

@@ -18,17 +18,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from clipkit.errors import ClipkitError, DatasetError
 from clipkit.pictures import Pixels
-from clipkit.processes import (
-    allow_files,
-    begin_fork_server,
-    check_sharing,
-    end_with_parent,
-    keep_freed_memory,
-    sharing,
-    watched,
-)
+from clipkit.processes import allow_files, begin_fork_server, end_with_parent, keep_freed_memory
 from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.decoded import DecodedSamples, Transform
+from clipkit.shards.loader_processes import check_sharing, only_here, sharing, watched
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
@@ -127,7 +120,7 @@ def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:
     def begin() -> Iterator[Any]:
         check_sharing(DatasetError, workers)
         allow_files(_FILES)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.device("cpu"):  # whatever the program's default is
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose them
             loader = DataLoader(
                 made,
@@ -169,7 +162,7 @@ class Collator:
             empty = (
                 self._buffers.take(math.prod(shape))[:-1]
                 if self._buffers
-                else torch.empty(shape, dtype=torch.uint8)
+                else torch.empty(shape, dtype=torch.uint8, device="cpu")
             )
             self._images_BCHW = empty.view(shape)
             self._images = self._images_BCHW.numpy()
@@ -189,7 +182,7 @@ class Collator:
             )
         tokens_BL = torch.from_numpy(tokens.astype(np.int64, copy=False))
         images_BCHW = self._images_BCHW[: len(self._captions)]
-        batch = Batch(images_BCHW, tokens_BL, torch.tensor(positions, dtype=torch.int64))
+        batch = Batch(images_BCHW, tokens_BL, torch.from_numpy(np.array(positions, np.int64)))
         if self._buffers:
             with sharing(DatasetError):  # later, where the batch is handed over, it would be lost in silence
                 for each in batch:
@@ -268,9 +261,9 @@ class _Buffers:
 
 def _leased(batch: Batch) -> Batch:
     """The batch of a worker, as long as any tensor shares its memory; then the worker may use that again."""
-    whole = torch.empty(0, dtype=torch.uint8).set_(batch.images_BCHW.untyped_storage()).numpy()
+    whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(batch.images_BCHW.untyped_storage()).numpy()
     pixels = whole[:-1].reshape(batch.images_BCHW.shape)
-    weakref.finalize(pixels, whole.__setitem__, -1, 0).atexit = False
+    weakref.finalize(pixels, only_here(whole.__setitem__), -1, 0).atexit = False
     return batch._replace(images_BCHW=torch.from_numpy(pixels))
 
 

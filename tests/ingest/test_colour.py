@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from clipkit.ingest.colour import flattened, laid_on_white, to_srgb
 from tests.serving import encoded, photo
@@ -52,6 +52,17 @@ def grey_profile(gamma: float) -> bytes:
         ">I4xI4s4s4s12x4s", 128 + len(content), 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
     )
     return header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48) + content
+
+
+def test_a_profile_is_no_program() -> None:
+    srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    black = b"matf" + struct.pack(">4xHH12f", 3, 3, *[0] * 12)
+    steps = b"mpet" + struct.pack(">4xHHIII", 3, 3, 1, 24, len(black)) + black  # ICC.1:2010, 10.14
+    entry = srgb.index(b"cprt")
+    srgb[entry : entry + 12] = b"D2B0" + struct.pack(">II", len(srgb), len(steps))
+    srgb[:4] = (len(srgb) + len(steps)).to_bytes(4, "big")
+    pixels = np.asarray(PHOTO)
+    assert np.array_equal(to_srgb(pixels, bytes(srgb + steps)), pixels)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])

@@ -5,6 +5,7 @@ python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The word
     stops DATASET                 streams begun and left; what the process holds before and after
     holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
     forks DATASET                 a stream's content, and that which a process forked after it reads
+    lets_go DATASET               whether a batch stays, and how many follow, when a process forked lets go
     grows DATASET EPOCHS          the private bytes of a worker, at its start and after each epoch
     ranks DATASET SETTINGS OUT    what each of the processes gathered from all
 """
@@ -88,6 +89,19 @@ def forks(dataset: str) -> None:
     print(json.dumps([told.get(), process.exitcode or told.get()]))
 
 
+def lets_go(dataset: str) -> None:
+    made = stream(dataset, batch_size=24, workers=1, stop=24 * 12)
+    first = next(made)
+    before = content(first)
+    child = os.fork()
+    if not child:
+        del first
+        made.close()  # type: ignore[attr-defined]
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(json.dumps([len(list(made)), content(first) == before]))
+
+
 def begin_and_leave(dataset: str) -> None:
     made = stream(dataset, batch_size=24, workers=2)
     next(made)
@@ -150,6 +164,6 @@ def ranks(dataset: str, settings: str, out: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     programs: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (lines, stops, holds, forks, grows, ranks)
+        each.__name__: each for each in (lines, stops, holds, forks, lets_go, grows, ranks)
     }
     programs[sys.argv[1]](*sys.argv[2:])

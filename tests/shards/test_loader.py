@@ -95,6 +95,14 @@ def test_integers_may_be_those_of_numpy(small_dataset: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_made_on_the_cpu_whatever_the_programs_default(small_dataset: Path, workers: int) -> None:
+    with torch.device("meta"):
+        (found,) = read(ShardSet(small_dataset), batch_size=60, workers=workers, stop=60)
+    (expected,) = read(ShardSet(small_dataset), batch_size=60, stop=60)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
 @pytest.mark.parametrize(
     "pixels",
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -194,6 +195,29 @@ def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str
     store.stopping.set()
     slow.join()
     assert len(list(one.folder.glob("*.tar"))) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_process_forked_during_a_download_waits_for_no_thread_of_its_parent(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fetch(source: Path, target: Path, at_most: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        target.write_bytes(b"x")
+
+    cache, wanted = Cache(tmp_path, fetch=fetch), Wanted(Path("there.tar"), 1)
+    thread = threading.Thread(target=cache.fill, args=(wanted,))
+    thread.start()
+    assert begun.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        cache.open(wanted)
+        os._exit(0)
+    go_on.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_comes_ahead_takes_no_room_from_what_others_download(

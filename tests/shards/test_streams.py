@@ -191,6 +191,10 @@ def test_a_process_forked_from_a_program_that_reads_reads_too(small_dataset: Pat
     assert parents == childs and len(childs) == 2
 
 
+def test_a_process_forked_from_a_program_that_reads_takes_nothing_from_it(small_dataset: Path) -> None:
+    assert said("lets_go", small_dataset) == [11, True]
+
+
 def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
     settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
     with program("lines", small_dataset, settings, start_new_session=True) as process:

@@ -1,7 +1,10 @@
-"""Workers of a DataLoader that die or err in whatever they do, as `watched` sees them."""
+"""Workers of a DataLoader that die, err or hang in whatever they do; the memory that they share."""
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.errors import DatasetError
-from clipkit.processes import watched
-from tests.processes import living, until
+from clipkit.shards.loader_processes import watched
+from tests.processes import living, until, with_shared_memory
 
 
 @pytest.fixture(autouse=True)
 def workers_import_this(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers get a function of this file by its name, and this process's list of folders to look in."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
 
 
 class Made(Dataset[torch.Tensor]):
@@ -64,6 +67,15 @@ def wrong(notes: Path) -> torch.Tensor:
     raise RuntimeError("a mistake of ours")
 
 
+def waiting(notes: Path) -> torch.Tensor:
+    """At its second call the worker hears nothing more, as of a disk that does not answer."""
+    if (notes / "called").exists():
+        (notes / "waiting").touch()
+        time.sleep(600)
+    (notes / "called").touch()
+    return torch.zeros(3)
+
+
 def ended(notes: Path) -> torch.Tensor:
     os._exit(3)
 
@@ -96,6 +108,51 @@ def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) 
             os.kill(server, signal.SIGCONT)
 
 
+def nested(notes: Path) -> torch.Tensor:
+    return next(batches(killed, notes))
+
+
+def test_a_worker_begins_no_workers(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="that may begin others, found one that is itself a worker"):
+        list(batches(nested, tmp_path))
+
+
 def test_a_mistake_in_a_worker_is_not_taken_for_its_death(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         list(batches(wrong, tmp_path))
+
+
+def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DataLoader waits for one after the other."""
+    monkeypatch.setattr("clipkit.shards.loader_processes._ENDING_SECONDS", 0.2)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 600)
+    made = batches(waiting, tmp_path)
+    next(made)
+    until((tmp_path / "waiting").exists, "the second call")
+    closing = threading.Thread(target=lambda: made.close(), daemon=True)  # type: ignore[attr-defined]
+    closing.start()
+    until(lambda: not closing.is_alive(), "the worker ends")
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        ("8k", "expected room for the workers' batches, found 8,192 of 8,192 bytes free"),
+        ("64k,ro", "expected the memory that processes share, found: Read-only file system"),
+        ("64k", ""),
+        ("0", ""),
+    ],
+)
+def test_shared_memory_without_room_for_the_workers_locks_is_named(size: str, found: str) -> None:
+    """Size 0 is no limit. A DataLoader says `No space left on device`, and what it was shows a traceback."""
+    program = """
+from clipkit.errors import DatasetError
+from clipkit.shards.loader_processes import check_sharing
+try:
+    check_sharing(DatasetError, 1)
+except DatasetError as error:
+    print(error, end="")
+"""
+    command = [*with_shared_memory(size), sys.executable, "-c", program]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"/dev/shm: {found}") if found else not said
