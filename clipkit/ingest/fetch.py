@@ -273,9 +273,9 @@ class _Fetcher(Generic[Key]):
             self._idle.append(transfer)
         self._take_names()
         now = self._clock.now()
-        begun = [job.begun for transfer, job in self._jobs.items() if not transfer.status]
-        begun += [each.since for each in self._unnamed]
-        self._unheard.note(begun if self._silence.is_heard(now) else [], now)
+        heard = self._silence.is_heard(now)  # else it may be the network that is silent
+        asked = [job.begun for transfer, job in self._jobs.items() if heard and not transfer.status]
+        self._unheard.note(asked, [each.since for each in self._unnamed if heard], now)
         self._poll_due, self._begun = now + _POLL_SECONDS, 0
 
     def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:

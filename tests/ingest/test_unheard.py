@@ -4,9 +4,9 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from clipkit.ingest import unheard
+from clipkit.errors import ConfigError
 from clipkit.ingest.rows import Fetched
-from clipkit.ingest.unheard import Unheard
+from clipkit.ingest.unheard import Unheard, allow_connections
 from tests.ingest.test_fetch import CONFIG, outcomes
 from tests.serving import Server, answer
 
@@ -36,11 +36,17 @@ def test_there_are_as_many_more_as_files_may_be_open(monkeypatch: pytest.MonkeyP
     def most(files: int) -> int:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
         requests = Unheard(10)
-        requests.note([0.0] * 100, 2.0)
+        requests.note([0.0] * 100, [], 2.0)
         return requests.count
 
     assert [most(files) for files in (100, 276, 296, 100_000, resource.RLIM_INFINITY)] == [0, 0, 10, 30, 30]
     requests = Unheard(10)
-    requests.note([0.0, 0.5, 1.5], 2.0)
-    assert requests.count == 2
-    assert unheard.allow_connections(1) is None
+    requests.note([0.0, 0.5, 1.5], [0.0] * 100, 2.0)
+    assert requests.count == 2 + 10
+
+
+@pytest.mark.parametrize(("files", "advice"), [(300, ", or give --connections 22"), (64, "")])
+def test_too_few_files_are_told(monkeypatch: pytest.MonkeyPatch, files: int, advice: str) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    with pytest.raises(ConfigError, match=rf"384 .* {files} are allowed: raise that \(ulimit -Hn\){advice}$"):
+        allow_connections(64)
