@@ -47,6 +47,8 @@ def test_what_is_given_stays() -> None:
         {"accumulate": 0},
         {"model": "ViT-B/32", "sync_batch_norm": True},
         {"seed": -1},
+        {"workers": 100_000},
+        {"streams": 0},
         {"learning_rate": 1e-3},
     ],
 )
