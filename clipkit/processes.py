@@ -171,20 +171,6 @@ def lasting() -> Iterator[None]:
         gc.enable()
 
 
-@contextmanager
-def own_signals() -> Iterator[None]:
-    """Put the handlers of Ctrl-C and SIGTERM back that a library called inside replaces by its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, some MB at most, for the next that it asks for.
 

@@ -35,6 +35,27 @@ def ended_by_signals() -> Iterator[None]:
         ending.close()
 
 
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Put the handlers of Ctrl-C and SIGTERM back that a library called inside replaces by its own.
+
+    SIGTERM that comes meanwhile ends the command with 143, also where the library's handler ends it with 15.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class _Ending:
     def __init__(self, tell: "Callable[[sys.UnraisableHookArgs], object]"):
         self.number = 0  # of the signal that came

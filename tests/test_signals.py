@@ -70,3 +70,21 @@ def test_what_else_is_lost_there_is_told_as_ever() -> None:
     code, output, errors = run(FAILING_AT_ITS_END)
     assert (code, output) == (0, "goes on\n")
     assert "Exception ignored" in errors and "ValueError: 7" in errors
+
+
+def test_a_library_that_ends_by_the_number_of_the_signal_has_its_status_mended() -> None:
+    program = """
+import signal, sys
+from clipkit import cli
+from clipkit.signals import own_signals
+
+def work(prog_name):
+    with own_signals():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
+        signal.raise_signal(signal.SIGTERM)
+
+cli.app = work
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (143, "")

@@ -81,7 +81,7 @@ class EvaluateConfig(BaseModel):
     )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
-        None, description="Threads that decode, of each process that evaluates. Default: one a CPU."
+        None, le=1024, description="Threads that decode, of each process that evaluates. Default: one a CPU."
     )
     processes: PositiveInt | None = Field(
         None, description="Processes on this machine. Default: one a GPU, one without a GPU."

@@ -93,7 +93,7 @@ class FinetuneConfig(BaseModel):
         None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
     )
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of order and crops.")
-    workers: NonNegativeInt = Field(4, description="Loader processes.")
+    workers: NonNegativeInt = Field(4, le=1024, description="Loader processes.")
     max_bad: Share = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )

@@ -31,11 +31,12 @@ class IngestConfig(BaseModel):
     """How to fetch pictures and what to make of them.
 
     `image_size` is the short side in pixels of larger pictures, `quality` that of the JPEG made;
-    `connections` are per worker process, `per_host` for all of them together; `timeout` (seconds) bounds
-    a connect and a stall, `deadline` (seconds) one URL over all its attempts and waits, `backoff` is the
-    wait in seconds before the first retry, doubled for each further one. `min_size` (pixels of the short
-    side) and `max_aspect` (long side / short side) say which pictures are wanted, `keep_original` that
-    their bytes stay as served. With a `proxy`, which addresses are connected to is up to it;
+    `connections` are per worker process, beside those that wait for an answer for more than a second,
+    `per_host` for all of them together; `timeout` (seconds) bounds a connect and a stall, `deadline`
+    (seconds) one URL over all its attempts and waits, `backoff` is the wait in seconds before the first
+    retry, doubled for each further one. `min_size` (pixels of the short side) and `max_aspect` (long side /
+    short side) say which pictures are wanted, `keep_original` that their bytes stay as served. With a
+    `proxy`, which addresses are connected to is up to it;
     with `ignore_robots_tag` an X-Robots-Tag opts nobody out.
     """
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.clock import Clock
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.hosts import Hosts
+from clipkit.ingest.hosts import Hosts, asks_for_a_pause
 from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.resolve import Answer, Names, Resolve, system_resolve
@@ -26,6 +26,7 @@ from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.silence import Silence
 from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
+from clipkit.ingest.unheard import Unheard
 from clipkit.ingest.urls import Target, request_target
 
 _POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has work
@@ -90,6 +91,7 @@ class _Fetcher(Generic[Key]):
         self._names_wanted = not config.proxy or config.proxy.startswith(("socks4:", "socks5:"))
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
+        self._unheard = Unheard(config.connections)
         self._silence = Silence(config.timeout, config.deadline)
         self._idle: list[Transfer] = []
         self._jobs: dict[Transfer, _Job[Key]] = {}
@@ -131,7 +133,7 @@ class _Fetcher(Generic[Key]):
 
     @property
     def _busy(self) -> int:
-        return len(self._jobs) + len(self._unnamed) + len(self._done)
+        return len(self._jobs) + len(self._unnamed) + len(self._done) - self._unheard.count
 
     def _start_what_may(self) -> None:
         now = self._clock.now()
@@ -260,7 +262,7 @@ class _Fetcher(Generic[Key]):
                 continue
             self._make_ready(self._hosts.leave(job.target.host))
             self._note_answer(job, outcome)
-            if not _asks_for_a_pause(outcome, transfer.retry_after):
+            if not asks_for_a_pause(outcome, transfer.retry_after):
                 self._make_ready(self._hosts.answered(job.target.host))
             if isinstance(outcome, bytes):
                 fetched = Fetched(outcome, transfer.status, job.attempts)
@@ -270,7 +272,11 @@ class _Fetcher(Generic[Key]):
                 self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
         self._take_names()
-        self._poll_due, self._begun = self._clock.now() + _POLL_SECONDS, 0
+        now = self._clock.now()
+        heard = self._silence.is_heard(now)  # else it may be the network that is silent
+        asked = [job.begun for transfer, job in self._jobs.items() if heard and not transfer.status]
+        self._unheard.note(asked, [each.since for each in self._unnamed if heard], now)
+        self._poll_due, self._begun = now + _POLL_SECONDS, 0
 
     def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:
         if isinstance(outcome, bytes) or outcome.http_status:
@@ -284,15 +290,10 @@ class _Fetcher(Generic[Key]):
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)
-        if _asks_for_a_pause(failed, retry_after):
+        if asks_for_a_pause(failed, retry_after):
             for behind in self._hosts.pause(job.target.host, due, now):
                 self._wait(behind, due, now)
         if failed.retryable and job.attempts <= self._config.retries:
             self._wait(job, due, now)
         else:
             self._end(job)
-
-
-def _asks_for_a_pause(outcome: Failed | bytes, retry_after: float | None) -> bool:
-    status = outcome.http_status if isinstance(outcome, Failed) else None
-    return status == 429 or (status == 503 and retry_after is not None)

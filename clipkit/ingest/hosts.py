@@ -5,6 +5,8 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from clipkit.ingest.rows import Failed
+
 T = TypeVar("T")
 
 _FORGOTTEN_SECONDS = 60.0  # after a pause
@@ -22,6 +24,12 @@ class _Asked:
 
     def is_getting_on(self, now: float) -> bool:
         return self.answers >= now - self.since
+
+
+def asks_for_a_pause(outcome: Failed | bytes, retry_after: float | None) -> bool:
+    """Tell whether a host, with a Retry-After of so many seconds or none, wants to be left alone."""
+    status = outcome.http_status if isinstance(outcome, Failed) else None
+    return status == 429 or (status == 503 and retry_after is not None)
 
 
 class Hosts(Generic[T]):

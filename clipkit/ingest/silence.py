@@ -46,13 +46,17 @@ class Silence:
 
     def unanswered(self, host: str, begun: float, now: float) -> None:
         """Take note of a request that ended without an answer."""
-        if begun < self._heard_since or now - self._heard > self._between:
+        if begun < self._heard_since or not self.is_heard(now):
             return
         state = self._state(host)
         if not state.unanswered:
             state.since = begun
         state.unanswered += 1
         state.last = now
+
+    def is_heard(self, now: float) -> bool:
+        """Tell whether some host answers: else it may be the network that is silent."""
+        return now - self._heard <= self._between
 
     def has_answered(self, host: str) -> bool:
         """Tell whether the host is known to have answered."""

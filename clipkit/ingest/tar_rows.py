@@ -10,7 +10,7 @@ from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.table_formats import as_text, json_object
 from clipkit.shards.cache import Cache
 from clipkit.shards.cache import Wanted as Cached
-from clipkit.shards.headers import CAPTIONS, PICTURES
+from clipkit.shards.headers import CAPTIONS, PICTURES, dotted
 from clipkit.shards.tar_reader import Member, Sample, TarReader
 from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, shortened
 
@@ -104,9 +104,7 @@ def _problem(
         return caption.problem
     if wanted.keep and isinstance(described.fields, Malformed):
         return described.fields.problem
-    return (
-        None if picture else f"no picture ({', '.join(PICTURES)}) among the members that follow one another"
-    )
+    return None if picture else f"no picture ({', '.join(PICTURES)}) {_among(described.sample)}"
 
 
 def _caption(described: Described, field: str | None) -> str | Malformed:
@@ -122,9 +120,11 @@ def _caption(described: Described, field: str | None) -> str | Malformed:
             return Malformed("", f"the field {found} of its json is a list or an object, no text")
         return as_text(value) or ""
     txt = "no txt member and " if field is None else ""
-    return Malformed(
-        "", f"{txt}no field {' or '.join(names)} of a json among the members that follow one another"
-    )
+    return Malformed("", f"{txt}no field {' or '.join(names)} of a json {_among(described.sample)}")
+
+
+def _among(sample: Sample) -> str:
+    return f"among the members that follow one another{dotted(sample)}"
 
 
 def _fields(reader: TarReader, sample: Sample) -> Fields | Malformed:

@@ -45,6 +45,8 @@ def request_target(url: str) -> Target | Failed:
         parts = urlsplit(url)
         host = _host(parts)
         target = _rebuilt(parts, host)
+        if parts.port == 0:
+            raise ValueError("port 0")
     except ValueError as error:
         return Failed("bad_url", str(error)[:100])
     if len(target) > MAX_URL_BYTES:

@@ -11,18 +11,17 @@ from typing import Protocol, Self
 import cv2
 import pyarrow as pa
 
-from clipkit.errors import ConfigError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.expected_hash import mismatch
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
-from clipkit.processes import allow_files, keep_freed_memory
+from clipkit.ingest.unheard import allow_connections
+from clipkit.processes import keep_freed_memory
 from clipkit.shards.parts import parts_folder
 
 CRASHED = Failed("worker_crashed", "the process died twice on this chunk", attempts=1)
-_OTHER_FILES = 256  # beside a connection's socket and its name's look-up
 _NEWS_SECONDS = 0.3
 SILENT_SECONDS = 2.0  # even when nothing ends, so that a display shows that time goes on
 
@@ -117,12 +116,7 @@ def make_parts(
     """
     cv2.setNumThreads(1)
     keep_freed_memory()
-    files = 2 * config.connections + _OTHER_FILES
-    if not allow_files(files):
-        raise ConfigError(
-            f"--connections {config.connections} needs {files:,} open files a worker, found a lower limit; "
-            "raise it (ulimit -Hn), or give fewer"
-        )
+    allow_connections(config.connections)
     with _Parts(folder, kept, early=2 * config.connections) as parts:
         for ended in fetch(parts.rows(iter(chunks)), config, limited_by=parts.limit):
             if ended:

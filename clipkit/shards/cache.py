@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from clipkit.atomic import make_folder, temporary_path
+from clipkit.atomic import flush, make_folder, temporary_path
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
@@ -103,6 +103,10 @@ class Cache:
         if not path.exists():
             self._fill(path, wanted, ahead=True)
 
+    def forget(self, wanted: Wanted) -> None:
+        """Remove the copy of a file, which is not what it was any more: the next call gets it anew."""
+        self._path(wanted).unlink(missing_ok=True)
+
     def check_fits(self, source: object, count: int) -> None:
         """Raise StorageError if a file of so many bytes is more than the cache may hold."""
         if count > self.max_bytes:
@@ -160,6 +164,7 @@ class Cache:
             self._fetch(wanted.source, temporary, wanted.bytes)
             found = _unfitting(temporary, wanted)
             if not found:
+                flush(temporary)  # else a power failure may leave zeros under the name of a whole file
                 temporary.replace(path)
             return found
         except FileNotFoundError:

@@ -158,8 +158,11 @@ class CsvSet:
     def read(self, shard: int, row: int) -> Sample:
         """Return the sample at `row` (0-based) of shard number `shard`.
 
-        Raises SampleError if its picture cannot be read, DatasetError if the table is not what it was.
+        Raises SampleError if its picture cannot be read, DatasetError if the table is not what it was,
+        IndexError if there is none.
         """
+        if shard < 0 or not 0 <= row < self.sizes[shard]:
+            raise IndexError(f"{self.source}: no row {row} of shard {shard}")
         stretch = self._stretch(shard)
         begin, end = stretch.spans[row].tolist()
         record = next(csv_records(io.BytesIO(stretch.data[begin:end]), self._columns.delimiter))

@@ -12,9 +12,10 @@ from clipkit.json_values import parsed_json
 from clipkit.locations import infos, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
-from clipkit.shards.headers import CAPTIONS, PICTURES, Tar, headers, indexed
+from clipkit.shards.headers import CAPTIONS, PICTURES, Tar, dotted, headers, indexed
 from clipkit.shards.patterns import ABSENT, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
+from clipkit.shards.tar_reader import TarReader
 
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 
@@ -50,8 +51,12 @@ class ForeignTars:
             raise DatasetError(
                 f"{' '.join(sources)}: expected samples, found none with a picture "
                 f"({', '.join(PICTURES)}) and a caption (txt, or a json's {' or '.join(CAPTIONS)}) "
-                f"in {len(self._tars):,} tars"
+                f"in {len(self._tars):,} tars{self._dotted()}"
             )
+
+    def _dotted(self) -> str:
+        with TarReader(self._tars[0].path, self._tars[0].open(self._cache)) as reader:
+            return next(map(dotted, reader.samples(())), "")
 
     def place(self, shard: int) -> str:
         """Return where the tar lies, for messages."""

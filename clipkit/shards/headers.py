@@ -111,6 +111,12 @@ def indexed(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
             yield found or next(made)
 
 
+def dotted(sample: Sample) -> str:
+    """Return what to say of a sample that lacks something, if its name has a dot too many; else nothing."""
+    name = f"{sample.key.rpartition('/')[2]}.{sample.first}".encode("utf-8", "replace").decode()
+    return f", such as {name[:80]}: a key ends at the first dot of a name" if "." in sample.first else ""
+
+
 def headers(tar: Tar, cache: Cache) -> pa.Table:
     """Return the index of a tar: its samples' keys, byte ranges RANGES, and captions' fields.
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,17 +87,15 @@ class Original:
         Raises DatasetError if it is not.
         """
         path = self.directory / shard.name
-        with _opened(path, shard) as descriptor:
-            digest = hashlib.sha256()
-            size = 0
-            with _readable(path):
-                while data := os.read(descriptor, _READ_BYTES):
-                    digest.update(data)
-                    size += len(data)
-            if size != shard.bytes:
-                raise DatasetError(f"{path}: expected {shard.bytes:,} bytes, found {size:,}{REMEDY}")
-            if digest.hexdigest() != shard.sha256:
-                raise DatasetError(f"{path}: expected the SHA-256 {shard.sha256}, found another{REMEDY}")
+        with ExitStack() as stack:
+            descriptor = stack.enter_context(_opened(path, shard))
+            fault = _fault_of(path, shard, descriptor)
+            if fault and is_remote(path):  # or is it the copy in the cache that was damaged since?
+                Cache().forget(_wanted(path, shard))
+                descriptor = stack.enter_context(_opened(path, shard))
+                fault = _fault_of(path, shard, descriptor)
+            if fault:
+                raise DatasetError(f"{path}: {fault}{REMEDY}")
             yield descriptor
 
     def _first_schema(self) -> pa.Schema:
@@ -168,14 +166,28 @@ def _readable(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path, shard: IndexEntry) -> Iterator[int]:
     with _readable(path):
-        if is_remote(path):
-            descriptor = Cache().open(Wanted(path, shard.bytes, shard.sha256))
-        else:
-            descriptor = opened(path)
+        descriptor = Cache().open(_wanted(path, shard)) if is_remote(path) else opened(path)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _wanted(path: Path, shard: IndexEntry) -> Wanted:
+    return Wanted(path, shard.bytes, shard.sha256)
+
+
+def _fault_of(path: Path, shard: IndexEntry, descriptor: int) -> str:
+    """Read a tar whole; return how it is other than the index says, or nothing."""
+    digest = hashlib.sha256()
+    size = 0
+    with _readable(path):
+        while data := os.read(descriptor, _READ_BYTES):
+            digest.update(data)
+            size += len(data)
+    if size != shard.bytes:
+        return f"expected {shard.bytes:,} bytes, found {size:,}"
+    return "" if digest.hexdigest() == shard.sha256 else f"expected the SHA-256 {shard.sha256}, found another"
 
 
 def _is_possible(manifest: pa.Table, tar_bytes: int) -> bool:

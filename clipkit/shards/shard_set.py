@@ -113,9 +113,10 @@ class ShardSet:
     def read(self, shard: int, row: int) -> Sample:
         """Return the sample at `row` (0-based) of shard number `shard`.
 
-        Raises SampleError if it alone cannot be read, DatasetError if its shard or manifest is damaged.
+        Raises SampleError if it alone cannot be read, DatasetError if its shard or manifest is damaged,
+        IndexError if there is none.
         """
-        rows = self._rows_of(shard)
+        rows = self._rows_of(shard, row)
         image_offset, image_bytes, caption_offset, caption_bytes = rows.ranges[row].tolist()
         _check_size("picture", image_bytes, MAX_PICTURE_BYTES)
         _check_size("caption", caption_bytes, MAX_CAPTION_BYTES)
@@ -144,8 +145,8 @@ class ShardSet:
         return data
 
     def key(self, shard: int, row: int) -> str:
-        """Return the key of the sample at `row` of shard number `shard`."""
-        return self._files.key(shard, self._rows_of(shard), row)
+        """Return the key of the sample at `row` of shard number `shard`; IndexError if there is none."""
+        return self._files.key(shard, self._rows_of(shard, row), row)
 
     def place(self, shard: int) -> str:
         """Return where shard number `shard` lies, for messages."""
@@ -188,7 +189,9 @@ class ShardSet:
             return most
         return max(1, min(most, max(allowed - _OTHER_FILES, allowed // 2) // len(_READING)))
 
-    def _rows_of(self, shard: int) -> Rows:
+    def _rows_of(self, shard: int, row: int) -> Rows:
+        if shard < 0 or not 0 <= row < self.sizes[shard]:
+            raise IndexError(f"{self.source}: no row {row} of shard {shard}")
         rows = self._rows.get(shard)
         if rows is None:
             rows = self._rows[shard] = self._files.rows(shard)

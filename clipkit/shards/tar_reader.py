@@ -37,10 +37,11 @@ class Member(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Members of one key, by their extensions in lower case."""
+    """Members of one key, by their extensions in lower case; `first` is that of the first, wanted or not."""
 
     key: str
     members: dict[str, Member]
+    first: str
 
 
 class Entry(NamedTuple):
@@ -109,7 +110,7 @@ class TarReader:
             if sample is None or key != sample.key or suffix in sample.members:
                 if sample:
                     yield sample
-                sample = Sample(key, {})
+                sample = Sample(key, {}, suffix)
             if suffix in wanted:
                 sample.members[suffix] = member
         if sample:

@@ -93,7 +93,12 @@ class TrainConfig(BaseModel):
     color_jitter_probability: Fraction = Field(0.8, description="Share of pictures jittered.")
     gray_scale_probability: Fraction = Field(0.0, description="Share of pictures made grey.")
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
-    workers: NonNegativeInt = Field(4, description="Loader processes of each training process.")
+    streams: PositiveInt = Field(
+        64,
+        le=1024,
+        description="Stretches of the data read in turn: more mix it better, of more shards at once.",
+    )
+    workers: NonNegativeInt = Field(4, le=1024, description="Loader processes of each training process.")
     processes: PositiveInt | None = Field(
         None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
     )

@@ -23,6 +23,7 @@ def fixed_samples(
         batch_size=count,
         workers=min(config.workers, 1),
         seed=config.seed,
+        streams=config.streams,
         stop=count,
         transform=transform,
         tokenize=tokenize,

@@ -196,6 +196,7 @@ def _stream(
         transform=transform,
         tokenize=tokenize,
         told=bad.add,
+        streams=config.streams,
     )
 
 

@@ -22,6 +22,7 @@ FREE_SETTINGS = frozenset(
         "log_every",
         "keep",
         "recipe",  # its settings stand for it
+        "streams",  # data.streams, what it comes to, stands for it
         "wandb",
         "wandb_project",
         "data.directory",

@@ -76,7 +76,7 @@ def run_settings(config: TrainConfig, shards: SampleSet | Mixture) -> dict[str, 
         "directory": " ".join(each.source for each in sets),
         "fingerprint": shards.fingerprint,
         "samples": run_length(config, len(shards)).epoch_samples,
-        "streams": max(ShardPlan(each.sizes, config.seed).streams for each in sets),
+        "streams": max(ShardPlan(each.sizes, config.seed, config.streams).streams for each in sets),
         "block": BLOCK,
     }
     if isinstance(shards, Mixture):

@@ -96,6 +96,11 @@ PROBLEMS: dict[str, tuple[Sample, str]] = {
     "deep json": ({"jpg": b"x", "json": b"[" * 100_000}, "not JSON: "),
     "json of no object": ({"jpg": b"x", "json": b'"caption"'}, "JSON, but no object"),
     "another part's picture": ({"seg.png": b"x", "txt": "t"}, "no picture"),
+    "a dot in the key": (
+        {"v1.jpg": b"x", "v1.txt": "t"},
+        "no txt member and no field caption or text of a json among the members that follow one another, "
+        "such as 0001.v1.jpg: a key ends at the first dot of a name",
+    ),
 }
 
 

@@ -53,6 +53,13 @@ def tokens(captions: list[str]) -> np.ndarray:
     return np.array([[*caption.encode()[-4:]] for caption in captions], np.int64)
 
 
+def test_there_is_no_row_before_the_first_nor_after_the_last(table: Table, tiny_dataset: Path) -> None:
+    for data in (CsvSet(table([record(number) for number in range(64)])), ShardSet(tiny_dataset)):
+        for shard, row in ((0, -1), (0, 64), (-1, 0), (1, 0)):
+            with pytest.raises(IndexError):
+                data.read(shard, row)
+
+
 def test_a_relative_path_holds_when_the_program_goes_elsewhere(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

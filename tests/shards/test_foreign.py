@@ -186,7 +186,10 @@ def test_what_is_wrong_with_tars_is_said_before_the_first_step(folder: Path, tmp
         ShardSet(f"{folder}/{{00000..00003}}.tar")
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "empty" / "0.tar", [{"__key__": "a", "txt": "alone"}])
-    with pytest.raises(DatasetError, match="expected samples, found none with a picture"):
+    with pytest.raises(DatasetError, match=r"expected samples, found none with a picture .* in 1 tars$"):
+        ShardSet(tmp_path / "empty")
+    write_tar(tmp_path / "empty" / "0.tar", [{"__key__": "a", "v1.jpg": picture(0), "v1.txt": "dotted"}])
+    with pytest.raises(DatasetError, match=r"in 1 tars, such as a\.v1\.jpg: a key ends at the first dot"):
         ShardSet(tmp_path / "empty")
 
 

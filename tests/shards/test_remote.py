@@ -18,6 +18,7 @@ from clipkit.errors import ConfigError, DatasetError, StorageError
 from clipkit.locations import downloaded, location
 from clipkit.remote import RefusedError, RemoteError
 from clipkit.shards.cache import Cache, Wanted
+from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
@@ -298,6 +299,22 @@ def test_verify_lists_the_bucket_for_the_sizes_of_shards(
     store.requests.clear()
     assert verify(location(f"s3://{BUCKET}/{tmp_path.name}")).ok
     assert not [path for method, path in store.requests if method == "HEAD" and path.endswith(".tar")]
+
+
+def test_a_copy_in_the_cache_that_was_damaged_is_had_anew(
+    uploaded: str, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    everything(ShardSet(uploaded))
+    copies = [path for path in (tmp_path / "cache" / "files").iterdir() if path.suffix == ".tar"]
+    assert len(copies) == 3
+    for copy in copies:
+        content = bytearray(copy.read_bytes())
+        content[5000] ^= 1
+        copy.write_bytes(content)
+    result = filter_dataset(location(uploaded), tmp_path / "out", FilterConfig(skip_broken=True))
+    assert result.lost == {}
+    assert everything(ShardSet(tmp_path / "out")) == everything(ShardSet(small_dataset))
 
 
 def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_samples_are_those_of_webdataset(tmp_path_factory: pytest.TempPathFactor
 def test_a_second_member_of_a_name_begins_another_sample(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(packed(files("a.jpg", "a.txt", "a.TXT", "a.jpg", "a.JPG")))
     with TarReader(tmp_path / "x.tar") as reader:
-        samples = [list(found) for _, found in reader.samples({"jpg", "txt"})]
+        samples = [list(found) for _, found, _ in reader.samples({"jpg", "txt"})]
     assert samples == [["jpg", "txt"], ["txt", "jpg"], ["jpg"]]
 
 
@@ -188,7 +188,7 @@ def test_hidden_files_and_links_part_no_sample(tmp_path: Path) -> None:
         )
     )
     with TarReader(tmp_path / "x.tar") as reader:
-        samples = [(key, list(found)) for key, found in reader.samples({"jpg", "txt"})]
+        samples = [(key, list(found)) for key, found, _ in reader.samples({"jpg", "txt"})]
     assert samples == [("d/1", ["jpg", "txt"]), ("../../etc/passwd", ["jpg"]), ("/2", ["txt"])]
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from clipkit.errors import EngineError
-from clipkit.processes import own_signals
+from clipkit.signals import own_signals
 
 _RAY_STORE_BYTES = 128 << 20  # the least that Ray is content with is far more than what lies in it
 _SPARK_SETTINGS = {
