@@ -9,7 +9,7 @@ def _number(value: Any) -> Any:
     number = value.strip() if isinstance(value, str) else value
     if isinstance(number, str) and number.endswith("%"):
         try:
-            return float(number[:-1]) / 100
+            return float(f"{number[:-1].strip()}e-2")  # as 0.007 is read: 0.7 / 100 is less
         except ValueError:
             raise ValueError(f"expected a number or a percentage such as 0.1%, found {value!r}") from None
     return number

@@ -148,12 +148,15 @@ def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> De
             return Decoded(_still_webp(data), width, height, orientation, image.info.get("icc_profile"))
         if isinstance(level := image.info.get("transparency"), int):  # Pillow scales the pixels alone
             image.info["transparency"] = level * _SCALED.get(str(image.tile[0].args), 1)
+        frame = image.tile[0].extents if kind == "gif" and image.tile else None
         drafted = image.draft(None, (short_side, short_side))  # JPEG only: decodes reduced
         if kind == "avif":
             _load_avif(image, most=int(limits.max_pixels * share))
         image.load()
         reduction = round(width / drafted[1][2]) if drafted else 1
         pixels, icc = flattened(image)
+    if frame and frame != (0, 0, width, height):
+        pixels = _on_white_canvas(pixels, frame)
     return Decoded(pixels, width, height, orientation, icc, reduction)
 
 
@@ -164,6 +167,14 @@ def _load_avif(image: Image.Image, most: int) -> None:
             image.load()
     except MemoryError:
         raise UnreadableError("too_many_pixels", "more than its header says") from None
+
+
+def _on_white_canvas(pixels: Pixels, frame: tuple[int, int, int, int]) -> Pixels:
+    # Beside its first frame a GIF is transparent; Pillow takes the colour called its background.
+    left, top, right, bottom = frame
+    canvas = np.full_like(pixels, 255)
+    canvas[top:bottom, left:right] = pixels[top:bottom, left:right]
+    return canvas
 
 
 def _still_webp(data: bytes) -> Pixels:

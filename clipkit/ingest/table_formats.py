@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,8 +58,11 @@ class JsonLines(TextColumns):
             found = f"{records[0].problem} in the first record" if records else "an empty file"  # type: ignore[union-attr]
             raise SourceError(f"{path}: expected a JSON object on each line, found {found}")
         self.names = list(dict.fromkeys(name for record in objects for name in record))
-        values = {name: [record.get(name) for record in objects] for name in self.names}
-        self.nested: Collection[str] = [name for name in self.names if _all_nested(values[name])]
+        nested: dict[str, bool] = {}
+        for name, value in itertools.chain.from_iterable(record.items() for record in objects):
+            if value is not None:
+                nested[name] = nested.get(name, True) and isinstance(value, list | dict)
+        self.nested: Collection[str] = [name for name, always in nested.items() if always]
 
     def count(self) -> int:
         """See Table."""
@@ -153,11 +156,6 @@ def as_text(value: Any) -> str | None:
     is_json = isinstance(value, dict | list | bool | int | float)
     text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return _SURROGATES.sub("\ufffd", text)
-
-
-def _all_nested(values: Iterable[Any]) -> bool:
-    kinds = {type(value) for value in values if value is not None}
-    return bool(kinds) and kinds <= {list, dict}
 
 
 def _column(column: pa.Array) -> list[Any]:

@@ -156,6 +156,15 @@ def test_of_an_animation_the_first_frame_is_kept(kind: str) -> None:
     assert (abs(pixels(made(data)).mean(axis=(0, 1)) - [255, 0, 0]) < 6).all()
 
 
+def test_beside_the_first_frame_a_gif_is_white() -> None:
+    gif = bytearray(encoded(Image.new("RGB", (30, 20), (255, 0, 0)).quantize(2), "GIF"))
+    frame = gif.index(b",\0\0\0\0")
+    gif[6:10], gif[frame + 1 : frame + 5] = struct.pack("<2H", 60, 40), struct.pack("<2H", 16, 8)
+    got = pixels(made(bytes(gif)))
+    assert got.shape == (40, 60, 3) and got[0, 0].min() > 250 and got[-1, -1].min() > 250
+    assert (abs(got[12:24, 20:40].mean(axis=(0, 1)) - [255, 0, 0]) < 6).all()
+
+
 def swapped_profile() -> bytes:
     """sRGB with the primaries of red and green exchanged, though it still says that it is sRGB."""
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

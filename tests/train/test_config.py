@@ -129,7 +129,9 @@ def test_warmup_is_steps_or_a_fraction() -> None:
         warmup_steps(TrainConfig(warmup=500), 500)
 
 
-@pytest.mark.parametrize(("written", "share"), [("0.1%", 0.001), (" 5 % ", 0.05), ("0.25", 0.25), (0.5, 0.5)])
+@pytest.mark.parametrize(
+    ("written", "share"), [("0.1%", 0.001), ("0.7%", 0.007), (" 5 % ", 0.05), ("0.25", 0.25), (0.5, 0.5)]
+)
 def test_a_share_may_be_given_in_percent(written: Any, share: float) -> None:
     assert TrainConfig(max_bad=written).max_bad == pytest.approx(share)
 
