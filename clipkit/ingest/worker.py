@@ -15,6 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.expected_hash import mismatch
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
+from clipkit.ingest.memory import check_memory
 from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
 from clipkit.ingest.unheard import allow_connections
@@ -112,7 +113,8 @@ def make_parts(
     While some URLs of earlier chunks are on their way, those of later ones are asked for; outcomes come in
     the order the chunks end, and several times a second counts of those at work. A None among `chunks`
     says that the next chunk is not there yet. How many are at work is up to who gives them. Raises
-    ConfigError if the system does not allow as many open files as there are to be connections.
+    ConfigError if the system does not allow as many open files as there are to be connections, and
+    EngineError if there is not memory enough for a picture.
     """
     cv2.setNumThreads(1)
     keep_freed_memory()
@@ -213,5 +215,7 @@ def _picture(outcome: Fetched | Failed, config: IngestConfig, row: UrlRow) -> Pi
         differing = mismatch(outcome.data, made.sha256, row.expected)
         made = Failed("hash_mismatch", differing) if differing else made
     if isinstance(made, Failed):
+        if made.reason in ("broken_image", "too_many_pixels"):
+            check_memory(outcome.data)
         return Failed(made.reason, made.detail, outcome.http_status, outcome.attempts)
     return made
