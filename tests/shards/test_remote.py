@@ -177,7 +177,7 @@ def test_a_filled_cache_may_be_read_only(tiny_disk: Path) -> None:
     assert os.read(descriptor, 9) == b"x"
     os.close(descriptor)
     with pytest.raises(
-        StorageError, match="expected a folder for copies of .*, found: Read-only file system"
+        StorageError, match=r"expected a folder for copies of .*, found: Read-only file system"
     ):
         cache.open(Wanted(Path("other.tar"), 1))
 
