@@ -172,8 +172,8 @@ def _load_avif(image: Image.Image, most: int) -> None:
 def _on_white_canvas(pixels: Pixels, frame: tuple[int, int, int, int]) -> Pixels:
     # Beside its first frame a GIF is transparent; Pillow takes the colour called its background.
     left, top, right, bottom = frame
-    canvas = np.full_like(pixels, 255)
-    canvas[top:bottom, left:right] = pixels[top:bottom, left:right]
+    canvas = pixels if pixels.flags.writeable else pixels.copy()
+    canvas[:top] = canvas[bottom:] = canvas[:, :left] = canvas[:, right:] = 255
     return canvas
 
 

@@ -5,6 +5,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -191,7 +192,8 @@ class CsvSet:
     def _stretch(self, shard: int) -> _Stretch:
         found = self._stretches.get(shard)
         if found is not None:
-            self._stretches.move_to_end(shard)
+            with suppress(KeyError):  # another thread may have removed it
+                self._stretches.move_to_end(shard)
             return found
         found = self._stretches[shard] = self._read_stretch(shard)
         self._kept_bytes += len(found.data)

@@ -6,6 +6,7 @@ import resource
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -51,7 +52,8 @@ class ShardSet:
     pattern of such, or several of these, whose headers are indexed once (see `headers`). Addresses are
     s3://, gs:// and https://; their shards are copied into a bounded cache as they are needed. Samples are
     read with pread at known byte ranges; no tar is parsed for it. A ShardSet can be pickled: each process
-    opens its own files. With `unfinished`, what an ingest has committed so far is read.
+    opens its own files, and several threads may read at a time. With `unfinished`, what an ingest has
+    committed so far is read.
 
     Raises DatasetError if there are no samples, an ingest that has not finished, or a shard is missing.
     """
@@ -68,7 +70,8 @@ class ShardSet:
         self._files = _files(sources, unfinished, progress)
         if self.is_remote:
             _check_cache(self.source, len(self), self._files.tar_bytes)
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        # No locks: a process forked while another thread has one would wait for it without end.
+        self._descriptors: OrderedDict[int, _Descriptor] = OrderedDict()
         self._rows: OrderedDict[int, Rows] = OrderedDict()
         self._kept_rows = 0
         self._filling: Filling | None = None
@@ -103,8 +106,6 @@ class ShardSet:
 
     def close(self) -> None:
         """Close the files held open; reading opens them again."""
-        for descriptor in self.__dict__.get("_descriptors", {}).values():
-            os.close(descriptor)
         self.__dict__.get("_descriptors", {}).clear()
         if filling := self.__dict__.get("_filling"):
             filling.stop()
@@ -134,7 +135,7 @@ class ShardSet:
     def _pread(self, shard: int, length: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)  # an error of this concerns not only this sample
         try:
-            data = os.pread(descriptor, length, offset)
+            data = os.pread(descriptor.number, length, offset)
         except OSError as error:
             raise SampleError(f"cannot be read from disk: {error.strerror}") from error
         if len(data) != length:
@@ -170,14 +171,16 @@ class ShardSet:
         """Whether shards lie behind addresses, so that it pays to `prepare` them."""
         return self._files.remote
 
-    def _descriptor(self, shard: int) -> int:
+    def _descriptor(self, shard: int) -> "_Descriptor":
         descriptor = self._descriptors.get(shard)
-        if descriptor is None:
-            descriptor = self._descriptors[shard] = self._files.open(shard)
+        if descriptor is not None:
+            with suppress(KeyError):  # another thread may have removed it
+                self._descriptors.move_to_end(shard)
+            return descriptor
+        descriptor = self._descriptors[shard] = _Descriptor(self._files.open(shard))
+        with suppress(KeyError):
             for _ in range(len(self._descriptors) - self._most_open()):
-                os.close(self._descriptors.popitem(last=False)[1])
-        else:
-            self._descriptors.move_to_end(shard)
+                self._descriptors.popitem(last=False)
         return descriptor
 
     def _most_open(self) -> int:
@@ -193,14 +196,27 @@ class ShardSet:
         if shard < 0 or not 0 <= row < self.sizes[shard]:
             raise IndexError(f"{self.source}: no row {row} of shard {shard}")
         rows = self._rows.get(shard)
-        if rows is None:
-            rows = self._rows[shard] = self._files.rows(shard)
+        if rows is not None:
+            with suppress(KeyError):
+                self._rows.move_to_end(shard)
+            return rows
+        rows = self._files.rows(shard)
+        if self._rows.setdefault(shard, rows) is rows:
             self._kept_rows += len(rows.ranges)
+        with suppress(KeyError):
             while self._kept_rows > _KEPT_ROWS and len(self._rows) > 1:
                 self._kept_rows -= len(self._rows.popitem(last=False)[1].ranges)
-        else:
-            self._rows.move_to_end(shard)
         return rows
+
+
+class _Descriptor:
+    """An open file that is closed when no thread reads it any more."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.number)
 
 
 _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
