@@ -52,5 +52,6 @@ def test_a_picture_that_lacks_memory_ends_the_run_and_is_no_failure(server: Serv
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8\xff", encoded(Image.new("L", (9, 9)))[:-9], png(10_000, 9_500)]
 )
-def test_what_is_broken_is_that_alone(data: bytes) -> None:
+def test_what_is_broken_is_that_alone(data: bytes, recwarn: pytest.WarningsRecorder) -> None:
     check_memory(data)
+    assert not recwarn.list
