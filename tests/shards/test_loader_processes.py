@@ -141,7 +141,7 @@ def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path
     (tmp_path / "arguments.py").write_text(ARGUMENTS)
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, str(tmp_path / "program.py"), str(tiny_dataset), "--given"]
-    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.stdout == "4\n", done.stderr
 
