@@ -7,6 +7,7 @@ nothing else stands on standard output. Exit codes: 0 success, 1 an expected fai
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -88,6 +89,9 @@ def models(as_json: Json = False) -> None:
     show(model_table(), as_json)
 
 
+_NO_ROOM = re.compile("failed to map segment from shared object|can't start new thread")
+
+
 def main() -> None:
     """Run the command line; end the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no UTF-8
@@ -108,6 +112,9 @@ def _run() -> None:
     except ClipkitError as error:
         _fail(str(error), type(error).__name__, error.exit_code)
     except Exception as error:
+        if isinstance(error, MemoryError) or _NO_ROOM.search(str(error)):
+            what = f"there is not memory enough ({str(error) or type(error).__name__})"
+            _fail(f"{what}: make some free, or raise the limit (ulimit -v, -u)", "MemoryError", 1)
         if not isinstance(error, OSError) or error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""

@@ -36,3 +36,21 @@ def test_no_file_takes_the_place_of_a_closed_standard_output(tiny_dataset: Path,
 
     finished = shell(f"{sys.executable} -m clipkit shards verify {shlex.quote(str(tmp_path / 'new'))}")
     assert finished.returncode == 0, finished
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        'MemoryError("Unable to allocate 9 GiB")',
+        'ImportError("libx.so: failed to map segment from shared object")',
+        """RuntimeError("can't start new thread")""",
+    ],
+)
+def test_a_lack_of_memory_is_one_line(error: str) -> None:
+    program = (
+        f"from clipkit import cli\n\ndef app(prog_name):\n    raise {error}\n\ncli.app = app\ncli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("clipkit: there is not memory enough (") and ended.stderr.count("\n") == 1

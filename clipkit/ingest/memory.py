@@ -1,6 +1,7 @@
 """Whether a picture cannot be decoded for its bytes, or for a lack of memory on this machine."""
 
 import mmap
+import warnings
 from io import BytesIO
 
 from PIL import Image
@@ -16,7 +17,7 @@ def check_memory(data: bytes) -> None:
     Decoders tell of that in words of their own, or not at all.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data)) as image:
             width, height = image.size
     except Exception:  # bytes that nobody could decode
         return

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from clipkit.errors import SourceError
+from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.img2dataset_output import COLUMNS, count_failures, failed_rows
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
@@ -19,7 +19,7 @@ from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
 from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import SourceFile
-from clipkit.shards.headers import MEMBERS
+from clipkit.shards.headers import MEMBERS, MOST_BROKEN, error_of
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.text_files import Malformed, shortened
 
@@ -99,12 +99,18 @@ def _with_tables(paths: Sequence[Path], say: Callable[[str], None]) -> list[_Tar
     tables = list(each_of(_known_table, zip(files, tables_beside(files, say), strict=True), remote=remote))
     names = iter(unique_names([*paths, *(table.path for table, _ in tables if table)]))
     of_tars = list(itertools.islice(names, len(paths)))
-    opened = []
+    opened: list[_Tar] = []
+    broken: list[tuple[str, DatasetError]] = []
     for file, name, (table, is_manifest) in zip(files, of_tars, tables, strict=True):
         opened.append(_Tar(file, name, table, next(names) if table else "", is_manifest))
-        if file.wanted is None:
-            with file.tar() as reader:
-                reader.check_end()
+        if file.wanted is None and len(broken) < MOST_BROKEN:
+            try:
+                with file.tar() as reader:
+                    reader.check_end()
+            except DatasetError as error:
+                broken.append((name, error))
+    if broken:
+        raise error_of(broken)
     return opened
 
 

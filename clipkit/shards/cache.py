@@ -88,7 +88,7 @@ class Cache:
             except OSError as error:
                 raise self._unfit(error) from None
             if os.fstat(descriptor).st_size == wanted.bytes:
-                with suppress(PermissionError):  # another user's
+                with suppress(OSError):  # another user's, or one on a disk that is read only
                     os.utime(descriptor)
                 return descriptor
             os.close(descriptor)

@@ -236,9 +236,17 @@ def read_dataset(directory: Path) -> Dataset:
 
 
 def check_can_hold_dataset(directory: Path) -> None:
-    """Raise DatasetError if `directory` is there, and neither empty nor a dataset, or cannot be named."""
+    """Raise DatasetError if `directory` is there, and neither empty nor a dataset, or cannot be named.
+
+    So it does on a disk for a new one inside a dataset, whose next ingest clears what it does not know.
+    """
     if decoded(str(directory)) != str(directory):
         raise DatasetError(f"{str(directory)!r}: expected a name in UTF-8; choose another --out")
+    is_inside = not is_remote(directory) and (directory.parent / DATASET_FILE).exists()
+    if is_inside and not (directory / DATASET_FILE).exists():
+        raise DatasetError(
+            f"{directory}: expected a directory outside of datasets, found one inside; choose another --out"
+        )
     if not directory.exists():
         return
     if not directory.is_dir():

@@ -12,7 +12,7 @@ from clipkit.json_values import parsed_json
 from clipkit.locations import infos, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
-from clipkit.shards.headers import CAPTIONS, PICTURES, Tar, dotted, headers, indexed
+from clipkit.shards.headers import CAPTIONS, MOST_BROKEN, PICTURES, Tar, dotted, error_of, headers, indexed
 from clipkit.shards.patterns import ABSENT, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import TarReader
@@ -35,12 +35,20 @@ class ForeignTars:
         self.tar_bytes = np.array([tar.bytes for tar in self._tars], dtype=np.int64)
         self.left_out = 0
         sizes, digest = [], hashlib.sha256()
+        broken: list[tuple[str, DatasetError]] = []
         with progress("index", len(self._tars), "tars") as display:
             for number, each in enumerate(indexed(self._tars, self._cache), 1):
+                if isinstance(each, DatasetError):
+                    broken.append((self.names[number - 1], each))
+                    if len(broken) == MOST_BROKEN:
+                        break
+                    continue
                 sizes.append(each.samples)
                 self.left_out += each.left_out
                 digest.update(each.digest)
                 display.update(number, f"{sum(sizes):,} samples")
+            if broken:
+                raise error_of(broken)
             if self.left_out:
                 display.say(
                     f"index: {self.left_out:,} samples have no picture or no caption and are left out"

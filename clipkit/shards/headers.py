@@ -83,6 +83,10 @@ class Tar(NamedTuple):
         return descriptor
 
 
+MOST_BROKEN = 20
+"""Of so many tars it is told that they cannot be read; then no more are tried."""
+
+
 class Indexed(NamedTuple):
     """A tar's index in short: its samples, those left out, and a SHA-256 of what it says."""
 
@@ -91,11 +95,11 @@ class Indexed(NamedTuple):
     digest: bytes
 
 
-def indexed(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
-    """Yield the index of each tar in short, in order. What has none yet is read, by several processes if it
-    is much, and by one program of this machine at a time: others wait, and find what it left.
+def indexed(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed | DatasetError]:
+    """Yield the index of each tar in short, in order, or what is wrong with the tar, as TarReader raises it.
 
-    Raises DatasetError as TarReader does.
+    What has none yet is read, by several processes if it is much, and by one program of this machine at a
+    time: others wait, and find what it left.
     """
     first = 0
     while first < len(tars) and (found := _found(tars[first])):
@@ -109,6 +113,13 @@ def indexed(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
         made = _all_made(missing, cache)
         for _, found in rest:
             yield found or next(made)
+
+
+def error_of(broken: Sequence[tuple[str, DatasetError]]) -> DatasetError:
+    """Return one error for all the tars of these names: the first one's, and what the others are called."""
+    (_, first), *others = broken
+    more = f"; {len(others):,} more cannot be read: {', '.join(name for name, _ in others)}"
+    return DatasetError(f"{first}{more if others else ''}")
 
 
 def dotted(sample: Sample) -> str:
@@ -163,11 +174,14 @@ def _found(tar: Tar) -> Indexed | None:
     return None if table is None else _in_short(table)
 
 
-def _made(tar: Tar, cache: Cache) -> Indexed:
-    return _in_short(headers(tar, cache))
+def _made(tar: Tar, cache: Cache) -> Indexed | DatasetError:
+    try:
+        return _in_short(headers(tar, cache))
+    except DatasetError as error:
+        return error
 
 
-def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed]:
+def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed | DatasetError]:
     make = partial(_made, cache=cache)
     if any(is_remote(tar.path) for tar in tars):  # what lies elsewhere is waited for
         yield from mapped_in_threads(make, tars, _DOWNLOADS)

@@ -105,12 +105,13 @@ def batches(
 
 
 def prepare_workers(*needed: object) -> None:
-    """Begin the server that workers are forked from: it imports torch and the modules of what is `needed`.
+    """Begin the server that workers are forked from: it imports torch and our modules of what is `needed`.
 
-    That takes seconds, in which the caller can do something else.
+    That takes seconds, in which the caller can do something else. A module of the caller's own is imported by
+    each worker: it may expect the program's arguments, which the server does not have, and end it.
     """
     modules = [getattr(each, "__module__", type(each).__module__) for each in needed]
-    begin_fork_server([__name__, *(name for name in modules if name != "__main__")])
+    begin_fork_server([__name__, *(name for name in modules if name.startswith("clipkit."))])
 
 
 def _made(made: "_Batches", numbers: range, workers: int) -> Iterator[Any]:

@@ -95,7 +95,7 @@ class TrainConfig(BaseModel):
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of weights, order and crops.")
     streams: PositiveInt = Field(
         64,
-        le=1024,
+        le=256,  # the byte ranges of more would be read again and again
         description="Stretches of the data read in turn: more mix it better, of more shards at once.",
     )
     workers: NonNegativeInt = Field(4, le=1024, description="Loader processes of each training process.")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from clipkit.ingest.memory import check_memory
+from tests.ingest.hostile import png
 from tests.serving import Server, answer, encoded
 
 
@@ -48,6 +49,9 @@ def test_a_picture_that_lacks_memory_ends_the_run_and_is_no_failure(server: Serv
     assert "samples         1 (50.0%)" in enough.stdout and "broken_image  1" in enough.stdout
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", encoded(Image.new("L", (9, 9)))[:-9]])
-def test_what_is_broken_is_that_alone(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8\xff", encoded(Image.new("L", (9, 9)))[:-9], png(10_000, 9_500)]
+)
+def test_what_is_broken_is_that_alone(data: bytes, recwarn: pytest.WarningsRecorder) -> None:
     check_memory(data)
+    assert not recwarn.list

@@ -32,6 +32,16 @@ def test_a_dataset_is_created_continued_and_finished(tmp_path: Path) -> None:
     assert read_dataset(directory).description == described()
 
 
+def test_a_dataset_is_not_made_inside_another(tmp_path: Path) -> None:
+    with (
+        open_for_writing(tmp_path, described()),
+        pytest.raises(DatasetError, match="outside of datasets, found one inside"),
+        open_for_writing(tmp_path / "parts", described()),
+    ):
+        pass
+    assert not (tmp_path / "parts").exists()
+
+
 def test_another_pass_makes_a_dataset_unfinished_until_its_end(tmp_path: Path) -> None:
     with open_for_writing(tmp_path, described()) as dataset:
         dataset.begin(Pass(kind="list", records=3))

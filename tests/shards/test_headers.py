@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipkit.errors import DatasetError
+from clipkit.ingest.tars import tars
 from clipkit.shards import headers
 from clipkit.shards.shard_set import ShardSet
 from tests.conftest import picture
@@ -98,3 +100,13 @@ def test_a_damaged_one_among_large_ones_is_one_line(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"1\.tar: expected .* was it cut off"):
         ShardSet(folder)
     assert not list(folder.glob(".*.lock"))
+
+
+@pytest.mark.parametrize("read", [ShardSet, lambda folder: tars([str(folder)])])
+def test_all_that_cannot_be_read_are_named_at_once(folder: Path, read: Callable[[Path], object]) -> None:
+    for number in range(4):
+        tar = write_tar(folder / f"{number}.tar", [sample(number)])
+        if number != 2:
+            os.truncate(tar, 900)
+    with pytest.raises(DatasetError, match=r"/0\.tar: .* was it cut off\? .*; 2 more .*: 1\.tar, 3\.tar$"):
+        read(folder)

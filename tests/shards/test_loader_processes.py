@@ -117,6 +117,35 @@ def test_a_worker_begins_no_workers(tmp_path: Path) -> None:
         list(batches(nested, tmp_path))
 
 
+ARGUMENTS = """
+import sys
+if "--given" not in sys.argv:
+    sys.exit("expected arguments")
+from tests.shards.test_loader import tokenize, transform as made
+
+def transform(image, key):
+    return made(image, key)
+"""
+PROGRAM = """
+import sys
+import arguments
+from clipkit import ShardSet
+from clipkit.shards.loader import batches
+if __name__ == "__main__":
+    made = {"transform": arguments.transform, "tokenize": arguments.tokenize}
+    print(len(list(batches(ShardSet(sys.argv[1]), batch_size=10, stop=40, workers=1, **made))))
+"""
+
+
+def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "arguments.py").write_text(ARGUMENTS)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tiny_dataset), "--given"]
+    path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.stdout == "4\n", done.stderr
+
+
 def test_a_mistake_in_a_worker_is_not_taken_for_its_death(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         list(batches(wrong, tmp_path))

@@ -166,6 +166,22 @@ def test_the_cache_is_bounded_and_what_was_used_last_stays(uploaded: str, tmp_pa
         os.close(descriptor)
 
 
+def test_a_filled_cache_may_be_read_only(tiny_disk: Path) -> None:
+    def fetch(source: Path, target: Path, at_most: int) -> None:
+        target.write_bytes(b"x")
+
+    cache, wanted = Cache(tiny_disk / "cache", fetch=fetch), Wanted(Path("there.tar"), 1)
+    cache.fill(wanted)
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    descriptor = cache.open(wanted)
+    assert os.read(descriptor, 9) == b"x"
+    os.close(descriptor)
+    with pytest.raises(
+        StorageError, match=r"expected a folder for copies of .*, found: Read-only file system"
+    ):
+        cache.open(Wanted(Path("other.tar"), 1))
+
+
 def slow_tars(asked: threading.Event) -> Fault:
     def fault(method: str, path: str) -> str | None:
         if method != "GET" or not path.endswith(".tar"):

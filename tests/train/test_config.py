@@ -49,6 +49,7 @@ def test_what_is_given_stays() -> None:
         {"seed": -1},
         {"workers": 100_000},
         {"streams": 0},
+        {"streams": 257},
         {"learning_rate": 1e-3},
     ],
 )
