@@ -27,7 +27,10 @@ MIN_BYTES_PER_SECOND = 1000
 _ERROR_BODY_BYTES = 65_536  # read on, so that the connection can be used again
 _SMALL_PIECES, _PIECE_BYTES = 20_000, 256  # more than so many pieces must be this large on average
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_OF_INTEREST = re.compile(rb"\s*(x-robots-tag|retry-after|content-encoding|location)|[ \t]", re.IGNORECASE)
+_OF_INTEREST = re.compile(
+    rb"\s*(x-robots-tag|retry-after|content-(encoding|length)|transfer-encoding|location)|[ \t]",
+    re.IGNORECASE,
+)
 _PLAIN = ("", "identity", "none")
 _SUPPRESS_CONNECT_HEADERS, _QUICK_EXIT = 265, 322  # libcurl's numbers; pycurl has no names for them
 _QUICK_EXIT_SINCE = 0x075700
@@ -79,6 +82,7 @@ class Transfer:
         self._discarded = 0
         self._location = b""
         self._is_moved = False
+        self._has_end = False
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, target.url)
         if addresses:  # "+": as if libcurl had asked for them
@@ -164,9 +168,12 @@ class Transfer:
             self.retry_after = None
             self._encodings = 0
             self._location = b""
+            self._has_end = False
             return len(line)
         if not line.strip():
             self._is_moved = 300 <= self.status < 400 and self._location != b""
+            # A body that only the connection's end ends may never do so.
+            return -1 if self._is_moved and not self._has_end else len(line)
         if not _OF_INTEREST.match(line):
             self._field = b""
             return len(line)
@@ -176,7 +183,7 @@ class Transfer:
             name, _, value = line.partition(b":")
             self._field = name.strip().lower()
             if self._field == b"location":
-                self._location = value.strip()
+                self._location = self._location or value.strip()
         self._take_field(self._field, value.decode("latin-1").strip())
         return -1 if self._failed else len(line)
 
@@ -186,6 +193,8 @@ class Transfer:
                 self._failed = Failed("opted_out", f"X-Robots-Tag: {value}"[:200])
         elif name == b"retry-after":
             self.retry_after = retry_after(value)
+        elif name in (b"content-length", b"transfer-encoding"):
+            self._has_end = True
         elif name == b"content-encoding":
             self._encodings += sum(encoding.strip().lower() not in _PLAIN for encoding in value.split(","))
             if self._encodings > 1:  # a few kilobytes can keep the decoder of a third one busy for hours

@@ -22,6 +22,13 @@ def endless(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"1000\r\n" + bytes(4096) + b"\r\n")
 
 
+def without_end(request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"HTTP/1.0 302 Found\r\nLocation: /here\r\n\r\n")
+    while True:
+        time.sleep(0.05)
+        request.wfile.write(bytes(200))
+
+
 def test_redirects_are_followed_to_five(server: Server) -> None:
     server.add("/0", answer(b"here"))
     for number in range(1, 7):
@@ -75,7 +82,10 @@ def test_what_a_redirect_says_beside_is_not_waited_for(server: Server) -> None:
     server.add("/here", answer(b"here"))
     assert outcome(server.add("/large", answer(bytes(900_000), 302, {"Location": "/here"}))) == HERE
     assert outcome(server.add("/endless", endless)) == HERE
+    assert outcome(server.add("/without-end", without_end), deadline=3) == HERE
     moved = b"HTTP/1.1 301 Moved\r\nLocation: /here\r\n"
+    trailer = b"Transfer-Encoding: chunked\r\n\r\n0\r\nLocation: /elsewhere\r\n\r\n"
+    assert outcome(server.add("/trailer", raw(moved, trailer))) == HERE
     assert outcome(server.add("/short", raw(moved, b"Content-Length: 99\r\n\r\nx"))) == HERE
     assert outcome(server.add("/damaged", raw(moved, b"Content-Encoding: gzip\r\n\r\nx"))) == HERE
 
