@@ -71,6 +71,7 @@ class Transfer:
         self.retry_after: float | None = None
         self._target = target
         self._failed: Failed | None = None
+        self._not_resumed: tuple[int, str] | None = None
         self._refused_address = ""
         self._field = b""
         self._encodings = 0
@@ -93,6 +94,7 @@ class Transfer:
         That is what a redirect names, or the same URL for its bytes as they are, if they are not in the
         encoding that their header says: a name of none (utf-8, aws-chunked), say, or one that was undone.
         """
+        code, message = self._not_resumed or (code, message)
         status = self.status or None
         if self._is_moved and not self._failed:
             following = self._followed()
@@ -134,7 +136,11 @@ class Transfer:
             return Failed("bad_url", str(error)[:100])
 
     def _resume(self) -> None:
-        self.handle.pause(pycurl.PAUSE_CONT)
+        try:
+            self.handle.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:  # about what was held back; later libcurl tells of a write error
+            if error.args[0] != pycurl.E_BAD_FUNCTION_ARGUMENT:  # it has ended already
+                self._not_resumed = error.args[0], self.handle.errstr()
 
     def _open_socket(
         self, purpose: int, address: tuple[int, int, int, tuple[str, int]]
