@@ -50,8 +50,8 @@ def test_a_machine_without_a_compiler_is_told_in_one_line(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
     said = "--compile does not work here: .*compiler.*: mend that, or leave it out"
-    with pytest.raises(TrainError, match=said) as caught:
+    no_compiler = torch._inductor.config.patch("cpp.cxx", (None, str(tmp_path / "no-compiler")))
+    with no_compiler, pytest.raises(TrainError, match=said) as caught:
         run_it(tiny_dataset, tmp_path / "run", COMPILED)
     assert "\n" not in str(caught.value)
