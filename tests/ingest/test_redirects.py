@@ -23,10 +23,15 @@ def endless(request: BaseHTTPRequestHandler) -> None:
 
 
 def without_end(request: BaseHTTPRequestHandler) -> None:
-    request.wfile.write(b"HTTP/1.0 302 Found\r\nLocation: /here\r\n\r\n")
+    request.wfile.write(b"HTTP/1.0 302 Found\r\nLocation: /late\r\n\r\n")
     while True:
         time.sleep(0.05)
         request.wfile.write(bytes(200))
+
+
+def late(request: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.3)
+    answer(b"here")(request)
 
 
 def test_redirects_are_followed_to_five(server: Server) -> None:
@@ -82,6 +87,7 @@ def test_what_a_redirect_says_beside_is_not_waited_for(server: Server) -> None:
     server.add("/here", answer(b"here"))
     assert outcome(server.add("/large", answer(bytes(900_000), 302, {"Location": "/here"}))) == HERE
     assert outcome(server.add("/endless", endless)) == HERE
+    server.add("/late", late)
     assert outcome(server.add("/without-end", without_end), deadline=3) == HERE
     moved = b"HTTP/1.1 301 Moved\r\nLocation: /here\r\n"
     trailer = b"Transfer-Encoding: chunked\r\n\r\n0\r\nLocation: /elsewhere\r\n\r\n"
