@@ -1,9 +1,9 @@
 """Rows in, bodies or reasons out: one libcurl multi loop a worker.
 
 A URL has one deadline over all its attempts and the waits between them; a standstill of the whole process
-does not count. What may pass is tried again,
-later each time; a host never has more than its share of the connections, one that asks us to wait is left
-alone, and one that answers nothing, while others do, keeps them only now and then.
+does not count. What may pass is tried again, later each time; a host never has more than its share of the
+connections, one that asks us to wait is left alone, and one that answers nothing, while others do, keeps
+them only now and then.
 """
 
 import heapq
@@ -46,9 +46,9 @@ class _Job(Generic[Key]):
 
 
 class _Unnamed(NamedTuple):
-    """A request that waits, since then, for the addresses of its host: the list's, or a redirect's."""
+    """A request that waits, since then, for the addresses of its host, or for the end of others there."""
 
-    answer: Future[Answer]
+    answer: Future[Answer] | None
     since: float
     job: _Job[Any]
     transfer: Transfer
@@ -181,8 +181,7 @@ class _Fetcher(Generic[Key]):
 
     def _start(self, job: _Job[Key], now: float) -> None:
         host = job.target.host
-        is_silent = self._silence.is_expected(host, now)
-        if is_silent or (job.deadline and job.deadline <= now):
+        if self._silence.is_expected(host, now) or (job.deadline and job.deadline <= now):
             job.failed = job.failed if job.attempts else _SILENT
             self._end(job)
             self._make_ready(self._hosts.following(host))
@@ -200,7 +199,7 @@ class _Fetcher(Generic[Key]):
     def _ask(self, job: _Job[Key], transfer: Transfer, target: Target, now: float) -> None:
         wanted = self._names_wanted and not target.is_address
         answer = self._names.of(target.host, now) if wanted else None
-        if answer and not answer.done():
+        if (answer and not answer.done()) or not self._multi.has_room(target):
             self._unnamed.append(_Unnamed(answer, now, job, transfer, target))
         else:
             self._begin(job, transfer, target, answer.result() if answer else [], now)
@@ -227,9 +226,11 @@ class _Fetcher(Generic[Key]):
         unnamed, self._unnamed = self._unnamed, []
         now = self._clock.now()
         for each in unnamed:
-            if each.answer.done():
-                self._begin(each.job, each.transfer, each.target, each.answer.result(), now)
-            elif now >= min(each.job.deadline, each.since + self._config.timeout):
+            is_named = not each.answer or each.answer.done()
+            if is_named and (now >= each.job.deadline or self._multi.has_room(each.target)):
+                addresses = each.answer.result() if each.answer else []
+                self._begin(each.job, each.transfer, each.target, addresses, now)
+            elif not is_named and now >= min(each.job.deadline, each.since + self._config.timeout):
                 self._unbegun(each.job, each.transfer, Failed("timeout", "Resolving timed out"))
             else:
                 self._unnamed.append(each)

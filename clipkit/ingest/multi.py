@@ -2,6 +2,7 @@
 
 import selectors
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ import pycurl
 
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.transfer import Transfer
+from clipkit.ingest.urls import Target
 
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
@@ -25,11 +27,12 @@ class Multi:
         self._watched: set[int] = set()
         self._timer: float | None = None
         self._transfers: dict[pycurl.Curl, Transfer] = {}
+        self._share = config.connections_per_host
+        self._busy: Counter[str] = Counter()  # by host, after redirects, too
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, config.connections)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, config.connections_per_host)
 
     def __enter__(self) -> Self:
         return self
@@ -46,9 +49,17 @@ class Multi:
         """Return how many transfers are in flight."""
         return len(self._transfers)
 
+    def has_room(self, target: Target) -> bool:
+        """Tell whether its host has not its share yet: redirects from many hosts may lead to one.
+
+        libcurl's own limit would let the others wait while their time runs, and hold for a proxy as a whole.
+        """
+        return self._busy[target.host] < self._share
+
     def add(self, transfer: Transfer) -> None:
         """Start a prepared transfer."""
         self._transfers[transfer.handle] = transfer
+        self._busy[transfer.target.host] += 1
         self._multi.add_handle(transfer.handle)
 
     def poll(self, seconds: float) -> list[tuple[Transfer, int, str]]:
@@ -76,6 +87,10 @@ class Multi:
             ended += [(handle, 0, "") for handle in good] + bad
         for handle, _, _ in ended:
             self._multi.remove_handle(handle)
+            host = self._transfers[handle].target.host
+            self._busy[host] -= 1
+            if not self._busy[host]:
+                del self._busy[host]
         return [(self._transfers.pop(handle), code, message) for handle, code, message in ended]
 
     def _watch(self, what: int, descriptor: int, multi: object, data: object) -> None:

@@ -72,7 +72,7 @@ class Transfer:
         """
         self.body = Body(self._resume)
         self.retry_after: float | None = None
-        self._target = target
+        self.target = target
         self._failed: Failed | None = None
         self._not_resumed: tuple[int, str] | None = None
         self._refused_address = ""
@@ -113,7 +113,7 @@ class Transfer:
             reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         elif self._encodings and self._is_decoded and code in _NOT_DECODED:
             self._is_decoded = False
-            return self._target
+            return self.target
         elif code:
             reason = curl_reason(code, message, received=self.body.size > 0)
             detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
@@ -135,7 +135,7 @@ class Transfer:
         except UnicodeDecodeError:
             location = quote(self._location, safe=printable)
         try:
-            return request_target(urljoin(self._target.url, location))
+            return request_target(urljoin(self.target.url, location))
         except ValueError as error:
             return Failed("bad_url", str(error)[:100])
 

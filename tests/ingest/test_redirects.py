@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from clipkit.ingest.rows import Failed, Fetched
-from tests.ingest.test_fetch import outcome, redirect
+from tests.ingest.test_fetch import CONFIG, outcome, outcomes, redirect
 from tests.serving import Server, answer, encoded, photo, raw
 
 HERE = Fetched(b"here", 200, 1)
@@ -118,3 +118,13 @@ def test_a_body_in_the_encoding_that_is_said_is_decoded(server: Server) -> None:
     url = server.add("/", answer(gzip.compress(b"here"), 200, {"Content-Encoding": "gzip"}))
     assert outcome(url) == HERE
     assert server.hits["/"] == 1
+
+
+def test_redirects_from_many_hosts_wait_for_their_turn_at_one(server: Server) -> None:
+    server.add("/late", late)
+    server.add("/", redirect(f"http://one.test:{server.port}/late"))
+    urls = [f"http://h{number}.test:{server.port}/" for number in range(10)]
+    config = CONFIG.model_copy(
+        update={"per_host": 1, "retries": 0}
+    )  # three seconds, of which each is idle one
+    assert outcomes(urls, config, lambda host: ["127.0.0.1"]) == [Fetched(b"here", 200, 1)] * 10
