@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from clipkit.commands import Json, config_of, show
+from clipkit.cpus import MOST_WORKERS
 from clipkit.locations import location, writable_location
 
 DatasetDirectory = Annotated[
@@ -90,7 +91,7 @@ def shards_verify(
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Processes that read. Default: one a CPU.")
+        int | None, typer.Option(min=1, max=MOST_WORKERS, help="Processes that read. Default: one a CPU.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -190,7 +191,7 @@ def shards_bench(
         str, typer.Argument(metavar="DIR", help="A dataset directory, its address, or tars of other tools.")
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 256,
-    workers: Annotated[int, typer.Option(min=0, max=1024, help="Loader processes.")] = 4,
+    workers: Annotated[int, typer.Option(min=0, max=MOST_WORKERS, help="Loader processes.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Batches to measure.")] = 20,
     image_size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels that the model takes.")] = 224,
     as_json: Json = False,

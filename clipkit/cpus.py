@@ -8,6 +8,9 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 
+MOST_WORKERS = 1024
+"""More processes or threads than that were asked for by mistake."""
+
 
 def available_cpus(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
     """Return how many CPUs this process may use: those it may run on, and no more than a container's share.

@@ -65,8 +65,10 @@ def _make_folder_of_sockets() -> None:
     before = tempfile.gettempdir()
     if len(os.fsencode(before)) > _LONGEST_FOLDER:
         tempfile.tempdir = "/tmp"  # noqa: S108 (there it makes a folder that only the user may enter)
-    get_temp_dir()  # which is kept for all that follows
-    tempfile.tempdir = before
+    try:
+        get_temp_dir()  # which is kept for all that follows
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

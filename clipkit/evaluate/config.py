@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from clipkit.cpus import MOST_WORKERS
 from clipkit.launched import TIMEOUT
 
 IMAGE_BATCH = 64
@@ -81,7 +82,9 @@ class EvaluateConfig(BaseModel):
     )
     batch_size: PositiveInt = Field(IMAGE_BATCH, description="Pictures in a batch.")
     workers: NonNegativeInt | None = Field(
-        None, le=1024, description="Threads that decode, of each process that evaluates. Default: one a CPU."
+        None,
+        le=MOST_WORKERS,
+        description="Threads that decode, of each process that evaluates. Default: one a CPU.",
     )
     processes: PositiveInt | None = Field(
         None, description="Processes on this machine. Default: one a GPU, one without a GPU."

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from clipkit.cpus import MOST_WORKERS
 from clipkit.shards.bad_samples import MAX_BAD
 from clipkit.train.config import Fraction, Precision, Rate, ResolvedConfig, TrainConfig
 from clipkit.train.length import warmup_steps
@@ -93,7 +94,7 @@ class FinetuneConfig(BaseModel):
         None, description="fp32, bf16 or fp16. Default: bf16 on CUDA, else fp32."
     )
     seed: NonNegativeInt = Field(0, lt=2**63, description="Of order and crops.")
-    workers: NonNegativeInt = Field(4, le=1024, description="Loader processes.")
+    workers: NonNegativeInt = Field(4, le=MOST_WORKERS, description="Loader processes.")
     max_bad: Share = Field(
         MAX_BAD, description="Share of samples that may be unreadable; ten may in any case."
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from clipkit._version import VERSION
-from clipkit.cpus import available_cpus
+from clipkit.cpus import MOST_WORKERS, available_cpus
 from clipkit.pictures import MAX_PIXELS
 
 MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
@@ -36,15 +36,15 @@ class IngestConfig(BaseModel):
     (seconds) one URL over all its attempts and waits, `backoff` is the wait in seconds before the first
     retry, doubled for each further one. `min_size` (pixels of the short side) and `max_aspect` (long side /
     short side) say which pictures are wanted, `keep_original` that their bytes stay as served. With a
-    `proxy`, which addresses are connected to is up to it;
-    with `ignore_robots_tag` an X-Robots-Tag opts nobody out.
+    `proxy`, which addresses are connected to is up to it; with `ignore_robots_tag` an X-Robots-Tag opts
+    nobody out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: int = Field(256, ge=1, le=8192)
     quality: int = Field(95, ge=1, le=100)
-    workers: int = Field(default_factory=available_cpus, ge=1, le=1024)
+    workers: int = Field(default_factory=available_cpus, ge=1, le=MOST_WORKERS)
     connections: int = Field(64, ge=1, le=4096)
     per_host: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)

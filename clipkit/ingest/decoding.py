@@ -133,7 +133,7 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
 def _decode_other(data: bytes, kind: str, short_side: int, limits: Limits) -> Decoded:
     if has_too_many_pieces(data, kind):
         raise UnreadableError("broken_image", f"more than {MAX_PIECES:,} pieces")
-    with warnings.catch_warnings(action="ignore"), _opened(data, kind) as image:
+    with warnings.catch_warnings(action="ignore"), opened(data, kind) as image:
         width, height = image.size
         is_animated = kind == "webp" and getattr(image, "n_frames", 1) > 1
         is_lossless = kind == "webp" and b"VP8L" in data
@@ -189,7 +189,8 @@ def _still_webp(data: bytes) -> Pixels:
     return laid_on_white(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA, dst=pixels), np.uint8))
 
 
-def _opened(data: bytes, kind: str) -> ImageFile.ImageFile:
+def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
+    """Open a picture by the decoder of its sniffed `kind` alone; raises UnreadableError or as Pillow."""
     try:
         return Image.open(BytesIO(without_metadata(data)), formats=[kind])
     except Image.DecompressionBombError as error:

@@ -45,7 +45,7 @@ class _Job(Generic[Key]):
     failed: Failed = _HELD_BACK  # what it ends as if its deadline comes now
 
 
-class _Unnamed(NamedTuple):
+class _Pending(NamedTuple):
     """A request that waits, since then, for the addresses of its host, or for the end of others there."""
 
     answer: Future[Answer] | None
@@ -98,7 +98,7 @@ class _Fetcher(Generic[Key]):
         # A heap by the time of the next attempt; those tried before first, whose own time runs.
         self._waiting: list[tuple[float, bool, int, _Job[Key]]] = []
         self._ready: deque[_Job[Key]] = deque()
-        self._unnamed: list[_Unnamed] = []
+        self._pending: list[_Pending] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
@@ -118,7 +118,7 @@ class _Fetcher(Generic[Key]):
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
                 if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
-            elif self._rows.exhausted and not (self._jobs or self._waiting or self._unnamed):
+            elif self._rows.exhausted and not (self._jobs or self._waiting or self._pending):
                 return
             else:
                 self._poll(self._patience())
@@ -126,14 +126,14 @@ class _Fetcher(Generic[Key]):
                     yield None
 
     def _patience(self) -> float:
-        patience = self._rows.patience(soon=bool(self._unnamed))
+        patience = self._rows.patience(soon=bool(self._pending))
         if self._waiting:
             return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
 
     @property
     def _busy(self) -> int:
-        return len(self._jobs) + len(self._unnamed) + len(self._done) - self._unheard.count
+        return len(self._jobs) + len(self._pending) + len(self._done) - self._unheard.count
 
     def _start_what_may(self) -> None:
         now = self._clock.now()
@@ -200,7 +200,7 @@ class _Fetcher(Generic[Key]):
         wanted = self._names_wanted and not target.is_address
         answer = self._names.of(target.host, now) if wanted else None
         if (answer and not answer.done()) or not self._multi.has_room(target):
-            self._unnamed.append(_Unnamed(answer, now, job, transfer, target))
+            self._pending.append(_Pending(answer, now, job, transfer, target))
         else:
             self._begin(job, transfer, target, answer.result() if answer else [], now)
 
@@ -222,10 +222,10 @@ class _Fetcher(Generic[Key]):
         self._failed(job, failed, None)
         self._idle.append(transfer)
 
-    def _take_names(self) -> None:
-        unnamed, self._unnamed = self._unnamed, []
+    def _take_pending(self) -> None:
+        pending, self._pending = self._pending, []
         now = self._clock.now()
-        for each in unnamed:
+        for each in pending:
             is_named = not each.answer or each.answer.done()
             if is_named and (now >= each.job.deadline or self._multi.has_room(each.target)):
                 addresses = each.answer.result() if each.answer else []
@@ -233,7 +233,7 @@ class _Fetcher(Generic[Key]):
             elif not is_named and now >= min(each.job.deadline, each.since + self._config.timeout):
                 self._unbegun(each.job, each.transfer, Failed("timeout", "Resolving timed out"))
             else:
-                self._unnamed.append(each)
+                self._pending.append(each)
 
     def _make_ready(self, job: _Job[Key] | None) -> None:
         if job is not None:
@@ -272,11 +272,11 @@ class _Fetcher(Generic[Key]):
                 self._budget.release(transfer.body)
                 self._failed(job, outcome, transfer.retry_after)
             self._idle.append(transfer)
-        self._take_names()
+        self._take_pending()
         now = self._clock.now()
         heard = self._silence.is_heard(now)  # else it may be the network that is silent
         asked = [job.begun for transfer, job in self._jobs.items() if heard and not transfer.status]
-        self._unheard.note(asked, [each.since for each in self._unnamed if heard], now)
+        self._unheard.note(asked, [each.since for each in self._pending if heard], now)
         self._poll_due, self._begun = now + _POLL_SECONDS, 0
 
     def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:

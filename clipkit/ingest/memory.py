@@ -2,11 +2,9 @@
 
 import mmap
 import warnings
-from io import BytesIO
-
-from PIL import Image
 
 from clipkit.errors import EngineError
+from clipkit.ingest.decoding import opened, sniff
 
 _BYTES_A_PIXEL, _MOST_BYTES = 20, 256_000_000  # that decoders take
 
@@ -16,8 +14,11 @@ def check_memory(data: bytes) -> None:
 
     Decoders tell of that in words of their own, or not at all.
     """
+    kind = sniff(data)
+    if kind is None:
+        return
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), opened(data, kind) as image:
             width, height = image.size
     except Exception:  # bytes that nobody could decode
         return

@@ -100,13 +100,13 @@ class Transfer:
         """
         code, message = self._not_resumed or (code, message)
         status = self.status or None
-        if self._is_moved and not self._failed:
+        if self._failed:
+            reason, detail = self._failed.reason, self._failed.detail
+        elif self._is_moved:
             following = self._followed()
             if isinstance(following, Target):
                 return following
             reason, detail = following.reason, following.detail
-        elif self._failed:
-            reason, detail = self._failed.reason, self._failed.detail
         elif self._refused_address and code:
             reason, detail = "address", f"{self._refused_address} is not a public address"
         elif self._discarded and (of_status := status_reason(self.status)):

@@ -35,10 +35,10 @@ class Unheard:
         self._most = max(0, min(_TIMES * connections, (files - _files(connections)) // 2))
         self.count = 0
 
-    def note(self, asked: Iterable[float], unnamed: Iterable[float], now: float) -> None:
-        """Take note of when those began that have no answer, and those that wait for a name."""
+    def note(self, asked: Iterable[float], pending: Iterable[float], now: float) -> None:
+        """Take note of when those began that have no answer, and those that have not begun."""
         # A name's look-up goes on when its URL has long failed: not too many of them.
-        waiting = min(self._connections, sum(now - each > _SECONDS for each in unnamed))
+        waiting = min(self._connections, sum(now - each > _SECONDS for each in pending))
         self.count = min(self._most, waiting + sum(now - each > _SECONDS for each in asked))
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from clipkit.cpus import MOST_WORKERS
 from clipkit.errors import ConfigError
 from clipkit.launched import TIMEOUT
 from clipkit.model.config import ClipConfig, named_config
@@ -98,7 +99,9 @@ class TrainConfig(BaseModel):
         le=256,  # the byte ranges of more would be read again and again
         description="Stretches of the data read in turn: more mix it better, of more shards at once.",
     )
-    workers: NonNegativeInt = Field(4, le=1024, description="Loader processes of each training process.")
+    workers: NonNegativeInt = Field(
+        4, le=MOST_WORKERS, description="Loader processes of each training process."
+    )
     processes: PositiveInt | None = Field(
         None, description="Training processes on this machine. Default: one a GPU, one without a GPU."
     )
