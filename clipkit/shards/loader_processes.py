@@ -94,6 +94,22 @@ def _at_most(seconds: float, end: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
+_forks = 0
+
+
+def forks() -> int:
+    """Return how many processes were forked from this one so far: each shares what memory it shared then."""
+    return _forks
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(before=_count_fork)
+
+
 def only_here(action: Callable[..., object]) -> Callable[..., None]:
     """Return an action that does nothing in processes that are forked from this one."""
     owner = os.getpid()
