@@ -16,7 +16,7 @@ import pycurl
 from clipkit.ingest.addresses import is_allowed
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.failures import curl_reason, status_reason
+from clipkit.ingest.failures import UNANNOUNCED_END, curl_reason, status_reason
 from clipkit.ingest.robots import opts_out, retry_after
 from clipkit.ingest.rows import Failed
 from clipkit.ingest.urls import Target, request_target
@@ -83,6 +83,7 @@ class Transfer:
         self._location = b""
         self._is_moved = False
         self._has_end = False
+        self._ends_by_closing = False
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, target.url)
         if addresses:  # "+": as if libcurl had asked for them
@@ -99,6 +100,8 @@ class Transfer:
         encoding that their header says: a name of none (utf-8, aws-chunked), say, or one that was undone.
         """
         code, message = self._not_resumed or (code, message)
+        if self._ends_by_closing and UNANNOUNCED_END in message:
+            code = 0  # many servers end TLS like this; whether it is all of the picture, its decoder tells
         status = self.status or None
         if self._failed:
             reason, detail = self._failed.reason, self._failed.detail
@@ -172,8 +175,9 @@ class Transfer:
             return len(line)
         if not line.strip():
             self._is_moved = 300 <= self.status < 400 and self._location != b""
-            # A body that only the connection's end ends may never do so.
-            return -1 if self._is_moved and not self._has_end else len(line)
+            self._ends_by_closing = not self._has_end
+            # Such a body may never end.
+            return -1 if self._is_moved and self._ends_by_closing else len(line)
         if not _OF_INTEREST.match(line):
             self._field = b""
             return len(line)
