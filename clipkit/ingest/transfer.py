@@ -112,7 +112,7 @@ class Transfer:
             reason, detail = following.reason, following.detail
         elif self._refused_address and code:
             reason, detail = "address", f"{self._refused_address} is not a public address"
-        elif self._discarded and (of_status := status_reason(self.status)):
+        elif (self._discarded or not code) and (of_status := status_reason(self.status)):
             reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         elif self._encodings and self._is_decoded and code in _NOT_DECODED:
             self._is_decoded = False
@@ -122,8 +122,6 @@ class Transfer:
             detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
             if reason == "too_large":  # which of libcurl's checks saw it first does not matter
                 detail = f"more than {self._config.max_bytes} bytes"
-        elif of_status := status_reason(self.status):
-            reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         else:
             content, self._content = self._content, BytesIO()
             return content.getvalue()

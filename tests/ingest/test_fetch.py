@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -398,15 +398,17 @@ def test_a_handshake_that_breaks_off_is_tried_again(said: bytes, reason: str, at
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def hang_up() -> None:
-            for _ in range(attempts):
-                connection, _ = listening.accept()
-                with connection:
-                    connection.recv(65_536)
-                    connection.sendall(said)
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        connection.sendall(said)
 
         thread = threading.Thread(target=hang_up)
         thread.start()
         failed = outcome(f"https://127.0.0.1:{listening.getsockname()[1]}/")
+        listening.shutdown(socket.SHUT_RDWR)  # ends the accept
         thread.join()
     assert isinstance(failed, Failed)
     assert (failed.reason, failed.attempts) == (reason, attempts), failed
