@@ -180,9 +180,9 @@ def _stream(
     )
     tokenize = Tokenizer(model_config.text.context_length)
     if config.overfit is not None:
-        samples = fixed_samples(shards, config, config.overfit, transform, tokenize)
-        if log:
-            log.say(described(samples))
+        say = log.say if log else _silent
+        samples = fixed_samples(shards, config, config.overfit, transform, tokenize, say)
+        say(described(samples))
         return repeated(samples, length.batch_size, state.step, length.steps, world)
     return batches(
         shards,
@@ -198,6 +198,10 @@ def _stream(
         told=bad.add,
         streams=config.streams,
     )
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _say_recipe(config: ResolvedConfig, shards: SampleSet | Mixture, log: RunLog) -> None:
