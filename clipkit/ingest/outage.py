@@ -64,7 +64,7 @@ class Outage:
         """Take note of an answer to what was asked then; one from before says nothing of the network now."""
         now = self._answered = time.monotonic()
         if asked > self._unheard_since:
-            self._unheard, self._since = 0, None
+            self._unheard, self._since, self._probe = 0, None, None  # what that one finds is out of date
         if now - self._noted >= _BETWEEN_NOTES:
             self._noted = now
             self._known.pop(target.host, None)
@@ -114,7 +114,11 @@ class Outage:
         targets = list(reversed(self._known.values()))
 
         def work() -> None:
-            probe.set_result(any(self._is_reachable(target) for target in targets))
+            reached = True  # unless the opposite is found
+            try:
+                reached = any(self._is_reachable(target) for target in targets)
+            finally:
+                probe.set_result(reached)
 
         try:
             threading.Thread(target=work, daemon=True, name="outage").start()
