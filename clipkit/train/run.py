@@ -26,7 +26,7 @@ from clipkit.train.config import ResolvedConfig, TrainConfig
 from clipkit.train.distributed import World, open_world
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
-from clipkit.train.length import RunLength, run_length, warmup_steps
+from clipkit.train.length import RunLength, check_mixture, run_length, warmup_steps
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
@@ -78,6 +78,7 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
+        check_mixture(resolved, shards)
         evaluators = () if resolved.overfit else evaluators
         check_shares(resolved, world.size)
         stack.enter_context(tf32(resolved.tf32, world.device))
