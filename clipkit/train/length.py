@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 
 from clipkit.errors import ConfigError
-from clipkit.shards.mixture import Mixture
-from clipkit.shards.sample_set import SampleSet
 from clipkit.train.config import OVERFIT_PASSES, PAPER_EPOCHS, TrainConfig
 
 PAPER_WARMUP = 2000
@@ -68,18 +66,6 @@ def run_length(config: TrainConfig, dataset_samples: int) -> RunLength:
     if samples < config.batch_size:
         raise ConfigError(f"a run of {samples} samples has no batch of {config.batch_size}: train for longer")
     return RunLength(samples, config.batch_size, dataset_samples)
-
-
-def check_mixture(config: TrainConfig, shards: SampleSet | Mixture) -> None:
-    """Raise ConfigError for a batch that would hold a sample of one of a mixture's data sets twice."""
-    batch = config.overfit or config.batch_size
-    mixed = zip(shards.sets, shards.shares, strict=True) if isinstance(shards, Mixture) else ()
-    for each, share in mixed:
-        if batch * share > len(each):
-            raise ConfigError(
-                f"{each.source}: expected more samples than a batch takes of it, found {len(each):,}, and "
-                f"{float(share):.1%} of {batch:,} are more: choose a smaller --batch-size or --weight"
-            )
 
 
 def _overfit_length(config: TrainConfig, count: int, dataset_samples: int) -> RunLength:

@@ -26,7 +26,7 @@ from clipkit.train.config import ResolvedConfig, TrainConfig
 from clipkit.train.distributed import World, open_world
 from clipkit.train.evaluating import Evaluator
 from clipkit.train.interrupt import Interruption
-from clipkit.train.length import RunLength, check_mixture, run_length, warmup_steps
+from clipkit.train.length import RunLength, run_length, warmup_steps
 from clipkit.train.logs import RunLog
 from clipkit.train.loop import Loop
 from clipkit.train.optimizer import AdamSettings, make_optimizer
@@ -38,7 +38,7 @@ from clipkit.train.result import TrainResult, result_of
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.same_run import check_same_run
 from clipkit.train.schedule import Schedule
-from clipkit.train.shares import check_shares
+from clipkit.train.shares import check_mixture, check_shares
 from clipkit.train.small_pictures import small_pictures
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
