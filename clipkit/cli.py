@@ -22,7 +22,7 @@ from clipkit.cli_ingest import ingest_app
 from clipkit.cli_plot import plot_app
 from clipkit.cli_shards import shards_app
 from clipkit.cli_train import train
-from clipkit.commands import Json, show
+from clipkit.commands import LOCAL, Json, show
 from clipkit.errors import ClipkitError, one_line
 from clipkit.launched import fail
 from clipkit.signals import ended_by_signals
@@ -62,9 +62,14 @@ def clipkit(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="A model file, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …"),
+        typer.Argument(
+            **LOCAL | {"metavar": "SOURCE"},
+            help="A model file, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …",
+        ),
     ],
-    target: Annotated[Path, typer.Argument(help="The file to write, or the folder for hf.")],
+    target: Annotated[
+        Path, typer.Argument(**LOCAL | {"metavar": "TARGET"}, help="The file to write, or the folder for hf.")
+    ],
     to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
     model: Annotated[
         str | None, typer.Option(help="Where SOURCE does not say: RN50-quickgelu, RN50-gelu and so on.")

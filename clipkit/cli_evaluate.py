@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, config_of, given, show, with_options_of
+from clipkit.commands import LOCAL, Json, config_of, given, show, with_options_of
 from clipkit.evaluate.config import EvaluateConfig
 
 
@@ -14,9 +14,11 @@ def evaluate(
     context: typer.Context,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."),
+        typer.Option(
+            **LOCAL, help="A model of any format, or RN50, ViT-B/32 … Default: the newest run's newest."
+        ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(**LOCAL, help="Where to look for the newest run.")] = Path("runs"),
     model: Annotated[
         str | None, typer.Option(help="Where the file does not say: RN50-quickgelu, RN50-gelu and so on.")
     ] = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, check_run_name, config_of, given, show, with_options_of
+from clipkit.commands import LOCAL, Json, check_run_name, config_of, given, show, with_options_of
 from clipkit.finetune.config import FinetuneConfig
 from clipkit.locations import decoded
 
@@ -13,14 +13,16 @@ from clipkit.locations import decoded
 @with_options_of(FinetuneConfig)
 def finetune(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Option(help="The zero-shot model: of any format, or RN50, ViT-B/32 …")],
+    checkpoint: Annotated[
+        Path, typer.Option(**LOCAL, help="The zero-shot model: of any format, or RN50, ViT-B/32 …")
+    ],
     model: Annotated[
         str | None, typer.Option(help="Where the file does not say: RN50-quickgelu, RN50-gelu and so on.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(**LOCAL, help="The folder of the runs.")] = Path("runs"),
     as_json: Json = False,
     **settings: Any,
 ) -> None:

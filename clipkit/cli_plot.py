@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands import Json, show
+from clipkit.commands import LOCAL, Json, show
 
 plot_app = typer.Typer(no_args_is_help=True, help="Draw the numbers of runs.")
 
-Out = Annotated[Path, typer.Option(help="The picture to write: .png or .svg.")]
+Out = Annotated[Path, typer.Option(**LOCAL, help="The picture to write: .png or .svg.")]
 
 
 @plot_app.command("curves")
 def plot_curves(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(**LOCAL | {"metavar": "RUN"}, help="Run directories.")],
     out: Out,
     as_json: Json = False,
 ) -> None:
@@ -29,7 +29,10 @@ def plot_robustness(
     out: Out,
     inputs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run directories or results.jsonl files; none: the published models alone."),
+        typer.Argument(
+            **LOCAL | {"metavar": "RUN"},
+            help="Run directories or results.jsonl files; none: the published models alone.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +44,10 @@ def plot_robustness(
 
 @plot_app.command("scaling")
 def plot_scaling(
-    inputs: Annotated[list[Path], typer.Argument(help="Run directories or results.jsonl files.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(**LOCAL | {"metavar": "RUN"}, help="Run directories or results.jsonl files."),
+    ],
     out: Out,
     samples: Annotated[
         str, typer.Option(help="seen: all that were trained on; used: different ones, at most an epoch.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.commands import Json, check_run_name, config_of, given, show, with_options_of
+from clipkit.commands import LOCAL, Json, check_run_name, config_of, given, show, with_options_of
 from clipkit.train.config import TrainConfig
 
 
@@ -31,7 +31,9 @@ def train(
     ] = False,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Instead of --shards: a table of pictures on this machine, as OpenCLIP's CSV is."),
+        typer.Option(
+            **LOCAL, help="Instead of --shards: a table of pictures on this machine, as OpenCLIP's CSV is."
+        ),
     ] = None,
     image_col: Annotated[
         str, typer.Option(help="The tables' column of paths, from the table's folder.")
@@ -47,19 +49,23 @@ def train(
             metavar="DIR", help="Like --shards: loss and retrieval on them whenever the model is evaluated."
         ),
     ] = None,
-    val_csv: Annotated[Path | None, typer.Option(help="Instead of --val-shards: like --csv.")] = None,
+    val_csv: Annotated[
+        Path | None, typer.Option(**LOCAL, help="Instead of --val-shards: like --csv.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The run's name; an unfinished run of that name is continued.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(**LOCAL, help="The folder of the runs.")] = Path("runs"),
     imagenet_val: Annotated[
         Path | None,
-        typer.Option(help="ImageNet validation as `clipkit evaluate` takes it: zero-shot after each epoch."),
+        typer.Option(
+            **LOCAL, help="ImageNet validation as `clipkit evaluate` takes it: zero-shot after each epoch."
+        ),
     ] = None,
     imagenet_labels: Annotated[
-        Path | None, typer.Option(help="The classes of an --imagenet-val without class folders.")
+        Path | None, typer.Option(**LOCAL, help="The classes of an --imagenet-val without class folders.")
     ] = None,
-    imagenet_v2: Annotated[Path | None, typer.Option(help="ImageNetV2 likewise.")] = None,
+    imagenet_v2: Annotated[Path | None, typer.Option(**LOCAL, help="ImageNetV2 likewise.")] = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:

@@ -3,12 +3,14 @@
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 import typer
 
 from clipkit.errors import escaped, escaped_json
+from clipkit.locations import local_path
 from clipkit.progress import speaks
 
 if TYPE_CHECKING:
@@ -27,6 +29,13 @@ class Result(Protocol):
     def lines(self) -> str:
         """Return the result as text to read."""
 
+
+def _local(path: "str | Path") -> Path:
+    return path if isinstance(path, Path) else local_path(path)
+
+
+LOCAL: Any = {"parser": _local, "metavar": "<path>"}
+"""Of the options and arguments that are files and folders of this machine: an address is refused."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, nothing else.")]
 
@@ -94,7 +103,7 @@ def _options(kind: "type[BaseModel]") -> Iterator[inspect.Parameter]:
             default=_shown_default(field),
             annotation=Annotated[
                 str if _is_spelled(field) else _plain(field.annotation),
-                typer.Option(*spelled, help=field.description),
+                typer.Option(*spelled, help=field.description, **(LOCAL if _is_path(field) else {})),
             ],
         )
 
@@ -112,6 +121,10 @@ def _is_spelled(field: "FieldInfo") -> bool:
     from pydantic import BeforeValidator
 
     return field.annotation is float and any(isinstance(each, BeforeValidator) for each in field.metadata)
+
+
+def _is_path(field: "FieldInfo") -> bool:
+    return Path in (field.annotation, *get_args(field.annotation)) or list[Path] in get_args(field.annotation)
 
 
 def _is_listed(annotation: Any) -> bool:

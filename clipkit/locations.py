@@ -83,7 +83,7 @@ def writable_location(text: str) -> Path:
 def local_path(text: str) -> Path:
     """Return the path of a file of this machine. Raises ConfigError for an address."""
     if scheme_of(text) not in (None, "file"):
-        raise ConfigError(f"{text}: expected a file of this machine, found an address; fetch it first")
+        raise ConfigError(f"{text}: expected a file or folder of this machine, found an address")
     return location(text)
 
 

@@ -64,6 +64,27 @@ def test_bad_usage_is_exit_2() -> None:
         assert named in finished.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --shards x --runs s3://bucket/runs",
+        "train --csv gs://bucket/list.csv",
+        "evaluate --imagenet-val https://server/val.tar",
+        "evaluate --checkpoint S3://bucket/x.pt",
+        "evaluate --results s3://bucket/results.jsonl",
+        "finetune --checkpoint RN50 --folder x --shifted s3://bucket/y",
+        "convert RN50 s3://bucket/x.pt",
+        "plot curves run --out s3://bucket/x.png",
+    ],
+)
+def test_what_lies_on_this_machine_alone_is_no_folder_named_like_an_address(
+    words: str, tmp_path: Path
+) -> None:
+    finished = clipkit(*words.split(), cwd=tmp_path)
+    assert_one_line(finished, "://", ": expected a file or folder of this machine, found an address")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("option", ["--timeout", "--deadline"])
 def test_waits_that_no_clock_knows_are_bad_usage(option: str, tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("x\thttp://example.com/\n")
@@ -100,7 +121,7 @@ def test_a_missing_list(tmp_path: Path) -> None:
 
 def test_a_list_behind_an_address() -> None:
     finished = clipkit("ingest", "table", "s3://bucket/list.parquet")
-    assert_one_line(finished, "s3://bucket/list.parquet: expected a file of this machine", "fetch it first")
+    assert_one_line(finished, "s3://bucket/list.parquet: expected a file or folder of this machine")
 
 
 def test_a_list_without_urls(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from clipkit.errors import DatasetError, NoDatasetError, first_fault
 from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
+from clipkit.remote import RefusedError
 from clipkit.shards.seal import INDEX_SEAL, is_sealed, write_sealed
 
 DATASET_FILE = "dataset.json"
@@ -238,12 +239,11 @@ def read_dataset(directory: Path) -> Dataset:
 def check_can_hold_dataset(directory: Path) -> None:
     """Raise DatasetError if `directory` is there, and neither empty nor a dataset, or cannot be named.
 
-    So it does on a disk for a new one inside a dataset, whose next ingest clears what it does not know.
+    So it does for a new one inside a dataset, whose next ingest clears what it does not know.
     """
     if decoded(str(directory)) != str(directory):
         raise DatasetError(f"{str(directory)!r}: expected a name in UTF-8; choose another --out")
-    is_inside = not is_remote(directory) and (directory.parent / DATASET_FILE).exists()
-    if is_inside and not (directory / DATASET_FILE).exists():
+    if _is_dataset(directory.parent) and not (directory / DATASET_FILE).exists():
         raise DatasetError(
             f"{directory}: expected a directory outside of datasets, found one inside; choose another --out"
         )
@@ -259,6 +259,13 @@ def check_can_hold_dataset(directory: Path) -> None:
             f"{directory}: expected a new or empty directory or a clipkit dataset, found {min(names)!r}"
             f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; choose another --out"
         )
+
+
+def _is_dataset(directory: Path) -> bool:
+    try:
+        return (directory / DATASET_FILE).exists()
+    except RefusedError:  # who may write in a folder may yet not be let look above it
+        return False
 
 
 def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescription) -> None:

@@ -24,6 +24,7 @@ _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, direc
 _PAX = (b"x", b"X", b"g")
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=]+)=", re.DOTALL)
+_PAGE = ", but a web page or the like: name each tar, or all by a pattern, as web servers list no folders"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _META = re.compile(r"__[^/]*__(?:/|$)")
 
@@ -178,9 +179,9 @@ class TarReader:
         if block == _ZEROS:
             self._check_rest(place)
             return None
-        header = parsed_header(block)
-        if header is None:
-            raise self._damaged(place, f"a tar header, found none ({block[:8].hex(' ')} …)")
+        if (header := parsed_header(block)) is None:
+            page = _PAGE if block.startswith(b"<") and not place else ""
+            raise self._damaged(place, f"a tar header, found none ({block[:8].hex(' ')} …){page}")
         return header
 
     def _check_rest(self, place: int) -> None:

@@ -139,6 +139,18 @@ def test_a_later_pass_goes_into_the_bucket_too(
     )
 
 
+def test_a_dataset_is_not_made_inside_another(store: ObjectStore, listed: Path, tmp_path: Path) -> None:
+    out = f"s3://{BUCKET}/{tmp_path.name}"
+    ingest(listed, out, "--limit", "3")
+    before = store.fs.find(out)
+    for inside in ("parts", "train"):
+        done = subprocess.run(command(listed, f"{out}/{inside}"), capture_output=True, text=True)
+        assert done.returncode == 1 and "outside of datasets, found one inside" in done.stderr, done.stderr
+    assert store.fs.find(out) == before
+    store.fault = lambda method, path: "403" if path.count("/") == 2 and "/dataset.json" in path else None
+    ingest(listed, f"s3://{BUCKET}/{tmp_path.name}-other", "--limit", "3")
+
+
 def test_an_address_that_cannot_be_written_is_one_line(store: ObjectStore, listed: Path) -> None:
     for out, words in (
         ("s3://no-such-bucket/x", "bucket does not exist"),

@@ -157,6 +157,7 @@ def test_what_is_missing_or_cut_off_is_one_line(
     store.fs.pipe(f"{there}/00003.tar", (images / "00003.tar").read_bytes()[:5000])
     assert "00003.tar" in (line := refused(there, out)) and "was it cut off?" in line
     assert "/nothing: expected a tar, found no such file" in refused(f"{web.address}/nothing", out)
+    assert "found none (3c 21 " in (line := refused(web.address, out)) and "as web servers list no" in line
 
 
 def test_a_table_that_may_not_be_read_counts_as_not_there(
