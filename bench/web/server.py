@@ -6,11 +6,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-HOSTS = 64
+from web.certificate import Authority
+
+_HOSTS_TOGETHER = 64  # in a server and its certificate, which names each of them
 _ECHO_MODULE = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 _SECONDS_TO_START = 10
 
@@ -35,12 +38,11 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     open_file_cache max=10000;
-    server {{
-        {listen}
-        {locations}
-    }}
+    {servers}
 }}
 """
+_SERVER = "server {{ {listen} {certificate} {locations} }}"
+_TLS = "ssl_certificate {chain}; ssl_certificate_key {key};"
 _AT_ONCE = "location / {{ root {root}; }}"
 _LATE = """
         location /files/ {{ internal; alias {root}/; }}
@@ -48,50 +50,72 @@ _LATE = """
 """
 
 
-def addresses() -> list[str]:
-    """Return the addresses that the server answers at: each counts as a host of its own."""
-    return [f"127.0.1.{number}" for number in range(1, HOSTS + 1)]
+class Site(NamedTuple):
+    """What is served, as URLs begin: each address counts as a host of its own."""
+
+    scheme: str
+    addresses: Sequence[str]
+    port: int
+
+    def url(self, number: int, name: str) -> str:
+        """Return the URL of a file at one host or another."""
+        return f"{self.scheme}://{self.addresses[number % len(self.addresses)]}:{self.port}/{name}"
 
 
 @contextmanager
-def serving(root: Path, folder: Path, *, latency: float = 0.0) -> Iterator[int]:
-    """Serve the files of `root`, each answer after `latency` seconds; yields the port, logs to `folder`."""
+def serving(
+    root: Path, folder: Path, hosts: int, *, latency: float = 0.0, authority: Authority | None = None
+) -> Iterator[Site]:
+    """Serve the files of `root`, each answer after `latency` seconds; the server's logs go to `folder`.
+
+    With an authority for its certificates: over TLS.
+    """
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if not program or (latency and not _ECHO_MODULE.exists()):
         raise SystemExit("expected nginx; apt-get install nginx-light libnginx-mod-http-echo")
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    addresses = [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(hosts)]
+    site = Site("https" if authority else "http", addresses, _free_port(addresses[0]))
     locations = (_LATE if latency else _AT_ONCE).format(root=root, latency=latency)
-    listen = " ".join(f"listen {address}:{port} backlog=4096;" for address in addresses())
+    together = [addresses[first : first + _HOSTS_TOGETHER] for first in range(0, hosts, _HOSTS_TOGETHER)]
+    servers = [_server(some, site.port, locations, authority) for some in together]
     text = _CONFIGURATION.format(
         load_module=f"load_module {_ECHO_MODULE};" if latency else "",
         user=pwd.getpwuid(os.geteuid()).pw_name,
         folder=folder,
-        listen=listen,
-        locations=locations,
+        servers="\n    ".join(servers),
     )
     configuration = folder / "nginx.conf"
     configuration.write_text(text)
     command = [program, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(configuration)]
     with subprocess.Popen(command) as server:
         try:
-            _wait_for(server, port)
-            yield port
+            _wait_for(server, site)
+            yield site
         finally:
             server.terminate()
 
 
-def _free_port() -> int:
+def _server(addresses: Sequence[str], port: int, locations: str, authority: Authority | None) -> str:
+    secure = "ssl " if authority else ""
+    return _SERVER.format(
+        listen=" ".join(f"listen {address}:{port} {secure}backlog=4096;" for address in addresses),
+        certificate=_TLS.format(**authority.certificate(addresses)._asdict()) if authority else "",
+        locations=locations,
+    )
+
+
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind((addresses()[0], 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_for(server: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait_for(server: "subprocess.Popen[bytes]", site: Site) -> None:
     until = time.monotonic() + _SECONDS_TO_START
     while time.monotonic() < until and server.poll() is None:
         try:
-            socket.create_connection((addresses()[-1], port), timeout=1).close()
+            socket.create_connection((site.addresses[-1], site.port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,11 +78,14 @@ def peer_side(urls: Path, out: Path, connections: int, python: Path) -> Run:
     return Run(cost, sum(each["count"] for each in stats), sum(each["successes"] for each in stats))
 
 
-def peer_python(folder: Path) -> Path:
-    """Return the Python of a virtual environment with img2dataset, made in `folder` if it is not there."""
+def peer_python(build: Path, base: str) -> Path:
+    """Return the Python of a virtual environment with img2dataset, made with `base` if it is not there."""
+    asked = [base, "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    folder = build / f"img2dataset-{version}"
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
-        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *_PEER], check=True)
         (folder / "made").touch()
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version of itself on the network

@@ -1,5 +1,7 @@
 """From what libcurl and servers report to the closed set of reasons."""
 
+import re
+
 import pycurl
 
 _E_PROXY = 97  # libcurl's number; pycurl has no name for it
@@ -27,13 +29,24 @@ _CURL_REASONS = {
 }
 """Every other error of libcurl's is `protocol`: the answer was not HTTP as we speak it."""
 
+UNANNOUNCED_END = "unexpected eof"
+"""What libcurl says of a TLS connection that ends without a close_notify."""
+
+_BROKEN_OFF = re.compile(rf"(Recv|Send) failure|{UNANNOUNCED_END}|SSL_ERROR_SYSCALL|reason\(0\)")
+
 
 def curl_reason(code: int, message: str, *, received: bool) -> str:
     """Return the reason for libcurl's error `code`; `received` says whether some of the body had come."""
     if "CONNECT tunnel failed" in message:
         return "connect"
-    if "HTTP/" in message or "chunk" in message:  # a version, or a framing, that we do not speak
-        return "protocol"
+    if code == pycurl.E_RECV_ERROR and ("HTTP/" in message or "chunk" in message):
+        return "protocol"  # a version, or a framing, that we do not speak
+    if code == pycurl.E_SSL_CONNECT_ERROR and _BROKEN_OFF.search(message):
+        return "reset"  # in the middle of the handshake, about which nothing was said
+    if " alert " in message and not received:  # TLS 1.3 may refuse us when for us the handshake has ended
+        return "tls"
+    if received and UNANNOUNCED_END in message:
+        return "truncated"
     if code == pycurl.E_OPERATION_TIMEDOUT and received and "too slow" in message:
         return "too_slow"
     return _CURL_REASONS.get(code, "protocol")
@@ -45,6 +58,8 @@ def status_reason(status: int) -> str | None:
         return None
     if 300 <= status < 400:
         return "redirects"  # one without a Location that could be followed
+    if status == 407:
+        return "connect"  # a proxy that wants to know who asks: the server was not reached
     if status == 408:
         return "timeout"
     if status == 429:

@@ -16,7 +16,7 @@ import pycurl
 from clipkit.ingest.addresses import is_allowed
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.failures import curl_reason, status_reason
+from clipkit.ingest.failures import UNANNOUNCED_END, curl_reason, status_reason
 from clipkit.ingest.robots import opts_out, retry_after
 from clipkit.ingest.rows import Failed
 from clipkit.ingest.urls import Target, request_target
@@ -83,6 +83,7 @@ class Transfer:
         self._location = b""
         self._is_moved = False
         self._has_end = False
+        self._ends_by_closing = False
         self._content = BytesIO()
         self.handle.setopt(pycurl.URL, target.url)
         if addresses:  # "+": as if libcurl had asked for them
@@ -99,6 +100,8 @@ class Transfer:
         encoding that their header says: a name of none (utf-8, aws-chunked), say, or one that was undone.
         """
         code, message = self._not_resumed or (code, message)
+        if self._ends_by_closing and UNANNOUNCED_END in message:
+            code = 0  # many servers end TLS like this; whether it is all of the picture, its decoder tells
         status = self.status or None
         if self._failed:
             reason, detail = self._failed.reason, self._failed.detail
@@ -109,7 +112,7 @@ class Transfer:
             reason, detail = following.reason, following.detail
         elif self._refused_address and code:
             reason, detail = "address", f"{self._refused_address} is not a public address"
-        elif self._discarded and (of_status := status_reason(self.status)):
+        elif (self._discarded or not code) and (of_status := status_reason(self.status)):
             reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         elif self._encodings and self._is_decoded and code in _NOT_DECODED:
             self._is_decoded = False
@@ -119,8 +122,6 @@ class Transfer:
             detail = _VARYING.sub("", message)[:200] or f"libcurl error {code}"
             if reason == "too_large":  # which of libcurl's checks saw it first does not matter
                 detail = f"more than {self._config.max_bytes} bytes"
-        elif of_status := status_reason(self.status):
-            reason, detail = of_status, f"HTTP {status}" if status else "no status that HTTP has"
         else:
             content, self._content = self._content, BytesIO()
             return content.getvalue()
@@ -172,8 +173,9 @@ class Transfer:
             return len(line)
         if not line.strip():
             self._is_moved = 300 <= self.status < 400 and self._location != b""
-            # A body that only the connection's end ends may never do so.
-            return -1 if self._is_moved and not self._has_end else len(line)
+            self._ends_by_closing = not self._has_end
+            # Such a body may never end.
+            return -1 if self._is_moved and self._ends_by_closing else len(line)
         if not _OF_INTEREST.match(line):
             self._field = b""
             return len(line)

@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
+from clipkit.jpeg import decode_jpeg as jpeg_pixels
 from clipkit.jpeg import jpeg_header
 from clipkit.metadata import without_metadata
 from clipkit.pictures import JPEG_START, MAX_PIXELS, Pixels, check_scans
@@ -106,6 +107,15 @@ def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels
     except ValueError:
         return None
     return pixels
+
+
+def check_whole(jpeg: bytes) -> None:
+    """Raise DatasetError for a JPEG of whose pixels libjpeg says that some are lost; Pillow decodes it so."""
+    try:
+        jpeg_pixels(jpeg, "GRAY", min_height=1, min_width=1, fastdct=True)
+    except ValueError as error:
+        if str(error).startswith("Corrupt JPEG data: "):
+            raise DatasetError(f"not a picture that can be decoded ({error}): leave it out") from None
 
 
 def rgb_pixels(image: bytes) -> Pixels:

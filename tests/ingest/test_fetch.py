@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -15,7 +15,7 @@ from clipkit._version import VERSION
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
-from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
 from tests.serving import Route, Server, answer, raw
 
 CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
@@ -73,6 +73,7 @@ REASONS: list[tuple[str, Route, str, int | None, int]] = [
     ("broken", answer(b"", 503), "http_5xx", 503, 3),
     ("late", answer(b"", 408), "timeout", 408, 3),
     ("limited", answer(b"", 429), "rate_limited", 429, 3),
+    ("of a proxy without our password", answer(b"", 407), "connect", 407, 3),
     ("loop", redirect("/loop"), "redirects", 302, 1),
     ("nowhere", answer(b"", 302), "redirects", 302, 1),
     ("to a file", redirect("file:///etc/passwd"), "scheme", 302, 1),
@@ -254,16 +255,16 @@ def test_short_pauses_of_a_host_end_none_of_the_many_urls_behind_it(server: Serv
 
 
 def test_a_host_that_asks_for_pauses_is_named(server: Server) -> None:
-    limits: set[tuple[str, bool]] = set()
+    limits: set[tuple[str, Limit]] = set()
 
-    def note(host: str, asked: bool) -> None:
-        limits.add((host, asked))
+    def note(host: str, limit: Limit) -> None:
+        limits.add((host, limit))
 
     url = server.add("/busy", after(1, answer(b"", 429, {"Retry-After": "3"}), answer(b"x")))
     rows = [(number, UrlRow("list", number, url, "")) for number in range(3)]
     config = CONFIG.model_copy(update={"per_host": 4})
     assert len(list(filter(None, fetch(rows, config, limited_by=note)))) == 3
-    assert limits == {("127.0.0.1", True)}
+    assert limits == {("127.0.0.1", "pause")}
 
 
 def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:
@@ -381,6 +382,45 @@ def test_plain_text_where_tls_is_expected_is_tls(server: Server) -> None:
     failed = outcome(server.add("/", answer(b"x")).replace("http:", "https:"))
     assert isinstance(failed, Failed)
     assert failed.reason == "tls"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "attempts"),
+    [
+        (b"", "reset", 3),
+        (b"\x16\x03\x03", "reset", 3),  # of a handshake
+        (b"\x15\x03\x03\0\2\1\0", "reset", 3),  # a goodbye
+        (b"\x15\x03\x03\0\2\2\x28", "tls", 1),  # a refusal
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "tls", 1),
+    ],
+)
+def test_a_handshake_that_breaks_off_is_tried_again(said: bytes, reason: str, attempts: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        connection.sendall(said)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        failed = outcome(f"https://127.0.0.1:{listening.getsockname()[1]}/")
+        listening.shutdown(socket.SHUT_RDWR)  # ends the accept
+        thread.join()
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.attempts) == (reason, attempts), failed
+
+
+def test_a_host_s_name_is_no_part_of_what_went_wrong() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://chunks.example:{unused.getsockname()[1]}/"
+        failed = outcome(url, resolve=lambda host: ["127.0.0.1"])
+    assert isinstance(failed, Failed)
+    assert failed.reason == "connect" and "chunks" in failed.detail
 
 
 @pytest.mark.parametrize(

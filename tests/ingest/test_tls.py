@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serving import Server, answer, encoded, photo
+from tests.serving import Server, answer, encoded, photo, raw
 from tests.test_cli import clipkit
 
 NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -66,6 +66,13 @@ def servers(tmp_path: Path) -> Iterator[dict[str, Server]]:
         yield {name: running.enter_context(Server(context).running()) for name, context in made.items()}
 
 
+def became(out: Path) -> dict[str, tuple[str, int]]:
+    """What each URL ended as, and in how many attempts."""
+    rows = pq.read_table(out / "failures").to_pylist()
+    samples = pq.read_table(out / "000000.parquet")["url"].to_pylist()
+    return {row["url"]: (row["reason"], row["attempts"]) for row in rows} | dict.fromkeys(samples, ("ok", 1))
+
+
 def test_only_valid_certificates_are_believed(
     servers: dict[str, Server], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,8 +91,29 @@ def test_only_valid_certificates_are_believed(
         words = ["--allow-private-hosts", "--timeout", 2, "--retries", 1, "--out", tmp_path / "out"]
         finished = clipkit("ingest", "cc", tmp_path / "list.tsv", *words)
     assert finished.returncode == 0, finished.stderr
-    rows = pq.read_table(tmp_path / "out" / "failures").to_pylist()
-    became = {row["url"]: (row["reason"], row["attempts"]) for row in rows}
-    became |= dict.fromkeys(pq.read_table(tmp_path / "out" / "000000.parquet")["url"].to_pylist(), ("ok", 1))
-    assert became == expected
+    assert became(tmp_path / "out") == expected
     assert [name for name, each in servers.items() if each.hits] == ["good"], "nothing is asked of others"
+
+
+def test_connections_that_end_without_a_goodbye_end_as_over_http(
+    servers: dict[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "known.pem"))
+    picture, ok = encoded(photo()), b"HTTP/1.1 200 OK\r\n"
+    endings = {
+        raw(ok + b"\r\n" + picture): ("ok", 1),
+        raw(ok + b"\r\n" + picture[:-999]): ("broken_image", 1),
+        raw(ok + b"\r\n"): ("empty", 1),
+        raw(ok): ("reset", 2),
+        raw(b"HTTP/1.1 404 Not Found\r\n\r\n"): ("http_4xx", 1),
+        raw(ok + b"Content-Length: 99999\r\n\r\n" + picture): ("truncated", 2),
+        raw(ok + b"Transfer-Encoding: chunked\r\n\r\n9\r\n123"): ("truncated", 2),
+    }
+    server, expected = servers["good"], {}
+    for number, (route, ending) in enumerate(endings.items()):
+        expected[server.add(f"/{number}", route).replace("http://127.0.0.1", "https://localhost")] = ending
+    (tmp_path / "list.tsv").write_text("".join(f"x\t{url}\n" for url in expected))
+    words = ["--allow-private-hosts", "--retries", 1, "--out", tmp_path / "out"]
+    finished = clipkit("ingest", "cc", tmp_path / "list.tsv", *words)
+    assert finished.returncode == 0, finished.stderr
+    assert became(tmp_path / "out") == expected

@@ -1,6 +1,8 @@
+import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,24 @@ def test_what_is_no_picture_gives_one_clear_line(data: bytes) -> None:
         with pytest.raises(DatasetError, match="not a picture") as caught:
             transform(data)
         assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_with_a_hole_is_no_training_picture() -> None:
+    """Such as a disk leaves that lost a block: Pillow decodes it without a word, grey from there on."""
+    whole = encoded(picture(200, 150), "JPEG")
+    middle = len(whole) // 2
+    for damaged in (whole[:middle] + bytes(512) + whole[middle + 512 :], whole[:middle] + b"\xff\xd9"):
+        expected = EvalTransform(32)(encoded(Image.open(io.BytesIO(damaged))))
+        assert np.array_equal(EvalTransform(32)(damaged), expected), "as OpenAI's"
+        with pytest.raises(DatasetError, match=r"\(Corrupt JPEG data: .*\): leave it out"):
+            TrainTransform(32)(damaged, 0)
+
+
+def test_bytes_that_concern_no_pixel_cost_no_training_picture() -> None:
+    whole = encoded(picture(64, 64), "JPEG")
+    revision = whole.index(b"JFIF\0") + 5
+    for odd in (whole[:-2] + bytes(99) + whole[-2:], whole[:revision] + b"\2" + whole[revision + 1 :]):
+        assert np.array_equal(TrainTransform(64)(odd, 0), TrainTransform(64)(whole, 0))
 
 
 @settings(max_examples=60, deadline=None)
