@@ -79,12 +79,13 @@ def test_what_is_no_picture_gives_one_clear_line(data: bytes) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_jpeg_with_a_hole_is_no_training_picture() -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_with_a_hole_is_no_training_picture(mode: str) -> None:
     """Such as a disk leaves that lost a block: Pillow decodes it without a word, grey from there on."""
-    whole = encoded(picture(200, 150), "JPEG")
+    whole = encoded(picture(200, 150, mode), "JPEG")
     middle = len(whole) // 2
     for damaged in (whole[:middle] + bytes(512) + whole[middle + 512 :], whole[:middle] + b"\xff\xd9"):
-        expected = EvalTransform(32)(encoded(Image.open(io.BytesIO(damaged))))
+        expected = EvalTransform(32)(encoded(Image.open(io.BytesIO(damaged)).convert("RGB")))
         assert np.array_equal(EvalTransform(32)(damaged), expected), "as OpenAI's"
         with pytest.raises(DatasetError, match=r"\(Corrupt JPEG data: .*\): leave it out"):
             TrainTransform(32)(damaged, 0)
