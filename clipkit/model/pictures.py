@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -47,8 +48,16 @@ class _Quiet:
                 if not self._inside:
                     self._before.__exit__(None, None, None)
 
+    def after_fork(self) -> None:
+        """Begin anew: the threads that are inside, or hold the lock, are the parent's."""
+        self._changing = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._before.__exit__(None, None, None)
+
 
 _quiet = _Quiet()
+os.register_at_fork(after_in_child=_quiet.after_fork)
 
 
 @contextmanager

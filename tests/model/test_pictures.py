@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -93,6 +95,25 @@ def test_bytes_that_concern_no_pixel_cost_no_training_picture() -> None:
     revision = whole.index(b"JFIF\0") + 5
     for odd in (whole[:-2] + bytes(99) + whole[-2:], whole[:revision] + b"\2" + whole[revision + 1 :]):
         assert np.array_equal(TrainTransform(64)(odd, 0), TrainTransform(64)(whole, 0))
+
+
+def test_a_fork_while_other_threads_open_pictures_does_not_hang() -> None:
+    program = """if True:
+        import os, signal, warnings
+        from clipkit.model.pictures import _quiet
+        before = list(warnings.filters)
+        with _quiet():  # another thread, say
+            with _quiet._changing:
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                    with _quiet():
+                        pass
+                    os._exit(warnings.filters != before)
+        print(os.waitpid(child, 0)[1])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 @settings(max_examples=60, deadline=None)
