@@ -18,7 +18,7 @@ from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
 from clipkit.shards.dataset import Pass, Totals, exclusive_use, open_for_writing, read_dataset
-from clipkit.shards.failure_files import write_failures
+from clipkit.shards.failure_files import urls_to_retry, write_failures
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.repair import repair
@@ -234,6 +234,7 @@ def test_the_samples_of_a_broken_tar_become_failures(
     lost = pq.read_table(dataset / "failures" / "000001.parquet")
     assert set(lost["reason"].to_pylist()) == {"lost"} and set(lost["retryable"].to_pylist()) == {True}
     assert (lost["url"].null_count == 0) is manifest
+    assert len(list(urls_to_retry(dataset))) == 1000 * manifest
     assert {fault.cause for fault in verify(dataset).faults} <= {"unlisted"}
     with pytest.raises(DatasetError, match="1,000 samples are lost"):
         result.check()
