@@ -28,6 +28,7 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 """The schemes known, and the package that each needs; what is not installed with clipkit is an extra."""
 _ASKED_AT_ONCE = 16
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 _HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of characters; the others stand for bytes of names
 
 
@@ -120,6 +121,11 @@ def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
         return listed.get(path) or _remote(path).info()
 
     return list(mapped_in_threads(asked, paths, _ASKED_AT_ONCE))
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Return what tells a file from others that had its name, of what `infos` tells; "" if nothing does."""
+    return str(next((info[name] for name in _VERSIONS if info.get(name)), ""))
 
 
 def _listed(folder: Path) -> dict[Path, Mapping[str, Any]]:

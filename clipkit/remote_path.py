@@ -175,16 +175,12 @@ class RemotePath:
 
     def read_range(self, start: int, length: int) -> bytes:
         """Return a byte range; fewer bytes where the file ends."""
-        if self.scheme != "s3":
+
+        def action(transfer: Transfer) -> bytes:
             system = file_system(self.scheme)
-            return self._tried(
-                "read it",
-                lambda transfer: called(
-                    system, byte_range(system, self._place, start, length, transfer), None
-                ),
-            )
-        ends = {"start": start, "end": start + length}
-        return self._tried("read it", lambda _: bytes(self._call("_cat_file", seconds=PATIENCE, **ends)))
+            return called(system, byte_range(system, self._place, start, length, transfer), None)
+
+        return self._tried("read it", action)
 
     def download(self, target: Path, at_most: int | None = None) -> None:
         """Copy the file to a path of this machine. Raises TooLargeError beyond `at_most` bytes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import ConfigError
-from clipkit.locations import location
+from clipkit.locations import location, read_range
 from clipkit.remote import RefusedError, RemoteError, TooLargeError
 from clipkit.remote_path import RemotePath
 from clipkit.shards.dataset import read_dataset
@@ -133,7 +133,8 @@ def test_what_a_store_tells_is_bounded(server: Server, monkeypatch: pytest.Monke
 
 def ranged(request: BaseHTTPRequestHandler) -> None:
     first, last = (int(end) for end in request.headers["Range"].removeprefix("bytes=").split("-"))
-    answer(CONTENT[first : last + 1], 206)(request)
+    headers = {"Content-Range": f"bytes {first}-{last}/{len(CONTENT)}"}
+    answer(CONTENT[first : last + 1], 206, headers)(request)
 
 
 CONTENT = bytes(range(256)) * 1000
@@ -146,6 +147,26 @@ def test_a_byte_range_is_the_same_of_a_server_that_gives_whole_files(
 ) -> None:
     path = there(server, answer(b"", 503), route)
     assert path.read_range(start, length) == CONTENT[start : start + length]
+
+
+@pytest.mark.parametrize("told", [{}, {"Content-Range": "bytes 0-9/256000"}, {"Content-Range": "none"}])
+def test_bytes_of_another_range_are_not_taken(server: Server, told: dict[str, str]) -> None:
+    path = there(server, answer(CONTENT[:10], 206, told), ranged)
+    assert path.read_range(300, 10) == CONTENT[300:310]
+
+
+@pytest.mark.parametrize("start", [100, 300])
+def test_a_store_that_gives_the_whole_object_or_another_range(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """Some that call themselves S3 do not know ranges, or have a cache before them that does not."""
+    store.fs.pipe(f"{BUCKET}/ranges", CONTENT)
+    answers = iter([start, 300])
+    monkeypatch.setattr(store, "range_of", lambda asked: f"bytes={next(answers)}-309")
+    assert read_range(location(f"s3://{BUCKET}/ranges"), 300, 10) == CONTENT[300:310]
+    monkeypatch.setattr(store, "range_of", lambda asked: None)
+    assert read_range(location(f"s3://{BUCKET}/ranges"), 300, 10) == CONTENT[300:310]
+    assert read_range(location(f"s3://{BUCKET}/ranges"), 255_990, 100) == CONTENT[255_990:]
 
 
 def test_a_byte_range_ends_with_its_file_and_without_it(server: Server) -> None:

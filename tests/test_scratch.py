@@ -91,5 +91,6 @@ def test_half_a_download_in_the_cache_goes_before_the_next_one(store: ObjectStor
     process.wait()
     assert list(folder.glob(".*.tmp"))
     store.fault = lambda method, path: None
-    Cache().fill(Wanted(location(address), 7, version="other"))
+    store.fs.copy(address, f"s3://{BUCKET}/a/other-file.tar")
+    Cache().fill(Wanted(location(f"s3://{BUCKET}/a/other-file.tar"), 7))
     assert [path.name[-8:] for path in folder.iterdir()] == ["file.tar"]

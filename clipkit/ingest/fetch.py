@@ -1,28 +1,31 @@
 """Rows in, bodies or reasons out: one libcurl multi loop a worker.
 
 A URL has one deadline over all its attempts and the waits between them; a standstill of the whole process
-does not count. What may pass is tried again, later each time; a host never has more than its share of the
-connections, one that asks us to wait is left alone, and one that answers nothing, while others do, keeps
-them only now and then.
+does not count, nor does the time without a network. What may pass is tried again, later each time; a host
+never has more than its share of the connections, one that asks us to wait is left alone, and one that
+answers nothing, while others do, keeps them only now and then.
 """
 
 import heapq
 import itertools
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple
+from dataclasses import replace
+from typing import Generic
 
 from clipkit.ingest.budget import Body, Budget
 from clipkit.ingest.clock import Clock
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts, asks_for_a_pause
 from clipkit.ingest.incoming import Incoming, Key
+from clipkit.ingest.job import Job, Pending
 from clipkit.ingest.multi import Multi
+from clipkit.ingest.outage import Outage, is_unheard, may_be_cut_off
+from clipkit.ingest.preflight import is_reachable
 from clipkit.ingest.resolve import Answer, Names, Resolve, system_resolve
-from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
 from clipkit.ingest.silence import Silence
 from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.transfer import Transfer
@@ -31,35 +34,14 @@ from clipkit.ingest.urls import Target, request_target
 
 _POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has work
 _LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
-_HELD_BACK = Failed("rate_limited", "its host asked us to wait for longer than the deadline")
 _SILENT = Failed("timeout", "its host answered none of the requests before")
-
-
-@dataclass(slots=True)
-class _Job(Generic[Key]):
-    key: Key
-    target: Target
-    deadline: float = 0.0  # set by the first attempt
-    attempts: int = 0
-    begun: float = 0.0  # the last attempt
-    failed: Failed = _HELD_BACK  # what it ends as if its deadline comes now
-
-
-class _Pending(NamedTuple):
-    """A request that waits, since then, for the addresses of its host, or for the end of others there."""
-
-    answer: Future[Answer] | None
-    since: float
-    job: _Job[Any]
-    transfer: Transfer
-    target: Target
 
 
 def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None],
     config: IngestConfig,
     resolve: Resolve = system_resolve,
-    limited_by: Callable[[str, bool], None] = lambda host, asked: None,
+    limited_by: Callable[[str, Limit], None] = lambda host, limit: None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, and yield (the row's key, outcome) in the order they end.
 
@@ -67,10 +49,11 @@ def fetch(
     the values says that nothing has ended for a while. Transfers go on between two values, not while the
     caller works on one; a body counts against the worker's memory until the next value is asked for.
     `limited_by` is told a host, again and again, while connections are free and only its URLs could start,
-    and whether it asked for that.
+    and why; while there is no network, one that answered last. Raises NetworkError if that lasts an hour.
     """
+    outage = Outage(lambda target: is_reachable(target, config, resolve))
     with Multi(config) as multi:
-        yield from _Fetcher(rows, config, multi, Names(resolve), limited_by).outcomes()
+        yield from _Fetcher(rows, config, multi, Names(resolve), outage, limited_by).outcomes()
 
 
 class _Fetcher(Generic[Key]):
@@ -80,25 +63,27 @@ class _Fetcher(Generic[Key]):
         config: IngestConfig,
         multi: Multi,
         names: Names,
-        limited_by: Callable[[str, bool], None],
+        outage: Outage,
+        limited_by: Callable[[str, Limit], None],
     ):
         self._config = config
         self._rows = Incoming(rows)
         self._clock = Clock()
         self._multi = multi
         self._names = names
+        self._outage = outage
         # The other proxies look names up themselves.
         self._names_wanted = not config.proxy or config.proxy.startswith(("socks4:", "socks5:"))
         self._budget = Budget(config.max_bytes)
-        self._hosts: Hosts[_Job[Key]] = Hosts(config.connections_per_host)
+        self._hosts: Hosts[Job[Key]] = Hosts(config.connections_per_host)
         self._unheard = Unheard(config.connections)
         self._silence = Silence(config.timeout, config.deadline)
         self._idle: list[Transfer] = []
-        self._jobs: dict[Transfer, _Job[Key]] = {}
+        self._jobs: dict[Transfer, Job[Key]] = {}
         # A heap by the time of the next attempt; those tried before first, whose own time runs.
-        self._waiting: list[tuple[float, bool, int, _Job[Key]]] = []
-        self._ready: deque[_Job[Key]] = deque()
-        self._pending: list[_Pending] = []
+        self._waiting: list[tuple[float, bool, int, Job[Key]]] = []
+        self._ready: deque[Job[Key]] = deque()
+        self._pending: list[Pending] = []
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
@@ -118,7 +103,7 @@ class _Fetcher(Generic[Key]):
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
                 if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
-            elif self._rows.exhausted and not (self._jobs or self._waiting or self._pending):
+            elif self._rows.exhausted and not (self._jobs or self._waiting or self._pending or self._ready):
                 return
             else:
                 self._poll(self._patience())
@@ -127,7 +112,7 @@ class _Fetcher(Generic[Key]):
 
     def _patience(self) -> float:
         patience = self._rows.patience(soon=bool(self._pending))
-        if self._waiting:
+        if self._waiting and not self._clock.is_stopped:
             return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
 
@@ -136,16 +121,20 @@ class _Fetcher(Generic[Key]):
         return len(self._jobs) + len(self._pending) + len(self._done) - self._unheard.count
 
     def _start_what_may(self) -> None:
+        stopped = self._clock.is_stopped = self._outage.is_on()
         now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
-        while self._busy < self._config.connections:
+        while self._busy < self._config.connections and (not stopped or self._outage.may_try()):
             if self._ready:
                 self._start(self._ready.popleft(), now)
             elif not self._take_row(now):
                 return
 
     def _note_limit(self) -> None:
+        if self._outage.is_sure:
+            self._limited_by(self._outage.last_host, "network")
+            return
         all_busy = self._busy >= self._config.connections
         now = self._clock.now()
         limit = None if all_busy else self._limit(now)
@@ -156,13 +145,13 @@ class _Fetcher(Generic[Key]):
         elif now - self._limited_since >= _LIMITED_SECONDS:
             self._limited_by(*limit)
 
-    def _limit(self, now: float) -> tuple[str, bool] | None:
+    def _limit(self, now: float) -> tuple[str, Limit] | None:
         if host := self._hosts.busiest():
             if not self._silence.has_answered(host):  # nor would it with more connections
                 return None
-            return host, self._hosts.is_slowed(host)
+            return host, "pause" if self._hosts.is_slowed(host) else "share"
         host = self._waiting[0][3].target.host if self._waiting else None
-        return (host, True) if host and self._hosts.paused_until(host, now) else None
+        return (host, "pause") if host and self._hosts.paused_until(host, now) else None
 
     def _take_row(self, now: float) -> bool:
         following = self._rows.next()
@@ -174,12 +163,12 @@ class _Fetcher(Generic[Key]):
             return False  # its bytes are taken before more are read
         target = Failed(row.reason, row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):
-            self._start(_Job(key, target), now)
+            self._start(Job(key, target), now)
         else:
             self._done.append((key, target, None))
         return True
 
-    def _start(self, job: _Job[Key], now: float) -> None:
+    def _start(self, job: Job[Key], now: float) -> None:
         host = job.target.host
         if self._silence.is_expected(host, now) or (job.deadline and job.deadline <= now):
             job.failed = job.failed if job.attempts else _SILENT
@@ -190,22 +179,22 @@ class _Fetcher(Generic[Key]):
         elif self._hosts.enter(host, job, first=job.attempts > 0):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
-            job.begun = now
+            job.begun, job.asked = now, time.monotonic()
             self._silence.asked(host, now)
             transfer = self._idle.pop() if self._idle else Transfer(self._config, self._budget)
             transfer.prepare(again=job.attempts > 1)
             self._ask(job, transfer, job.target, now)
 
-    def _ask(self, job: _Job[Key], transfer: Transfer, target: Target, now: float) -> None:
+    def _ask(self, job: Job[Key], transfer: Transfer, target: Target, now: float) -> None:
         wanted = self._names_wanted and not target.is_address
         answer = self._names.of(target.host, now) if wanted else None
         if (answer and not answer.done()) or not self._multi.has_room(target):
-            self._pending.append(_Pending(answer, now, job, transfer, target))
+            self._pending.append(Pending(answer, now, job, transfer, target))
         else:
             self._begin(job, transfer, target, answer.result() if answer else [], now)
 
     def _begin(
-        self, job: _Job[Key], transfer: Transfer, target: Target, addresses: Answer, now: float
+        self, job: Job[Key], transfer: Transfer, target: Target, addresses: Answer, now: float
     ) -> None:
         if isinstance(addresses, str):
             self._unbegun(job, transfer, Failed(addresses, f"Could not resolve host: {target.host}"))
@@ -215,7 +204,7 @@ class _Fetcher(Generic[Key]):
         self._multi.add(transfer)
         self._begun += 1
 
-    def _unbegun(self, job: _Job[Key], transfer: Transfer, failed: Failed) -> None:
+    def _unbegun(self, job: Job[Key], transfer: Transfer, failed: Failed) -> None:
         self._make_ready(self._hosts.leave(job.target.host))
         failed = replace(failed, http_status=transfer.status or None)  # of a redirect to here
         self._note_answer(job, failed)
@@ -235,11 +224,11 @@ class _Fetcher(Generic[Key]):
             else:
                 self._pending.append(each)
 
-    def _make_ready(self, job: _Job[Key] | None) -> None:
+    def _make_ready(self, job: Job[Key] | None) -> None:
         if job is not None:
             self._ready.append(job)
 
-    def _wait(self, job: _Job[Key], until: float, now: float) -> None:
+    def _wait(self, job: Job[Key], until: float, now: float) -> None:
         # What was never tried waits while its host is getting on: else a short pause of a host that most of
         # the list is of would end all that is behind it.
         deadline = job.deadline or self._hosts.worth_waiting_until(
@@ -250,7 +239,7 @@ class _Fetcher(Generic[Key]):
         else:
             self._end(job)
 
-    def _end(self, job: _Job[Key]) -> None:
+    def _end(self, job: Job[Key]) -> None:
         self._done.append((job.key, replace(job.failed, attempts=job.attempts), None))
 
     def _poll(self, seconds: float) -> None:
@@ -279,13 +268,20 @@ class _Fetcher(Generic[Key]):
         self._unheard.note(asked, [each.since for each in self._pending if heard], now)
         self._poll_due, self._begun = now + _POLL_SECONDS, 0
 
-    def _note_answer(self, job: _Job[Key], outcome: Failed | bytes) -> None:
+    def _note_answer(self, job: Job[Key], outcome: Failed | bytes) -> None:
         if isinstance(outcome, bytes) or outcome.http_status:
             self._silence.answered(job.target.host, self._clock.now())
-        elif outcome.reason == "timeout":
+            self._outage.heard(job.target, job.asked)
+            return
+        if is_unheard(outcome):
+            self._outage.unheard()
+        if outcome.reason == "timeout":
             self._silence.unanswered(job.target.host, job.begun, self._clock.now())
 
-    def _failed(self, job: _Job[Key], failed: Failed, retry_after: float | None) -> None:
+    def _failed(self, job: Job[Key], failed: Failed, retry_after: float | None) -> None:
+        if self._outage.is_sure and may_be_cut_off(failed):
+            self._ready.append(Job(job.key, job.target))  # as if it had never been tried
+            return
         job.failed = failed
         now = self._clock.now()
         # Spread by chance: those that failed together do not come back together.

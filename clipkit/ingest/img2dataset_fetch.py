@@ -22,7 +22,7 @@ from clipkit.errors import EngineError, install_extra
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.img2dataset_words import reason_of
 from clipkit.ingest.incoming import Incoming, Key
-from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
 from clipkit.ingest.tar_rows import read_row
 from clipkit.ingest.urls import Target, request_target
 
@@ -38,7 +38,7 @@ def fetch(
     rows: Iterable[tuple[Key, UrlRow] | None],
     config: IngestConfig,
     *,
-    limited_by: Callable[[str, bool], None] = lambda host, asked: None,
+    limited_by: Callable[[str, Limit], None] = lambda host, limit: None,
     download: Download | None = None,
 ) -> Iterator[tuple[Key, Fetched | Failed] | None]:
     """Request the rows' URLs, or read their files, as `clipkit.ingest.fetch.fetch` does; no host is limited.

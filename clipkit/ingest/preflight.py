@@ -67,6 +67,18 @@ def preflight(
     _judge(found, list(hosts), resolve)
 
 
+def is_reachable(target: Target, config: IngestConfig, resolve: Resolve = system_resolve) -> bool:
+    """Tell whether the target's host, or the proxy, can be connected to, or refuses that."""
+    if not config.proxy:
+        host = target.host.strip("[]")
+        return _try_host(host, target.port, config, resolve, _connect) == "reached"
+    try:
+        _try_proxy(config.proxy, config.timeout, _connect)
+    except NetworkError:
+        return False
+    return True
+
+
 def _judge(found: Counter[str], hosts: list[str], resolve: Resolve) -> None:
     count = f"first {len(hosts)} hosts" if len(hosts) > 1 else "only host"
     which = f"the {count} ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''})"

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from clipkit.shards.cache import Wanted
 from clipkit.shards.schemas import REASONS
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in shares of a picture's width and height as it lies in its file, Exif aside."""
+
+Limit = Literal["share", "pause", "network"]
+"""Why URLs wait although connections are free: their host has its share of them, or asked for a pause, or
+nothing answers any more.
+"""
 
 
 class UrlRow(NamedTuple):

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from clipkit.ingest.rows import ChunkOutcome
+from clipkit.ingest.rows import ChunkOutcome, Limit
 from clipkit.ingest.worker import Underway
 
 _CAUSES_SHOWN = 3
@@ -18,8 +18,8 @@ class Tally:
     def __init__(self) -> None:
         self._finished = ChunkOutcome(-1, 0, {}, 0)
         self._underway: dict[int, ChunkOutcome] = {}
-        self._limited_by: dict[bool, str] = {}  # a host by whether it asked for it
-        self._remarked: set[bool] = set()
+        self._limited_by: dict[Limit, str] = {}  # a host
+        self._remarked: set[Limit] = set()
         self._count()
 
     def finish(self, outcome: ChunkOutcome) -> None:
@@ -32,16 +32,21 @@ class Tally:
         """Count unfinished chunks, in place of what was noted of them before."""
         self._underway.update((outcome.number, outcome) for outcome in underway.chunks)
         if underway.limited_by:
-            host, asked = underway.limited_by
-            self._limited_by.setdefault(asked, host)
+            host, limit = underway.limited_by
+            self._limited_by.setdefault(limit, host)
         self._count()
 
     def remark(self, per_host: int) -> str | None:
         """Return a line that is worth saying, each once."""
-        for asked in self._limited_by.keys() - self._remarked:
-            self._remarked.add(asked)
-            host = self._limited_by[asked]
-            if asked:
+        for limit in self._limited_by.keys() - self._remarked:
+            self._remarked.add(limit)
+            host = self._limited_by[limit]
+            if limit == "network":
+                return (
+                    f"ingest: nothing answers any more, nor can {host} be connected to, which did: URLs wait "
+                    "for the network to come back"
+                )
+            if limit == "pause":
                 return f"ingest: {host} asks for pauses: its URLs wait, and it gets fewer connections"
             return (
                 f"ingest: URLs of {host} wait, as it gets no more than {per_host} connections, while others "

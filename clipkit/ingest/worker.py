@@ -16,7 +16,7 @@ from clipkit.ingest.expected_hash import mismatch
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.images import Picture, process
 from clipkit.ingest.memory import check_memory
-from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, UrlRow
+from clipkit.ingest.rows import Chunk, ChunkOutcome, Failed, Fetched, Limit, UrlRow
 from clipkit.ingest.unfinished import UnfinishedPart
 from clipkit.ingest.unheard import allow_connections
 from clipkit.processes import keep_freed_memory
@@ -41,21 +41,21 @@ class Fetch(Protocol):
         rows: Iterable[tuple[RowKey, UrlRow] | None],
         config: IngestConfig,
         *,
-        limited_by: Callable[[str, bool], None],
+        limited_by: Callable[[str, Limit], None],
     ) -> Iterator[tuple[RowKey, Fetched | Failed] | None]:
-        """Yield what became of each row; tell which host's limit holds others back."""
+        """Yield what became of each row; tell which host's limit holds others back, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Underway:
     """Counts so far of unfinished chunks, each replacing the chunk's earlier ones.
 
-    `limited_by` is a host whose URLs wait for their turn while connections are free, and whether it asked
-    for that.
+    `limited_by` is a host whose URLs wait for their turn while connections are free, and why; "network": all
+    do, and the host is one that answered last.
     """
 
     chunks: tuple[ChunkOutcome, ...]
-    limited_by: tuple[str, bool] | None = None
+    limited_by: tuple[str, Limit] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class _Parts:
         self._changed: set[int] = set()
         self._writing: list[Future[ChunkOutcome]] = []
         self._told = time.monotonic()
-        self._limited_by: tuple[str, bool] | None = None
+        self._limited_by: tuple[str, Limit] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def __enter__(self) -> Self:
@@ -188,8 +188,8 @@ class _Parts:
             del self._unfinished[number]
             self._writing.append(self._thread.submit(part.write))
 
-    def limit(self, host: str, asked: bool) -> None:
-        self._limited_by = host, asked
+    def limit(self, host: str, limit: Limit) -> None:
+        self._limited_by = host, limit
 
     def news(self) -> Iterator[ChunkOutcome | Underway]:
         while self._writing and self._writing[0].done():

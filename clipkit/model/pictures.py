@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
-from clipkit.jpeg import jpeg_header
+from clipkit.jpeg import check_whole, jpeg_header
 from clipkit.metadata import without_metadata
 from clipkit.pictures import JPEG_START, MAX_PIXELS, Pixels, check_scans
 
@@ -46,8 +47,16 @@ class _Quiet:
                 if not self._inside:
                     self._before.__exit__(None, None, None)
 
+    def after_fork(self) -> None:
+        """Begin anew: the threads that are inside, or hold the lock, are the parent's."""
+        self._changing = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._before.__exit__(None, None, None)
+
 
 _quiet = _Quiet()
+os.register_at_fork(after_in_child=_quiet.after_fork)
 
 
 @contextmanager
@@ -106,6 +115,16 @@ def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels
     except ValueError:
         return None
     return pixels
+
+
+def check_whole_jpeg(image: bytes) -> None:
+    """Raise DatasetError for a JPEG of whose pixels libjpeg says that some are lost; Pillow decodes it so."""
+    try:
+        if image.startswith(JPEG_START):
+            check_whole(image)
+    except ValueError as error:
+        if str(error).startswith("Corrupt JPEG data: "):
+            raise DatasetError(f"not a picture that can be decoded ({error}): leave it out") from None
 
 
 def rgb_pixels(image: bytes) -> Pixels:

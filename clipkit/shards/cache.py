@@ -21,12 +21,14 @@ from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
 from clipkit.locks import Held, exclusive
 from clipkit.remote import TooLargeError, is_full
+from clipkit.shards.copies import check_same, is_as_made, seal
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
 BYTES_VARIABLE = "CLIPKIT_CACHE_BYTES"
 DEFAULT_BYTES = 100_000_000_000
 _LEFT_FREE = 1_000_000_000
 _DOWNLOADS = 2  # of what came whole but damaged; what does not come is waited for elsewhere
+_ABSENT = "no such file"
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
 _CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
@@ -45,7 +47,8 @@ def user_cache() -> Path:
 class Wanted(NamedTuple):
     """A file behind an address: its size in bytes, and what else tells it from another one of that name.
 
-    `sha256` (hex) is checked of what is downloaded; `version`, an ETag say, only makes the name.
+    `sha256` (hex) is checked of what is downloaded; `version`, an ETag say, makes the name, and without a
+    hash is still to be that of the file behind the address when it has been downloaded.
     """
 
     source: Path
@@ -78,18 +81,19 @@ class Cache:
         Raises DatasetError if what is there is not that file, StorageError if it cannot be had, or this
         machine has no room for it: then nothing is known of the file.
         """
-        path = self._path(wanted)
+        path, is_new = self._path(wanted), False
         while True:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 self._fill(path, wanted)
+                is_new = True
                 continue
             except OSError as error:
                 raise self._unfit(error) from None
-            if os.fstat(descriptor).st_size == wanted.bytes:
-                with suppress(OSError):  # another user's, or one on a disk that is read only
-                    os.utime(descriptor)
+            if os.fstat(descriptor).st_size == wanted.bytes and (
+                is_new or is_as_made(descriptor, path, wanted.sha256)
+            ):
                 return descriptor
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -133,7 +137,7 @@ class Cache:
         raise DatasetError(
             f"{wanted.source}: expected {wanted.bytes:,} bytes"
             f"{f' of SHA-256 {wanted.sha256[:12]}…' if wanted.sha256 else ''}, found {found}; "
-            "downloaded twice: is the file or the connection damaged?"
+            + ("restore it" if found == _ABSENT else "downloaded twice: is the file or connection damaged?")
         )
 
     @contextmanager
@@ -162,13 +166,16 @@ class Cache:
             if not self._make_room(temporary, wanted.bytes, ahead):
                 return ""
             self._fetch(wanted.source, temporary, wanted.bytes)
+            if wanted.version and not wanted.sha256:
+                check_same(wanted.source, wanted.version)
             found = _unfitting(temporary, wanted)
             if not found:
+                seal(temporary, path)
                 flush(temporary)  # else a power failure may leave zeros under the name of a whole file
                 temporary.replace(path)
             return found
         except FileNotFoundError:
-            return "no such file"
+            return _ABSENT
         except TooLargeError:
             return "more"
         except OSError as error:
@@ -195,10 +202,10 @@ class Cache:
                 except FileNotFoundError:
                     continue
                 if not entry.name.startswith("."):
-                    files.append((found.st_mtime_ns, found.st_size, entry.path))
+                    files.append((found.st_atime_ns, found.st_size, entry.path))
                 elif not entry.name.endswith(".tmp"):
                     continue
-                elif now - found.st_mtime > _STALE_SECONDS:
+                elif now - found.st_ctime > _STALE_SECONDS:  # the time of change is the seal
                     Path(entry.path).unlink(missing_ok=True)
                 else:  # others download it now
                     whole = max(_whole_size(entry.name), found.st_size)

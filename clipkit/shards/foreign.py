@@ -9,15 +9,13 @@ import numpy as np
 
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import infos, is_remote
+from clipkit.locations import infos, is_remote, version_of
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
 from clipkit.shards.headers import CAPTIONS, MOST_BROKEN, PICTURES, Tar, dotted, error_of, headers, indexed
 from clipkit.shards.patterns import ABSENT, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import TarReader
-
-_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 
 
 class ForeignTars:
@@ -132,4 +130,4 @@ def of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:
         raise DatasetError(
             f"{path}: expected a server that tells a file's size, found one that does not; download the tar"
         )
-    return Tar(path, info["size"], str(next((info[name] for name in _VERSIONS if info.get(name)), "")))
+    return Tar(path, info["size"], version_of(info))

@@ -21,7 +21,7 @@ from clipkit.pictures import Pixels
 from clipkit.processes import allow_files, begin_fork_server, end_with_parent, keep_freed_memory
 from clipkit.shards.bad_samples import BadCount, BadSample
 from clipkit.shards.decoded import DecodedSamples, Transform
-from clipkit.shards.loader_processes import check_sharing, only_here, sharing, watched
+from clipkit.shards.loader_processes import check_sharing, forks, only_here, sharing, watched
 from clipkit.shards.mixture import Mixture, MixturePlan, Place
 from clipkit.shards.plan import BLOCK, STREAMS
 from clipkit.shards.sample_set import SampleSet
@@ -30,6 +30,7 @@ _AHEAD = 2  # batches that each worker makes ahead
 _KEPT = _AHEAD + 2  # batches of memory; one is being made, one trained on
 _FILES = 1 << 14  # a worker's batch is three, as long as it is held
 _KEPT_BYTES = 200_000_000  # by each worker, of batches' memory
+_FREE, _IN_USE, _LOST = range(3)  # a batch's memory; lost: to a process forked meanwhile, which may read it
 
 # B batch, C channels, H height, W width, L tokens of a caption
 
@@ -238,7 +239,7 @@ class _Batches(Dataset[_Made | ClipkitError]):
 class _Buffers:
     """Memory of batches that a worker shares with its parent, used again once that has let go of it.
 
-    New pages would cost a fifth of a sample's time. A buffer's last byte tells whether it is in use.
+    New pages would cost a fifth of a sample's time. A buffer's last byte tells what it is.
     """
 
     def __init__(self) -> None:
@@ -246,7 +247,8 @@ class _Buffers:
 
     def take(self, size: int) -> torch.Tensor:
         """Return memory of `size` bytes and the one that tells."""
-        free = (buffer for buffer in self._kept if len(buffer) == size + 1 and not buffer[-1])
+        self._kept = [buffer for buffer in self._kept if buffer[-1] != _LOST]
+        free = (buffer for buffer in self._kept if len(buffer) == size + 1 and buffer[-1] == _FREE)
         # All that may be needed are made first, so that a worker's memory does not grow later.
         growing = len(self._kept) < _KEPT and (len(self._kept) + 1) * size <= _KEPT_BYTES
         buffer = None if growing else next(free, None)
@@ -256,7 +258,7 @@ class _Buffers:
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
             if growing:
                 self._kept.append(buffer)
-        buffer[-1] = 1
+        buffer[-1] = _IN_USE
         return buffer
 
 
@@ -264,8 +266,12 @@ def _leased(batch: Batch) -> Batch:
     """The batch of a worker, as long as any tensor shares its memory; then the worker may use that again."""
     whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(batch.images_BCHW.untyped_storage()).numpy()
     pixels = whole[:-1].reshape(batch.images_BCHW.shape)
-    weakref.finalize(pixels, only_here(whole.__setitem__), -1, 0).atexit = False
+    weakref.finalize(pixels, only_here(_let_go), whole, forks()).atexit = False
     return batch._replace(images_BCHW=torch.from_numpy(pixels))
+
+
+def _let_go(whole: Pixels, forks_before: int) -> None:
+    whole[-1] = _FREE if forks() == forks_before else _LOST
 
 
 def device_copy_seconds(batch: Batch, copies: int = 9) -> float | None:

@@ -30,8 +30,9 @@ _SHARED = "/dev/shm"  # noqa: S108 (where Linux has it)
 def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker: str) -> Iterator[T]:
     """Yield what the workers of a torch DataLoader make, which `begin` starts; raise `error` if one dies.
 
-    `worker` names one in its line. What they raised themselves is raised as it is. None is left when this
-    ends, however it does: one that hears nothing, stopped (SIGSTOP) or waiting for a disk, is killed.
+    `begin` returns a DataLoader's iterator; `worker` names one of its workers in its line. What they raised
+    themselves is raised as it is. None is left when this ends, however it does: one that hears nothing,
+    stopped (SIGSTOP) or waiting for a disk, is killed.
     """
     if multiprocessing.current_process().daemon:
         raise error(
@@ -39,13 +40,13 @@ def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker:
             "perhaps: let it read with workers=0, as a rank of its own"
         )
     owner = os.getpid()
-    others = set(multiprocessing.active_children())
-    workers: set[BaseProcess] = set()
+    workers: list[BaseProcess] = []
     made: Iterator[T] | None = None
     try:
         with deaf_to_interrupts():  # what came meanwhile is raised on leaving
             made = begin()
-            workers = set(multiprocessing.active_children()) - others
+            # By the iterator alone: other threads begin processes of their own meanwhile.
+            workers = list(vars(made)["_workers"])
         yield from made
     except (RuntimeError, ConnectionError, EOFError) as found:
         line = str(found).partition("\n")[0]
@@ -91,6 +92,22 @@ def _at_most(seconds: float, end: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+_forks = 0
+
+
+def forks() -> int:
+    """Return how many processes were forked from this one so far: each shares what memory it shared then."""
+    return _forks
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(before=_count_fork)
 
 
 def only_here(action: Callable[..., object]) -> Callable[..., None]:

@@ -83,11 +83,11 @@ class _Pool(Generic[Thing, Result]):
 
     def _submitted(self, executor: ProcessPoolExecutor, thing: Thing) -> Future[Result]:
         with deaf_to_interrupts():  # it may start a process
-            others = set(multiprocessing.active_children())
             try:
                 return executor.submit(self._function, thing)
             finally:
-                self.processes |= set(multiprocessing.active_children()) - others
+                # The executor's own: other threads begin processes meanwhile.
+                self.processes.update((executor._processes or {}).values())
 
 
 def _executor(function: Callable[[Thing], Result], workers: int, method: str) -> ProcessPoolExecutor:

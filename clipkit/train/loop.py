@@ -196,7 +196,10 @@ class Loop:
         """Begin the checkpoint of the last step, unless there is one."""
         if self.checkpoints.saved_step == self.state.step:
             return
-        self.bad.share(*self.step.world.largest(self.bad.waiting))
+        try:
+            self.bad.share(*self.step.world.largest(self.bad.waiting))
+        except DatasetError as error:  # in all processes alike
+            self._fail(error)
         self._lap()
         self.checkpoints.save(self.state, before=self.log.flush if self.log else lambda: None)
 

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
+from clipkit.shards.bad_samples import BadCount
 from clipkit.shards.decoded import Transform
 from clipkit.shards.loader import Batch, Tokenize, batches
 from clipkit.shards.mixture import Mixture
@@ -15,9 +16,17 @@ _ABOUT_ZERO = 0.1
 
 
 def fixed_samples(
-    shards: SampleSet | Mixture, config: TrainConfig, count: int, transform: Transform, tokenize: Tokenize
+    shards: SampleSet | Mixture,
+    config: TrainConfig,
+    count: int,
+    transform: Transform,
+    tokenize: Tokenize,
+    say: Callable[[str], object],
 ) -> Batch:
-    """Return the first `count` samples of the run's order, each with the crop that it has there."""
+    """Return the first `count` samples of the run's order, each with the crop that it has there.
+
+    `say` is told of each that cannot be read. Raises DatasetError if they are more than `max_bad` allows.
+    """
     made = batches(
         shards,
         batch_size=count,
@@ -27,6 +36,7 @@ def fixed_samples(
         stop=count,
         transform=transform,
         tokenize=tokenize,
+        told=BadCount(config.max_bad, say).add,
     )
     (samples,) = ([each.clone() for each in batch] for batch in made)
     return Batch(*samples)

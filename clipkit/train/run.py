@@ -38,7 +38,7 @@ from clipkit.train.result import TrainResult, result_of
 from clipkit.train.run_directory import RunDirectory
 from clipkit.train.same_run import check_same_run
 from clipkit.train.schedule import Schedule
-from clipkit.train.shares import check_shares
+from clipkit.train.shares import check_mixture, check_shares
 from clipkit.train.small_pictures import small_pictures
 from clipkit.train.state import TrainState, run_settings
 from clipkit.train.step import TrainStep, wrapped_features
@@ -78,6 +78,7 @@ def train(
         model_config = named_config(config.model)
         resolved = config.resolved(model_config, world.device.type)
         length = run_length(resolved, len(shards))
+        check_mixture(resolved, shards)
         evaluators = () if resolved.overfit else evaluators
         check_shares(resolved, world.size)
         stack.enter_context(tf32(resolved.tf32, world.device))
@@ -180,9 +181,9 @@ def _stream(
     )
     tokenize = Tokenizer(model_config.text.context_length)
     if config.overfit is not None:
-        samples = fixed_samples(shards, config, config.overfit, transform, tokenize)
-        if log:
-            log.say(described(samples))
+        say = log.say if log else _silent
+        samples = fixed_samples(shards, config, config.overfit, transform, tokenize, say)
+        say(described(samples))
         return repeated(samples, length.batch_size, state.step, length.steps, world)
     return batches(
         shards,
@@ -198,6 +199,10 @@ def _stream(
         told=bad.add,
         streams=config.streams,
     )
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _say_recipe(config: ResolvedConfig, shards: SampleSet | Mixture, log: RunLog) -> None:

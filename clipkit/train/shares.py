@@ -1,6 +1,8 @@
-"""How a batch is shared out: over the processes, and each share over the parts of a step."""
+"""How a batch is shared out: over data sets and processes, and each share over the parts of a step."""
 
 from clipkit.errors import ConfigError
+from clipkit.shards.mixture import Mixture
+from clipkit.shards.sample_set import SampleSet
 from clipkit.train.config import TrainConfig
 
 
@@ -19,3 +21,15 @@ def check_shares(config: TrainConfig, processes: int) -> None:
             f"a process's share of the batch, {share} samples," if processes > 1 else f"batch size {share}"
         )
         raise ConfigError(f"{whose} is not a multiple of --accumulate {config.accumulate}")
+
+
+def check_mixture(config: TrainConfig, shards: SampleSet | Mixture) -> None:
+    """Raise ConfigError for a batch that would hold a sample of one of a mixture's data sets twice."""
+    batch = config.overfit or config.batch_size
+    mixed = zip(shards.sets, shards.shares, strict=True) if isinstance(shards, Mixture) else ()
+    for each, share in mixed:
+        if batch * share > len(each):
+            raise ConfigError(
+                f"{each.source}: expected more samples than a batch takes of it, found {len(each):,}, and "
+                f"{float(share):.1%} of {batch:,} are more: choose a smaller --batch-size or --weight"
+            )

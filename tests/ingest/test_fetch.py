@@ -15,7 +15,7 @@ from clipkit._version import VERSION
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
-from clipkit.ingest.rows import Failed, Fetched, UrlRow
+from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
 from tests.serving import Route, Server, answer, raw
 
 CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
@@ -255,16 +255,16 @@ def test_short_pauses_of_a_host_end_none_of_the_many_urls_behind_it(server: Serv
 
 
 def test_a_host_that_asks_for_pauses_is_named(server: Server) -> None:
-    limits: set[tuple[str, bool]] = set()
+    limits: set[tuple[str, Limit]] = set()
 
-    def note(host: str, asked: bool) -> None:
-        limits.add((host, asked))
+    def note(host: str, limit: Limit) -> None:
+        limits.add((host, limit))
 
     url = server.add("/busy", after(1, answer(b"", 429, {"Retry-After": "3"}), answer(b"x")))
     rows = [(number, UrlRow("list", number, url, "")) for number in range(3)]
     config = CONFIG.model_copy(update={"per_host": 4})
     assert len(list(filter(None, fetch(rows, config, limited_by=note)))) == 3
-    assert limits == {("127.0.0.1", True)}
+    assert limits == {("127.0.0.1", "pause")}
 
 
 def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:

@@ -36,11 +36,14 @@ def test_before_anything_has_ended_there_is_no_end_in_sight() -> None:
 def test_each_limit_is_remarked_upon_once() -> None:
     tally = Tally()
     assert tally.remark(8) is None
-    for limited_by in (("slow.example", False), ("busy.example", True), ("other.example", True)):
-        tally.note(Underway((), limited_by))
-    remarks = {tally.remark(8), tally.remark(8)}
+    tally.note(Underway((), ("slow.example", "share")))
+    tally.note(Underway((), ("busy.example", "pause")))
+    tally.note(Underway((), ("other.example", "pause")))
+    tally.note(Underway((), ("last.example", "network")))
+    remarks = {tally.remark(8), tally.remark(8), tally.remark(8)}
     assert {str(remark)[:45] for remark in remarks} == {
         "ingest: URLs of slow.example wait, as it gets",
         "ingest: busy.example asks for pauses: its URL",
+        "ingest: nothing answers any more, nor can las",
     }
     assert tally.remark(8) is None

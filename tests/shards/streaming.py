@@ -6,6 +6,7 @@ python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The word
     holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
     forks DATASET                 a stream's content, and that which a process forked after it reads
     lets_go DATASET               whether a batch stays, and how many follow, when a process forked lets go
+    keeps DATASET                 whether a batch stays in a process forked, when its parent lets go
     grows DATASET EPOCHS          the private bytes of a worker, at its start and after each epoch
     ranks DATASET SETTINGS OUT    what each of the processes gathered from all
 """
@@ -102,6 +103,21 @@ def lets_go(dataset: str) -> None:
     print(json.dumps([len(list(made)), content(first) == before]))
 
 
+def keeps(dataset: str) -> None:
+    made = stream(dataset, batch_size=24, workers=1, stop=24 * 12)
+    first = next(made)
+    before = content(first)
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(told, 1)
+        os._exit(content(first) != before)
+    del first
+    followed = len(list(made))
+    os.write(tell, b"read")
+    print(json.dumps([followed, os.waitpid(child, 0)[1] == 0]))
+
+
 def begin_and_leave(dataset: str) -> None:
     made = stream(dataset, batch_size=24, workers=2)
     next(made)
@@ -164,6 +180,6 @@ def ranks(dataset: str, settings: str, out: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     programs: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (lines, stops, holds, forks, lets_go, grows, ranks)
+        each.__name__: each for each in (lines, stops, holds, forks, lets_go, keeps, grows, ranks)
     }
     programs[sys.argv[1]](*sys.argv[2:])

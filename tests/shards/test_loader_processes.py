@@ -1,5 +1,6 @@
 """Workers of a DataLoader that die, err or hang in whatever they do; the memory that they share."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -38,12 +39,17 @@ class Made(Dataset[torch.Tensor]):
         return self._make(self._notes)
 
 
-def batches(make: Callable[[Path], torch.Tensor], notes: Path) -> Iterator[torch.Tensor]:
-    def begin() -> Iterator[torch.Tensor]:
-        made = Made(make, notes)
-        return iter(DataLoader(made, batch_size=None, num_workers=1, multiprocessing_context="forkserver"))
+def loader(make: Callable[[Path], torch.Tensor], notes: Path) -> Iterator[torch.Tensor]:
+    made = Made(make, notes)
+    return iter(DataLoader(made, batch_size=None, num_workers=1, multiprocessing_context="forkserver"))
 
-    return watched(begin, DatasetError, "a worker")
+
+def batches(make: Callable[[Path], torch.Tensor], notes: Path) -> Iterator[torch.Tensor]:
+    return watched(lambda: loader(make, notes), DatasetError, "a worker")
+
+
+def sound(notes: Path) -> torch.Tensor:
+    return torch.zeros(3)
 
 
 def killed(notes: Path) -> torch.Tensor:
@@ -144,6 +150,23 @@ def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path
     path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.stdout == "4\n", done.stderr
+
+
+def test_a_process_that_another_thread_begins_meanwhile_is_let_alone(tmp_path: Path) -> None:
+    """Of two streams begun at once, the first to end killed the other's workers."""
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(120,))
+
+    def begin() -> Iterator[torch.Tensor]:
+        other.start()
+        return loader(sound, tmp_path)
+
+    try:
+        assert len(list(watched(begin, DatasetError, "a worker"))) == 3
+        other.join(0.5)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 def test_a_mistake_in_a_worker_is_not_taken_for_its_death(tmp_path: Path) -> None:

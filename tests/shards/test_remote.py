@@ -192,6 +192,13 @@ def slow_tars(asked: threading.Event) -> Fault:
     return fault
 
 
+def named(store: ObjectStore, source: Path, size: int, name: str) -> Wanted:
+    """The same file under another name."""
+    other = source.with_name(f"{name}.tar")
+    store.fs.copy(str(source), str(other))
+    return Wanted(other, size)
+
+
 def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str, tmp_path: Path) -> None:
     source = location(uploaded) / "000000.tar"
     size = source.stat().st_size
@@ -199,15 +206,16 @@ def test_what_others_download_meanwhile_counts(store: ObjectStore, uploaded: str
         Cache(tmp_path / "bounded", max_bytes=2 * size),
         Cache(tmp_path / "bounded", max_bytes=2 * size),
     )
-    for version in "ab":
-        one.fill(Wanted(source, size, version=version))
+    first, second, third, fourth = (named(store, source, size, name) for name in "abcd")
+    for wanted in (first, second):
+        one.fill(wanted)
     coming = threading.Event()
     store.fault = slow_tars(coming)
-    slow = threading.Thread(target=one.fill, args=(Wanted(source, size, version="c"),))
+    slow = threading.Thread(target=one.fill, args=(third,))
     slow.start()
     assert coming.wait(60)
     store.fault = lambda method, path: None
-    other.fill(Wanted(source, size, version="d"))
+    other.fill(fourth)
     assert len([path for path in one.folder.iterdir() if not path.name.startswith(".")]) == 1
     store.stopping.set()
     slow.join()
@@ -243,15 +251,16 @@ def test_what_comes_ahead_takes_no_room_from_what_others_download(
     source = location(uploaded) / "000000.tar"
     size = source.stat().st_size
     one, other = (Cache(tmp_path / "bounded", max_bytes=size) for _ in range(2))
+    first, second = (named(store, source, size, name) for name in "ab")
     coming = threading.Event()
     store.fault = slow_tars(coming)
-    slow = threading.Thread(target=one.fill, args=(Wanted(source, size, version="a"),))
+    slow = threading.Thread(target=one.fill, args=(first,))
     slow.start()
     assert coming.wait(60)
     store.fault = lambda method, path: None
-    other.fill(Wanted(source, size, version="b"))
+    other.fill(second)
     assert not list(one.folder.glob("*.tar"))
-    os.close(other.open(Wanted(source, size, version="b")))  # what is read now does not wait
+    os.close(other.open(second))  # what is read now does not wait
     store.stopping.set()
     slow.join()
 
@@ -331,6 +340,62 @@ def test_a_copy_in_the_cache_that_was_damaged_is_had_anew(
     result = filter_dataset(location(uploaded), tmp_path / "out", FilterConfig(skip_broken=True))
     assert result.lost == {}
     assert everything(ShardSet(tmp_path / "out")) == everything(ShardSet(small_dataset))
+
+
+def test_a_copy_that_was_written_to_is_not_read(
+    store: ObjectStore, uploaded: str, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("000000.tar", "000001.tar", "000002.tar"):
+        store.fs.copy(f"{uploaded}/{name}", f"{uploaded}-tars/{name}")
+    for source, like in ((uploaded, small_dataset), (f"{uploaded}-tars/{{000000..000002}}.tar", None)):
+        before = everything(ShardSet(source))
+        copies = list((tmp_path / "cache" / "files").glob("*.tar"))
+        for copy in copies:
+            content = bytearray(copy.read_bytes())
+            content[5000] ^= 1
+            with copy.open("r+b") as file:
+                file.write(content)
+        assert everything(ShardSet(source)) == before
+        assert like is None or before == everything(ShardSet(like))
+        for copy in copies:
+            copy.unlink()
+
+
+def test_copies_that_came_from_elsewhere_are_known_by_their_hash(
+    store: ObjectStore, uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    before = everything(ShardSet(uploaded))
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "other"))
+    (tmp_path / "other" / "files").mkdir(parents=True)
+    for copy in (tmp_path / "cache" / "files").iterdir():
+        (tmp_path / "other" / "files" / copy.name).write_bytes(copy.read_bytes())
+    store.fault = lambda method, path: "403" if method == "GET" and path.endswith(".tar") else None
+    assert everything(ShardSet(uploaded)) == before
+
+
+def test_a_tar_that_is_replaced_before_it_is_read_is_not_taken_for_itself(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    members = [{"__key__": f"{number:03}", "jpg": b"%03d" % number, "txt": "text"} for number in range(9)]
+    place = f"{BUCKET}/{tmp_path.name}.tar"
+    contents = [
+        write_tar(tmp_path / "a.tar", each).read_bytes() for each in (members, list(reversed(members)))
+    ]
+    assert len(contents[0]) == len(contents[1])
+    store.fs.pipe(place, contents[0])
+    shards = ShardSet(f"s3://{place}")
+    for copy in (tmp_path / "cache" / "files").iterdir():  # as another program makes room
+        copy.unlink()
+    store.fs.pipe(place, contents[1])
+    shards.close()
+    with pytest.raises(DatasetError, match=r"expected the file as it was .*, found it changed"):
+        shards.read(0, 0)
+    assert ShardSet(f"s3://{place}").read(0, 0).image == b"008"
+    store.fs.pipe(place, contents[0])
+    assert ShardSet(f"s3://{place}").read(0, 0).image == b"000"
 
 
 def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,11 @@ def test_a_process_forked_from_a_program_that_reads_takes_nothing_from_it(small_
     assert said("lets_go", small_dataset) == [11, True]
 
 
+def test_a_process_forked_from_a_program_that_reads_keeps_what_it_holds(small_dataset: Path) -> None:
+    """Its parent's loader processes do not write into it when the parent lets go."""
+    assert said("keeps", small_dataset) == [11, True]
+
+
 def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
     settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
     with program("lines", small_dataset, settings, start_new_session=True) as process:

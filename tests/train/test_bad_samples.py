@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clipkit.errors import DatasetError
+from clipkit.train.config import TrainConfig
 from clipkit.train.interrupt import TrainInterrupted
 from tests.shards.test_bad_samples import overwrite
 from tests.train.test_run import CONFIG, run_it
@@ -27,9 +28,9 @@ def damaged(tiny_dataset: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def ended(damaged: Path, run: Path) -> str:
+def ended(damaged: Path, run: Path, config: TrainConfig = CONFIG) -> str:
     with pytest.raises(DatasetError, match=r"11 of the \d+ samples read so far cannot be read") as raised:
-        run_it(damaged, run, evaluators=())
+        run_it(damaged, run, config, evaluators=())
     message, _, checkpoint = str(raised.value).partition("; what was trained until then is in ")
     assert Path(checkpoint).is_file() and Path(checkpoint).is_relative_to(run)
     return message
@@ -51,6 +52,14 @@ def test_a_resumed_run_counts_on(damaged: Path, tmp_path: Path) -> None:
     assert ended(damaged, tmp_path / "stopped") == unbroken
     log = (tmp_path / "stopped" / "out.log").read_text()
     assert all(f"sample {row:09d}: its picture" in log for row in BROKEN)
+
+
+def test_the_last_step_is_kept_also_where_its_checkpoint_would_tell_of_too_many(
+    damaged: Path, tmp_path: Path
+) -> None:
+    message = ended(damaged, tmp_path / "run", CONFIG.model_copy(update={"save_every": CONFIG.batch_size}))
+    stored = torch.load(tmp_path / "run" / "checkpoints" / "latest", weights_only=True)
+    assert f"11 of the {stored['position']} samples read so far" in message
 
 
 def test_a_finished_run_tells_how_many(damaged: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clipkit.cli import app
-from clipkit.errors import TrainError
+from clipkit.errors import ConfigError, TrainError
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
@@ -50,6 +50,16 @@ def test_it_goes_on_where_it_was_stopped(sets: list[ShardSet], tmp_path: Path) -
     assert len(losses(tmp_path / "unbroken")) == 12
     with pytest.raises(TrainError, match="shares"):
         go(Mixture(sets, [1, 1], repeat=True), tmp_path / "stopped")
+
+
+def test_a_batch_that_would_hold_a_sample_twice_is_refused(sets: list[ShardSet], tmp_path: Path) -> None:
+    """As one larger than a data set is: the sample would be its own wrong answer."""
+    mixture = Mixture(sets, [1, 9], repeat=True)  # of 64 and 40 samples
+    of_forty = TrainConfig(model=CONFIG.model, batch_size=44, samples_seen=88, workers=0)
+    assert train(of_forty, mixture, RunDirectory(tmp_path / "run"), ()).steps == 2
+    larger = of_forty.model_copy(update={"batch_size": 45})
+    with pytest.raises(ConfigError, match=r"found 40, and 90.0% of 45 are more: choose a smaller --batch"):
+        train(larger, mixture, RunDirectory(tmp_path / "other"), ())
 
 
 def test_the_command_takes_several(sets: list[ShardSet], tmp_path: Path) -> None:

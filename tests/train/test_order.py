@@ -47,7 +47,7 @@ def test_another_number_of_stretches_is_another_order_and_another_run(data: CsvS
 
 def test_the_order_of_what_is_learnt_by_heart(data: CsvSet) -> None:
     config = TrainConfig(workers=0, streams=2)
-    samples = fixed_samples(data, config, 4, TrainTransform(32), Tokenizer(77))
+    samples = fixed_samples(data, config, 4, TrainTransform(32), Tokenizer(77), print)
     assert samples.positions_B.tolist() == [0, 2, 1, 3]
 
 

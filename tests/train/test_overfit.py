@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipkit.errors import ConfigError, TrainError
+from clipkit.errors import ConfigError, DatasetError, TrainError
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.loader import Batch, batches
@@ -55,6 +55,16 @@ def test_what_cannot_be_learned_is_said_before_and_after(tmp_path: Path) -> None
     assert "about 1.8" in said
 
 
+def test_samples_that_cannot_be_read_are_noted_and_counted_as_in_any_run(tmp_path: Path) -> None:
+    samples = [{"__key__": word, "jpg": picture(n), "txt": word} for n, word in enumerate(WORDS)]
+    samples[3]["jpg"] = b"no picture"
+    shards = ShardSet(str(write_tar(tmp_path / "data.tar", samples)))
+    overfit(shards, tmp_path / "run", epochs=1)
+    assert "sample tree: its picture" in (tmp_path / "run" / "out.log").read_text()
+    with pytest.raises(DatasetError, match=r"1 of the 12 samples .*, more than the 0.00% allowed"):
+        overfit(shards, tmp_path / "strict", epochs=1, max_bad=0.0)
+
+
 def test_a_usual_run_of_that_name_is_another_one(tmp_path: Path) -> None:
     shards = data(tmp_path, WORDS)
     overfit(shards, tmp_path / "run", epochs=1)
@@ -76,7 +86,7 @@ def test_a_number_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_the_samples_are_the_first_of_the_runs_order(tiny_dataset: Path) -> None:
     shards, made = ShardSet(tiny_dataset), (TrainTransform(32), Tokenizer(77))
-    samples = fixed_samples(shards, TrainConfig(seed=3, workers=0), 20, *made)
+    samples = fixed_samples(shards, TrainConfig(seed=3, workers=0), 20, *made, print)
     stream = batches(shards, batch_size=10, seed=3, transform=made[0], tokenize=made[1])
     first, second = next(stream), next(stream)
     wanted = torch.cat([first.positions_B, second.positions_B])
