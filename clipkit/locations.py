@@ -183,9 +183,11 @@ def read_bytes(path: Path, at_most: int = MOST_BYTES) -> bytes:
 def decoded(name: str) -> str:
     """Return a file's name as it can be written down: what is no UTF-8 in it becomes U+FFFD.
 
-    So do the other halves of characters that a stranger's JSON may spell.
+    So do the other halves of characters that a stranger's JSON may spell. In which encoding the system has
+    names does not matter: not all that can be written down is in it.
     """
-    return os.fsencode(_HALVES.sub("\N{REPLACEMENT CHARACTER}", name)).decode(errors="replace")
+    whole = _HALVES.sub("\N{REPLACEMENT CHARACTER}", name)
+    return whole.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def opened(path: Path) -> int:

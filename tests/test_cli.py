@@ -139,6 +139,18 @@ def test_an_output_directory_that_holds_something_else(listed: Path, tmp_path: P
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"mine"
 
 
+def test_a_locale_that_is_not_utf_8(listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    named = listed.rename(tmp_path / "fotografías.tsv")
+    words = ["ingest", "cc", named, "--allow-private-hosts", "--out", tmp_path / "dataset"]
+    for _ in range(2):
+        finished = clipkit(*words)
+        assert finished.returncode == 0, finished.stderr
+    content = json.loads((tmp_path / "dataset" / "dataset.json").read_bytes())
+    assert [source["name"] for source in content["sources"]] == [named.name]
+
+
 def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     words = ["ingest", "cc", listed, "--out", tmp_path / "dataset", "--allow-private-hosts", "--json"]
     first = clipkit(*words)

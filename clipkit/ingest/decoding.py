@@ -12,7 +12,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from clipkit.ingest.colour import flattened, laid_on_white
 from clipkit.ingest.pieces import MAX_PIECES, has_too_many_pieces
-from clipkit.jpeg import decode_jpeg, jpeg_header
+from clipkit.jpeg import check_whole, decode_jpeg, jpeg_header
 from clipkit.metadata import has_damaged_chunk, jpeg_metadata, orientation_of, without_metadata
 from clipkit.pictures import JPEG_START, Pixels, check_scans
 from clipkit.processes import at_most_more_memory, give_back_freed_memory
@@ -117,6 +117,7 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
     share = 1.0 if metadata.one_scan else _SHARES.get("cmyk" if four_colours else sampling, 1.0)
     _check_size(width, height, limits._replace(share=share))
     if four_colours:
+        check_whole(data)
         return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
     factor = max(

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,8 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import DatasetError
-from clipkit.jpeg import decode_jpeg as jpeg_pixels
-from clipkit.jpeg import jpeg_header
+from clipkit.jpeg import check_whole, jpeg_header
 from clipkit.metadata import without_metadata
 from clipkit.pictures import JPEG_START, MAX_PIXELS, Pixels, check_scans
 
@@ -47,8 +47,16 @@ class _Quiet:
                 if not self._inside:
                     self._before.__exit__(None, None, None)
 
+    def after_fork(self) -> None:
+        """Begin anew: the threads that are inside, or hold the lock, are the parent's."""
+        self._changing = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._before.__exit__(None, None, None)
+
 
 _quiet = _Quiet()
+os.register_at_fork(after_in_child=_quiet.after_fork)
 
 
 @contextmanager
@@ -109,10 +117,11 @@ def decode_jpeg(image: bytes, least_width: float, least_height: float) -> Pixels
     return pixels
 
 
-def check_whole(jpeg: bytes) -> None:
+def check_whole_jpeg(image: bytes) -> None:
     """Raise DatasetError for a JPEG of whose pixels libjpeg says that some are lost; Pillow decodes it so."""
     try:
-        jpeg_pixels(jpeg, "GRAY", min_height=1, min_width=1, fastdct=True)
+        if image.startswith(JPEG_START):
+            check_whole(image)
     except ValueError as error:
         if str(error).startswith("Corrupt JPEG data: "):
             raise DatasetError(f"not a picture that can be decoded ({error}): leave it out") from None

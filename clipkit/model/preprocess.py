@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from clipkit.model.augment import Draws, crop_box, grayed, jittered
-from clipkit.model.pictures import check_pixels, check_whole, decode_jpeg, jpeg_size, opened, rgb_pixels
+from clipkit.model.pictures import check_pixels, check_whole_jpeg, decode_jpeg, jpeg_size, opened, rgb_pixels
 from clipkit.model.resize import centered_box, centered_square
 from clipkit.pictures import Pixels
 
@@ -98,7 +98,6 @@ class TrainTransform:
         wanted = OVERSAMPLING * self.image_size
         pixels = decode_jpeg(image, wanted * width / crop_width, wanted * height / crop_height)
         if pixels is None:
-            check_whole(image)
             return None
         if pixels.shape[:2] == (height, width):
             return Crop(pixels[top : top + crop_height, left : left + crop_width])
@@ -111,6 +110,7 @@ class TrainTransform:
 
     def _crop(self, image: bytes, key: int) -> Crop:
         with opened(image) as picture:
+            check_whole_jpeg(image)
             left, top, width, height = self._box(*picture.size, key)
             return Crop(np.array(picture.convert("RGB").crop((left, top, left + width, top + height))))
 

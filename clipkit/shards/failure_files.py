@@ -45,7 +45,8 @@ def urls_to_retry(directory: Path) -> Iterator[str]:
     """Yield the URLs whose requests failed and may be tried again. Raises DatasetError as reading does."""
     for table in failures_of(directory, ["url", "reason", "retryable"]):
         requested = pc.not_equal(table["reason"], "worker_crashed")  # as any record may be, also of a file
-        yield from table.filter(pc.and_(table["retryable"], requested))["url"].to_pylist()
+        tried = table.filter(pc.and_(table["retryable"], requested))
+        yield from tried["url"].drop_null().to_pylist()  # a repair does not know them all
 
 
 def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None = None) -> pa.Table:

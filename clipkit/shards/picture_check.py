@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from clipkit.jpeg import decode_jpeg, jpeg_header
+from clipkit.jpeg import check_whole, jpeg_header
 from clipkit.metadata import orientation_of, without_metadata
 from clipkit.pictures import MAX_PIXELS, check_scans
 
@@ -57,11 +57,10 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
             raise ValueError(f"{size[0]} x {size[1]} pixels are too many")
         if (
             picture.format in ("JPEG", "MPO")
-            and picture.mode in ("L", "RGB")
+            and picture.mode in ("L", "RGB", "CMYK")
             and _is_known_to_turbojpeg(data)
         ):
-            # All of the coded data is read, as for the whole picture; an eighth of the pixels is made.
-            decode_jpeg(data, "GRAY", min_height=1, min_width=1, fastdct=True)
+            check_whole(data)
         else:
             picture.load()
     return size

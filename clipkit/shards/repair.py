@@ -1,33 +1,38 @@
 """A dataset made right again from its tars: all but these is made anew where it is at fault, and told."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from clipkit.atomic import write_json
 from clipkit.errors import DatasetError
-from clipkit.json_values import parsed_json
-from clipkit.locations import is_remote, read_bytes
+from clipkit.locations import is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
 from clipkit.shards.failure_files import FAILURES, entry_of, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
-from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, IngestProgress
+from clipkit.shards.index import INDEX_FILE, Index, IndexEntry
 from clipkit.shards.parquet import write_hashed
 from clipkit.shards.parts import PARTS
 from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
 from clipkit.shards.report import write_report
-from clipkit.shards.restate import AS_FOUND, LOST_WITH_IT, restate, write_index
-from clipkit.shards.salvage import OldManifests, lost_failures, old_failures, without_records
+from clipkit.shards.restate import (
+    AS_FOUND,
+    LOST_WITH_IT,
+    UNPROVEN,
+    progress_of,
+    restate,
+    write_index,
+    write_sizes,
+)
+from clipkit.shards.salvage import OldFailures, OldManifests, lost_failures, old_failures, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
-from clipkit.shards.verify_shard import How, Listed, Records, ShardVerdict, records_of
+from clipkit.shards.verify_shard import How, Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
     SIZES_FILE,
     Files,
@@ -39,6 +44,7 @@ from clipkit.shards.whole import (
     each_once,
     is_doubtful,
     listed_files,
+    paths_of,
 )
 
 
@@ -69,7 +75,7 @@ def repair(
         dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
         if files.listing is not None and is_doubtful(files.listing, dataset):
             files = doubted(directory, files)
-        check_openable(_paths(directory, files))
+        check_openable(paths_of(directory, files))
         if (directory / PARTS).is_dir() or (dataset is not None and not dataset.was_complete):
             raise DatasetError(
                 f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
@@ -93,14 +99,6 @@ def repair(
             write_report(directory)
         staging.discard()
         return one.result()
-
-
-def _paths(directory: Path, files: Files) -> Iterator[Path]:
-    for shard in files.shards:
-        yield directory / shard.name
-        yield (directory / shard.name).with_suffix(".parquet")
-    for name, _ in files.failures:
-        yield directory / name
 
 
 class _Repair:
@@ -140,25 +138,35 @@ class _Repair:
             self._account(verdict.records)
 
     def mend_failures(self) -> None:
-        """List the failure files that can be read."""
+        """List the failure files that can be read: those at fault last, which may hold others' records."""
+        at_fault = []
         for name, entry in self._files.failures:
             old = old_failures(self._directory, name, entry)
-            if old.table is None:
-                self._left_out.append(old.why)
-                self._unnamed += entry.samples if entry else 0
-                continue
-            again = self._account(records_of(old.table))
-            table, gone = old.without(again) if old.why else (old.table, 0)
-            self._unnamed += gone
-            if not len(table):
-                continue
-            if old.why or entry is None:
-                entry = entry_of(self._directory, name, table)
-                self._doubtful += [f"{name}: {old.why}"] if self._is_trusted or old.is_damaged else []
-            if old.is_other or gone:
-                entry = write_failures(self._staging.folder, number_of(entry), table)
-                self.changed.append(name)
-            self._entries.append(entry._replace(samples=len(table)))
+            if old.why:
+                at_fault.append((name, entry))
+            else:
+                self._list_failures(name, entry, old)
+        for name, entry in at_fault:
+            self._list_failures(name, entry, old_failures(self._directory, name, entry))
+
+    def _list_failures(self, name: str, entry: IndexEntry | None, old: OldFailures) -> None:
+        if old.table is None:
+            self._left_out.append(old.why)
+            self._unnamed += entry.samples if entry else 0
+            return
+        again = self._account(records_of(old.table))
+        table, gone = old.without(again) if old.why else (old.table, 0)
+        self._unnamed += max(0, entry.samples - len(table)) if entry else gone
+        if not len(table):
+            return
+        if old.why or entry is None:
+            if entry is not None or old.is_damaged:  # else it is the index alone that is made anew
+                self._doubt(f"{name}: {old.why}", is_certain=old.is_damaged)
+            entry = entry_of(self._directory, name, table)
+        if old.is_other or gone:
+            entry = write_failures(self._staging.folder, number_of(entry), table)
+            self.changed.append(name)
+        self._entries.append(entry._replace(samples=len(table)))
 
     def mend_shards(self) -> None:
         """Make the manifests anew of those put aside whose tars are whole; give up the others."""
@@ -175,7 +183,8 @@ class _Repair:
         if verdict.sha256 is None or verdict.faults.of(("changed", "crashed")):
             return verdict.faults.listed[-1].line()
         is_other = entry is not None and verdict.sha256 != entry.sha256
-        if is_other and self._is_trusted:
+        is_vouched_for = entry is not None and verdict.manifest_sha256 == entry.manifest_sha256
+        if is_other and (self._is_trusted or (is_vouched_for and verdict.differs_from_manifest)):
             return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
         # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
         how = self.how._replace(decode=is_other or (entry is None and self.how.decode))
@@ -190,13 +199,14 @@ class _Repair:
         if sha256 is None or not table.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / name, table)
             self.changed.append(name)
-        is_other = self._is_trusted and found is not None and not {sha256, found} & self._manifests
-        if is_other or (verdict.name in old.damaged and sha256 not in self._manifests):
-            self._doubtful.append(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}")
+        is_damaged = verdict.name in old.damaged and sha256 not in self._manifests
+        is_listed = entry is not None or self._is_trusted
+        if is_damaged or (is_listed and found is not None and not {sha256, found} & self._manifests):
+            self._doubt(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}", is_certain=is_damaged)
         self._entries.append(
             IndexEntry("shard", verdict.name, len(table), verdict.bytes, verdict.sha256, sha256)
         )
-        if made.unknown and verdict.name not in old.own:
+        if made.unknown > max((each["source_row"].null_count for each in old.of(verdict.name)), default=0):
             self._doubtful.append(f"{name}: {LOST_WITH_IT}")
         self._unknown += made.unknown + len(again)
         return None
@@ -222,6 +232,9 @@ class _Repair:
     def name_lost(self) -> None:
         """Name what is accounted for nowhere, where the records of the list can be told."""
         dataset = self._dataset
+        if dataset is not None and dataset.is_as_written and dataset.passes:
+            found = sum(entry.samples for entry in self._entries) + sum(map(len, self._lost))
+            self._unnamed = max(0, dataset.listed - found)
         if not self._unnamed or self._unknown or dataset is None or len(dataset.description.sources) != 1:
             return
         source = dataset.description.sources[0].name
@@ -234,20 +247,19 @@ class _Repair:
     def stage(self) -> None:
         """Write what is other than it was."""
         old = self._files.listing
-        index = Index(self._entries, old.progress if old else self._progress())
+        index = Index(self._entries, old.progress if old else progress_of(self._dataset))
         lost = pa.concat_tables(self._lost) if self._lost else FAILURE_SCHEMA.empty_table()
         if len(lost):
             entry = write_failures(self._staging.folder, next_number(index), lost)
             index.entries.append(entry)
             self.changed.append(entry.name)
-        sizes = {shard.name: shard.samples for shard in sorted(index.shards, key=lambda each: each.name)}
-        if _json(self._directory / SIZES_FILE) != sizes:
-            write_json(self._staging.folder / SIZES_FILE, sizes)
-            self.changed.append(SIZES_FILE)
+        self.changed += [SIZES_FILE] if write_sizes(self._directory, index, self._staging) else []
         if not self._is_trusted or sorted(old.entries if old else ()) != sorted(index.entries):
-            otherwise = index.progress if self._is_trusted else self._progress()
+            otherwise = index.progress if self._is_trusted else progress_of(self._dataset)
             if not write_index(index, self._dataset, otherwise, self._staging):
+                sealed = self._dataset.index_sha256 if self._dataset and self._dataset.is_as_written else None
                 self._doubtful += self._others
+                self._doubtful += [f"{INDEX_FILE}: {UNPROVEN}"] if old is None and sealed else []
             self.changed.append(INDEX_FILE)
         self._stage_description(index)
         self._lost_count = len(lost)
@@ -266,7 +278,7 @@ class _Repair:
     def result(self) -> RepairResult:
         """Return what was done."""
         unlisted = Faults()
-        check_unlisted(self._directory, Files(None, *self._now_listed()), unlisted)
+        check_unlisted(self._directory, listed_files(self._directory, Faults()), unlisted)
         return RepairResult(
             directory=self._directory,
             remade=sorted(self.changed),
@@ -278,20 +290,10 @@ class _Repair:
             unlisted=[fault.file for fault in unlisted.listed],
         )
 
-    def _now_listed(self) -> tuple[list[Listed], list[tuple[str, IndexEntry | None]]]:
-        files = listed_files(self._directory, Faults())
-        return files.shards, files.failures
+    def _doubt(self, what: str, *, is_certain: bool) -> None:
+        """Tell of a file that is not as listed; beside an index at fault, unless that is proven right."""
+        (self._doubtful if is_certain or self._is_trusted else self._others).append(what)
 
     def _account(self, records: Records) -> Rows:
         """Note who is accounted for; return the places of those that were already."""
         return self._seen.add(records.sources, records.of_source, np.maximum(records.rows, 0))
-
-    def _progress(self) -> IngestProgress:
-        return IngestProgress(pass_number=max(0, len(self._dataset.passes) - 1) if self._dataset else 0)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return parsed_json(read_bytes(path))
-    except (OSError, ValueError):
-        return None

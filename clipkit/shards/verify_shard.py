@@ -60,6 +60,12 @@ class ShardVerdict(NamedTuple):
     sha256: str | None = None
     manifest_sha256: str | None = None
 
+    @property
+    def differs_from_manifest(self) -> bool:
+        """Whether the tar is other than its manifest says, whatever the index says of either."""
+        found = (fault.cause for fault in self.faults.listed if fault.file == self.name)
+        return any(cause not in ("bytes", "sha256") for cause in found)
+
 
 class _Passed(NamedTuple):
     sha256: str

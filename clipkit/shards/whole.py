@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -154,6 +154,15 @@ class Counted:
         self.faults.take(faults)
 
 
+def paths_of(directory: Path, files: Files) -> Iterator[Path]:
+    """Yield where the files lie, manifests too."""
+    for shard in files.shards:
+        yield directory / shard.name
+        yield (directory / shard.name).with_suffix(".parquet")
+    for name, _ in files.failures:
+        yield directory / name
+
+
 def check_openable(paths: Iterable[Path]) -> None:
     """Raise OSError for a file that is there and cannot be opened: of what is in it nothing is known."""
     for path in paths:
@@ -208,8 +217,8 @@ def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults:
         twice = Counter(names).most_common(1)[0][0]
         faults.add("index", INDEX_FILE, f"expected each file once, found {twice} again")
     short = [entry.name for entry in index.shards if entry.samples != SHARD_SAMPLES]
-    passes = len(dataset.passes) if dataset and dataset.passes else 1
-    if len(short) > passes:
+    is_told = dataset is not None and (dataset.passes or dataset.description.parent)  # how many passes
+    if dataset is not None and is_told and len(short) > max(1, len(dataset.passes)):
         words = f"expected {SHARD_SAMPLES:,} samples in each shard but a pass's last, found other numbers in "
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 

@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -77,12 +79,13 @@ def test_what_is_no_picture_gives_one_clear_line(data: bytes) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_jpeg_with_a_hole_is_no_training_picture() -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_with_a_hole_is_no_training_picture(mode: str) -> None:
     """Such as a disk leaves that lost a block: Pillow decodes it without a word, grey from there on."""
-    whole = encoded(picture(200, 150), "JPEG")
+    whole = encoded(picture(200, 150, mode), "JPEG")
     middle = len(whole) // 2
     for damaged in (whole[:middle] + bytes(512) + whole[middle + 512 :], whole[:middle] + b"\xff\xd9"):
-        expected = EvalTransform(32)(encoded(Image.open(io.BytesIO(damaged))))
+        expected = EvalTransform(32)(encoded(Image.open(io.BytesIO(damaged)).convert("RGB")))
         assert np.array_equal(EvalTransform(32)(damaged), expected), "as OpenAI's"
         with pytest.raises(DatasetError, match=r"\(Corrupt JPEG data: .*\): leave it out"):
             TrainTransform(32)(damaged, 0)
@@ -93,6 +96,25 @@ def test_bytes_that_concern_no_pixel_cost_no_training_picture() -> None:
     revision = whole.index(b"JFIF\0") + 5
     for odd in (whole[:-2] + bytes(99) + whole[-2:], whole[:revision] + b"\2" + whole[revision + 1 :]):
         assert np.array_equal(TrainTransform(64)(odd, 0), TrainTransform(64)(whole, 0))
+
+
+def test_a_fork_while_other_threads_open_pictures_does_not_hang() -> None:
+    program = """if True:
+        import os, signal, warnings
+        from clipkit.model.pictures import _quiet
+        before = list(warnings.filters)
+        with _quiet():  # another thread, say
+            with _quiet._changing:
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                    with _quiet():
+                        pass
+                    os._exit(warnings.filters != before)
+        print(os.waitpid(child, 0)[1])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 @settings(max_examples=60, deadline=None)

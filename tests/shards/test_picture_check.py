@@ -91,6 +91,19 @@ def test_bytes_between_the_last_scan_and_the_end_cost_no_picture(options: dict[s
     assert picture_fault(short, 100, 50, max_pixels=10_000) is not None
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_with_a_hole_is_a_broken_picture(mode: str) -> None:
+    """Pillow decodes it without a word, grey from there on."""
+    whole = encoded(photo(100, 50).convert(mode))
+    hole = len(whole) * 3 // 4
+    damaged = whole[:hole] + bytes(64) + whole[hole + 64 :]
+    assert isinstance(process(whole, IngestConfig()), Picture)
+    assert picture_fault(whole, 100, 50, max_pixels=10_000) is None
+    made = process(damaged, IngestConfig())
+    assert isinstance(made, Failed) and made.reason == "broken_image"
+    assert picture_fault(damaged, 100, 50, max_pixels=10_000) is not None
+
+
 @pytest.mark.parametrize("parameters", [(0, 0, 0), (1, 63, 0), (0, 63, 16)])
 def test_a_sequential_scan_with_odd_parameters_costs_no_picture(parameters: tuple[int, int, int]) -> None:
     whole = encoded(photo(100, 50))

@@ -17,13 +17,15 @@ from clipkit.errors import DatasetError
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
-from clipkit.shards.dataset import Pass, exclusive_use, open_for_writing, read_dataset
+from clipkit.shards.dataset import Pass, Totals, exclusive_use, open_for_writing, read_dataset
+from clipkit.shards.failure_files import urls_to_retry, write_failures
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import Index, read_index
 from clipkit.shards.repair import repair
 from clipkit.shards.seal import write_sealed
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.verify import verify
+from clipkit.shards.writing import write_shard, write_sizes
 from tests.datasets import contents
 from tests.ingest.interrupting import Moment, ended, started
 from tests.serving import Server, answer, encoded, photo
@@ -232,6 +234,7 @@ def test_the_samples_of_a_broken_tar_become_failures(
     lost = pq.read_table(dataset / "failures" / "000001.parquet")
     assert set(lost["reason"].to_pylist()) == {"lost"} and set(lost["retryable"].to_pylist()) == {True}
     assert (lost["url"].null_count == 0) is manifest
+    assert len(list(urls_to_retry(dataset))) == 1000 * manifest
     assert {fault.cause for fault in verify(dataset).faults} <= {"unlisted"}
     with pytest.raises(DatasetError, match="1,000 samples are lost"):
         result.check()
@@ -410,3 +413,56 @@ def test_a_broken_derived_dataset_is_left_as_it_is(dataset: Path, tmp_path: Path
     with pytest.raises(DatasetError, match=r"derive the dataset from dataset again, or leave what is broken"):
         repair(derived)
     assert contents(derived) == before
+
+
+def test_a_manifest_replaced_by_another_shards_is_told(dataset: Path) -> None:
+    shutil.copy(dataset / "000000.parquet", dataset / "000001.parquet")
+    result = repair(dataset)
+    assert result.unknown == 1000
+    assert not result.ok and "000001.parquet: made without the URLs" in result.doubtful[0]
+
+
+def in_two_files(dataset: Path) -> pa.Table:
+    """Divide the failures among two files; return the second one's."""
+    failures, index = pq.read_table(dataset / "failures" / "000000.parquet"), read_index(dataset)
+    halves = failures.slice(0, 100), failures.slice(100)
+    made = [write_failures(dataset, number, half) for number, half in enumerate(halves)]
+    Index([*index.shards, *made], index.progress).write(dataset)
+    assert verify(dataset).ok
+    return halves[1]
+
+
+def test_failures_replaced_by_another_files_cost_none_of_those(dataset: Path) -> None:
+    second = in_two_files(dataset)
+    shutil.copy(dataset / "failures" / "000001.parquet", dataset / "failures" / "000000.parquet")
+    result = repair(dataset)
+    assert not result.ok and (result.lost, result.unnamed) == (100, 0)
+    assert pq.read_table(dataset / "failures" / "000001.parquet").equals(second)
+    assert_accounted(dataset)
+    assert {fault.cause for fault in verify(dataset).faults} == {"unlisted"}
+
+
+def test_records_lost_beside_an_index_are_known_by_the_passes(dataset: Path) -> None:
+    in_two_files(dataset)
+    (dataset / "failures" / "000000.parquet").unlink()
+    (dataset / "index.parquet").unlink()
+    assert repair(dataset).lost == 100
+    assert_accounted(dataset)
+    assert verify(dataset).ok
+
+
+def test_how_many_passes_there_were_is_lost_with_the_description(dataset: Path) -> None:
+    manifest, tar = pq.read_table(dataset / "000002.parquet"), (dataset / "000002.tar").read_bytes()
+    images = [tar[row["image_offset"] :][: row["image_bytes"]] for row in manifest.to_pylist()]
+    rows = pa.array(range(2400, 2560), pa.int64())
+    following = manifest.set_column(4, manifest.schema.field(4), rows)
+    index, made = read_index(dataset), read_dataset(dataset)
+    made.begin(Pass(kind="list", first=2400, records=160))
+    Index([*index.entries, write_shard(dataset, 3, following, images)], index.progress).write(dataset)
+    write_sizes(dataset, read_index(dataset))
+    made.finish(Totals(records=2560, samples=2320, failures=240, shards=4))
+    assert verify(dataset).ok
+    (dataset / "dataset.json").unlink()
+    assert verify(dataset).counts == {"dataset": 1}
+    repair(dataset)
+    assert verify(dataset).ok

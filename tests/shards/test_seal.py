@@ -95,6 +95,35 @@ def test_a_broken_tar_beside_such_an_index_is_given_up(dataset: Path) -> None:
     assert result.lost == 1000 and "000001.tar" in result.left_out[0]
 
 
+def test_a_tar_that_its_manifest_speaks_against_too_is_given_up(dataset: Path) -> None:
+    manifest = dataset / "000001.parquet"
+    was = manifest.read_bytes()
+    change_index(dataset, 0, bytes=5)
+    flip(dataset / "000001.tar", pq.read_table(manifest)["caption_offset"][3].as_py(), 0)
+    result = repair(dataset)
+    assert result.lost == 1000 and "000001.tar, 000001003.txt" in result.left_out[0]
+    assert manifest.read_bytes() == was
+
+
+def test_values_of_a_manifest_beside_such_an_index_are_told(dataset: Path) -> None:
+    path = dataset / "000001.parquet"
+    table = pq.read_table(path)
+    urls = pa.array(["http://example.com/other", *table["url"].to_pylist()[1:]])
+    pq.write_table(table.set_column(1, table.schema.field(1), urls), path)
+    change_index(dataset, 0, bytes=5)
+    assert ["000001.parquet: taken as found" in why for why in repair(dataset).doubtful] == [True]
+
+
+def test_what_no_index_vouches_for_is_proven_or_told(dataset: Path) -> None:
+    (dataset / "index.parquet").unlink()
+    assert repair(dataset).ok
+    (dataset / "index.parquet").unlink()
+    flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
+    result = repair(dataset, decode=True)
+    assert not result.ok and "index.parquet: made anew, and not the one" in result.doubtful[0]
+    assert verify(dataset).ok and repair(dataset).ok
+
+
 def test_a_description_at_fault_is_kept_and_told(dataset: Path) -> None:
     path = dataset / "dataset.json"
     changed = json.loads(path.read_text()) | {"chunk_rows": 1001}
