@@ -52,7 +52,7 @@ def test_what_ends_a_command_within_a_set_leaves_the_results_as_they_were(
     evaluation.send_signal(sent)
     printed, errors = evaluation.communicate(timeout=60)
     quietly = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
-    assert (evaluation.returncode, printed) == (quietly[sent], "")
+    assert (evaluation.returncode, printed) == (quietly[sent], ""), errors
     assert "Traceback" not in errors
     wait_until_gone(evaluation.pid)
     assert (tmp_path / "results.jsonl").read_bytes() == EARLIER

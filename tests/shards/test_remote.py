@@ -79,7 +79,8 @@ if __name__ == "__main__":
     # In a process of its own: the server that forks this one's loader processes knows no bucket.
     command = [sys.executable, "-c", program, str(small_dataset), uploaded]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    local, remote = done.stdout.splitlines() or [done.stderr, ""]
+    assert done.returncode == 0, done.stderr
+    local, remote = done.stdout.splitlines()
     assert local == remote and local.startswith("10 [")
 
 
