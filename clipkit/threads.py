@@ -1,11 +1,30 @@
-"""One function over many things in threads that no process waits for at its end."""
+"""Work in threads that no process waits for at its end."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
+
+
+def in_thread(work: Callable[[], Result], otherwise: Result, name: str) -> Future[Result]:
+    """Begin `work` in a thread of that name; it gives `otherwise` if it raises, or if there are no more."""
+    answer: Future[Result] = Future()
+
+    def answered() -> None:
+        result = otherwise
+        try:
+            result = work()
+        finally:
+            answer.set_result(result)
+
+    try:
+        threading.Thread(target=answered, name=name, daemon=True).start()
+    except RuntimeError:  # no more threads
+        answer.set_result(otherwise)
+    return answer
 
 
 def mapped_in_threads(

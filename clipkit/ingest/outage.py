@@ -3,7 +3,6 @@
 Else each URL whose turn comes in that time would fail, thousands a second.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from concurrent.futures import Future
 from clipkit.errors import NetworkError
 from clipkit.ingest.rows import Failed
 from clipkit.ingest.urls import Target
+from clipkit.threads import in_thread
 
 _IN_A_ROW = 50  # requests that got nothing from anybody
 _QUIET_SECONDS = 1.0  # without any answer
@@ -86,7 +86,9 @@ class Outage:
         if self._probe is None:
             if now < self._due or now - self._answered < _QUIET_SECONDS:
                 return self.is_sure
-            self._probe = self._begun()
+            targets = list(reversed(self._known.values()))
+            # What fails, or for want of threads cannot begin, tells nothing: as if they were there.
+            self._probe = in_thread(lambda: any(map(self._is_reachable, targets)), True, "outage")
         if not self._probe.done():
             return True
         reached, self._probe, self._due = self._probe.result(), None, now + _BETWEEN_PROBES
@@ -108,20 +110,3 @@ class Outage:
         """Tell, once after each look at the known hosts, that one request may find out about others."""
         may, self._may_try = self._may_try, False
         return may
-
-    def _begun(self) -> Future[bool]:
-        probe: Future[bool] = Future()
-        targets = list(reversed(self._known.values()))
-
-        def work() -> None:
-            reached = True  # unless the opposite is found
-            try:
-                reached = any(self._is_reachable(target) for target in targets)
-            finally:
-                probe.set_result(reached)
-
-        try:
-            threading.Thread(target=work, daemon=True, name="outage").start()
-        except RuntimeError:  # no more threads: nothing can be told
-            probe.set_result(True)
-        return probe

@@ -5,9 +5,10 @@ keep all others waiting until they fail. Nor does it tell an unknown name from a
 """
 
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+
+from clipkit.threads import in_thread
 
 _KEPT = 4096  # answers: a list of a billion URLs has names without number
 _SECONDS = 600.0  # that an answer is kept
@@ -38,21 +39,17 @@ class Names:
         answer, asked = self._answers.get(host, (None, now))
         if answer and not (answer.done() and (answer.result() == "dns_failed" or now - asked > _SECONDS)):
             return answer
-        answer = Future()
+        answer = in_thread(lambda: self._asked(host), "dns_failed", "resolve")
         self._answers[host] = answer, now
         if len(self._answers) > _KEPT:
             del self._answers[next(iter(self._answers))]
-        try:
-            threading.Thread(target=self._ask, args=(host, answer), daemon=True, name="resolve").start()
-        except RuntimeError:  # no more threads
-            answer.set_result("dns_failed")
         return answer
 
-    def _ask(self, host: str, answer: "Future[Answer]") -> None:
+    def _asked(self, host: str) -> Answer:
         try:
-            answer.set_result(self._resolve(host) or "dns_not_found")
+            return self._resolve(host) or "dns_not_found"
         except UnicodeError:  # an empty label, say, or one that is too long
-            answer.set_result("dns_not_found")
+            return "dns_not_found"
         except OSError as error:
             known = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
-            answer.set_result("dns_not_found" if known else "dns_failed")
+            return "dns_not_found" if known else "dns_failed"
