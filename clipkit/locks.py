@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_AGAIN_SECONDS = 0.02
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -44,15 +46,20 @@ def _acquired(path: Path, wait: bool) -> tuple[int, bool]:
 
 
 def _locked(descriptor: int, wait: bool) -> bool:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise Held from None
-        if error.errno not in _NO_LOCKS:
-            raise
-        return False
-    return True
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # One thread may wait for a process that waits for another thread: the system sees processes.
+            if error.errno == errno.EDEADLK:
+                time.sleep(_AGAIN_SECONDS)
+                continue
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise Held from None
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+        return True
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

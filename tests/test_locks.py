@@ -1,5 +1,8 @@
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,44 @@ def test_processes_take_turns_and_leave_no_file(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert (tmp_path / "number").read_text() == "600"
     assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+def waits_for_a_lock() -> bool:
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(os.getpid()) in line.split() for line in lines)
+
+
+def test_a_thread_that_waits_for_a_process_does_not_keep_it_from_waiting_for_another_thread(
+    tmp_path: Path,
+) -> None:
+    program = f"""
+from pathlib import Path
+from clipkit.locks import exclusive
+with exclusive(Path({str(tmp_path / "its")!r}), wait=True):
+    input("has its own")
+    with exclusive(Path({str(tmp_path / "ours")!r}), wait=True):
+        print("has both")
+"""
+
+    def wait() -> None:
+        with exclusive(tmp_path / "its", wait=True):
+            pass
+
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        with exclusive(tmp_path / "ours"):
+            assert process.stdout.read(len("has its own")) == "has its own"
+            thread = threading.Thread(target=wait)
+            thread.start()
+            while not waits_for_a_lock():
+                time.sleep(0.01)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            time.sleep(0.3)  # it asks for ours meanwhile
+        assert process.stdout.read() == "has both\n"
+        thread.join()
+    assert process.returncode == 0
 
 
 def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
