@@ -1,4 +1,6 @@
+import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.locks import Held, exclusive
+from clipkit.locks import Held, ThreadLock, exclusive
 
 COUNT = """
 import sys
@@ -90,3 +92,49 @@ except Held:
 def test_other_errors_are_not_a_lock_held(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), exclusive(tmp_path / "nowhere" / ".lock"):
         raise Held
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.parametrize("module", ["scratch", "stores", "downloads", "evaluate.pictures"])
+def test_a_process_forked_meanwhile_waits_for_no_thread_of_its_parent(module: str) -> None:
+    locks = vars(importlib.import_module(f"clipkit.{module}")).values()
+    (lock,) = (each for each in locks if isinstance(each, ThreadLock))
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            inside.set()
+            assert go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        with lock:
+            os._exit(0)
+    go_on.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    with lock:
+        pass
+
+
+def test_a_process_forked_meanwhile_takes_no_lock_of_its_parent_with_it(tmp_path: Path) -> None:
+    program = f"""
+import os
+import sys
+from pathlib import Path
+from clipkit.locks import exclusive
+path = Path({str(tmp_path / ".lock")!r})
+with exclusive(path):
+    child = os.fork()
+    if not child:
+        sys.exit()
+    os.waitpid(child, 0)
+    print(path.exists())
+print(path.exists())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\nFalse\n"
