@@ -1,6 +1,5 @@
 """Files of the web whose sha256 is known: fetched once, resumed, checked, there whole or not at all."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,14 +14,14 @@ from clipkit import _version
 from clipkit.atomic import flush, make_folder, named
 from clipkit.digests import file_sha256
 from clipkit.errors import DownloadError, tell
-from clipkit.locks import Held, exclusive
+from clipkit.locks import Held, ThreadLock, exclusive
 from clipkit.progress import Progress
 
 _PIECE = 1 << 20
 _MEGABYTE = 10**6
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
-_THREADS = threading.Lock()  # file locks are a process's: they do not part its threads
+_THREADS = ThreadLock()  # file locks are a process's: they do not part its threads
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,17 @@ import secrets
 import shutil
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.errors import StorageError
-from clipkit.locks import Held, exclusive
+from clipkit.locks import Held, ThreadLock, exclusive
 
 _LOCK = ".lock"
-_making = threading.Lock()
+_making = ThreadLock()
 _own: "_Own | None" = None
-_inherited: "list[_Own | None]" = []  # of a parent that forked: dropped, its lock would go
 
 
 class _Own(NamedTuple):
@@ -61,7 +59,6 @@ def _of_this_process() -> Path:
     global _own
     with _making:  # a thread would take for dead what another one just makes
         if _own is None or _own.process != os.getpid() or not _own.place.is_dir():
-            _inherited.append(_own)
             _own = _new(_root())
         return _own.place
 

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import re
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import fsspec
 
 from clipkit.errors import ConfigError
+from clipkit.locks import ThreadLock
 from clipkit.remote import CONNECT_SECONDS, SILENT_SECONDS, TooLargeError, Transfer
 
 ANONYMOUS_VARIABLE = "CLIPKIT_S3_ANONYMOUS"
@@ -34,7 +34,7 @@ _MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
 
 Result = TypeVar("Result")
 _made: dict[tuple[object, ...], Any] = {}
-_making = threading.Lock()
+_making = ThreadLock()
 
 
 def file_system(scheme: str) -> Any:

@@ -1,12 +1,16 @@
 """Work in threads that no process waits for at its end."""
 
+import atexit
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
+
+_AT_END_SECONDS = 10.0  # at most, for what takes milliseconds
 
 
 def in_thread(work: Callable[[], Result], otherwise: Result, name: str) -> Future[Result]:
@@ -75,3 +79,46 @@ def mapped_in_threads(
         with changed:
             is_stopped = True
             changed.notify_all()
+
+
+class _Finishing:
+    """Counts the threads that do what has to be finished; as the process ends, none begins any more."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = 0
+        self._is_at_end = False
+
+    def begin(self) -> None:
+        with self._changed:
+            while self._is_at_end:  # the daemon goes with the process
+                self._changed.wait()
+            self._busy += 1
+
+    def end(self) -> None:
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        with self._changed:
+            self._is_at_end = True
+            self._changed.wait_for(lambda: not self._busy, timeout=_AT_END_SECONDS)
+
+
+_finishing = _Finishing()
+atexit.register(_finishing.wait)
+
+
+@contextmanager
+def finished_before_the_end() -> Iterator[None]:
+    """What a daemon thread does inside, the process's end waits for.
+
+    For code of C++ that lets other threads run (PyTorch, OpenCV): Python ends a daemon that comes back from
+    there as the process ends, and C++ aborts the whole process then, with SIGABRT.
+    """
+    _finishing.begin()
+    try:
+        yield
+    finally:
+        _finishing.end()

@@ -15,7 +15,7 @@ from clipkit.errors import ClipkitError
 from clipkit.evaluate.pictures import Pictures
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
 from clipkit.pictures import Pixels
-from clipkit.threads import mapped_in_threads
+from clipkit.threads import finished_before_the_end, mapped_in_threads
 
 Digest: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -74,7 +74,9 @@ def decoded_batches(
     """
 
     def make(places: range) -> DecodedBatch:
-        return _collated([_decoded(pictures, transform, place) for place in places])
+        rows = [_decoded(pictures, transform, place) for place in places]
+        with finished_before_the_end():
+            return _collated(rows)
 
     return made_batches(make, len(pictures.names), batch_size=batch_size, workers=workers, ranks=ranks)
 
@@ -105,7 +107,8 @@ def _decoded(pictures: Pictures, transform: EvalPicture, index: int) -> _Decoded
     try:
         content = pictures.read(index)
         sha256 = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-        return _Decoded(index, transform(content), sha256)
+        with finished_before_the_end():
+            return _Decoded(index, transform(content), sha256)
     except (OSError, ClipkitError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         return Unreadable(index, pictures.place(index), reason, sha256)

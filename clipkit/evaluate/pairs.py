@@ -28,6 +28,7 @@ from clipkit.shards.bad_samples import FEWEST, MAX_BAD, BadSample
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import Sample
+from clipkit.threads import finished_before_the_end
 
 _DIGEST_BYTES = 16
 
@@ -132,7 +133,9 @@ class _Pairs:
 
     def batch(self, places: range) -> _PairBatch:
         """Return the pairs at these places. Raises DatasetError for a fault of more than one sample."""
-        return _collated([self._pair(place) for place in places])
+        rows = [self._pair(place) for place in places]
+        with finished_before_the_end():
+            return _collated(rows)
 
     def _pair(self, index: int) -> _Pair | _Unreadable:
         samples = self._samples_of_thread()
@@ -145,7 +148,8 @@ class _Pairs:
         except SampleError as error:
             return self._unreadable(index, shard, row, error)
         try:
-            pixels = self._transform(sample.image)
+            with finished_before_the_end():
+                pixels = self._transform(sample.image)
         except ClipkitError as error:
             return self._unreadable(index, shard, row, error)
         (tokens,) = self._tokenize([sample.caption])

@@ -1,7 +1,6 @@
 """Where the pictures of a set lie: as files below a folder, or as byte ranges of tars."""
 
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,12 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipkit.errors import EvaluationError
+from clipkit.locks import ThreadLock
 from clipkit.shards.picture_files import NoPicture, read_picture
 from clipkit.shards.shard_files import Int64s
 from clipkit.shards.shard_set import MAX_PICTURE_BYTES
 
 _OPEN_TARS = 64
-_CHANGING = threading.Lock()  # of which tars are open, in any TarPictures
+_CHANGING = ThreadLock()  # of which tars are open, in any TarPictures
 
 
 class Pictures(Protocol):

@@ -18,8 +18,8 @@ def conceptual_captions(paths: Sequence[Path]) -> Source:
     """Open lists in the form of Conceptual Captions 3M (caption⇥URL) or 12M (URL⇥caption).
 
     Which column holds the URL is decided once per file from its first records. Invalid UTF-8 becomes
-    U+FFFD. Raises SourceError for a missing or empty file, one without a URL column, files that are given
-    twice, and a mixture of training and validation files.
+    U+FFFD. Raises SourceError for a missing or empty file, one without a URL column or with two, files that
+    are given twice, and a mixture of training and validation files.
     """
     names = unique_names(paths)
     refuse_mixed_splits(paths, "cc")
@@ -56,5 +56,11 @@ def _url_column(path: Path) -> int:
             f"{path}: expected lines of caption<TAB>URL or URL<TAB>caption without a header, "
             f"found no URL column in the first {len(looked_at)}; the first is {shortened(looked_at[0])!r}; "
             "for a table with a header use `clipkit ingest table`"
+        )
+    if votes[0] == votes[1]:
+        raise SourceError(
+            f"{path}: expected URLs in one column, found as many in both, {votes[0]} each in the first "
+            f"{len(looked_at)} lines; put a line with the columns' names before them and use "
+            "`clipkit ingest table`"
         )
     return 0 if votes[0] > votes[1] else 1

@@ -25,6 +25,7 @@ from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
 from clipkit.shards.report import write_report
 from clipkit.shards.schemas import REASONS
+from clipkit.shards.text_files import shortened
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
@@ -55,6 +56,9 @@ def ingest(
             "expected --blur-col or --keep-original, found both: bytes that are stored as served are not "
             "blurred; leave one out"
         )
+    if not source.records:
+        names = shortened(", ".join(file.name for file in source.files), 200)
+        raise SourceError(f"{names}: expected records to make samples of, found none; is it the right list?")
     wanted = source.records if config.limit is None else min(source.records, config.limit)
     description = DatasetDescription(
         sources=source.files,

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import Chunk, UrlRow
+from clipkit.locations import is_remote
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.text_files import check_regular, name_without_compression
 
@@ -89,13 +90,18 @@ def identified(stream: BinaryIO, name: str) -> SourceFile:
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name each file, with as many of its folders as it takes to tell them apart.
 
-    Raises SourceError if there is no file, or one is given twice.
+    Raises SourceError if there is no file, or one is given twice, be it by a link or by `..`.
     """
     if not paths:
         raise SourceError("expected at least one list of URLs, found none")
+    given: dict[str, Path] = {}
+    for path in paths:
+        place = str(path) if is_remote(path) else os.path.realpath(path)
+        if place in given:
+            other = "" if given[place] == path else f", as {given[place]} too"
+            raise SourceError(f"{path}: expected each file once, found it twice{other}")
+        given[place] = path
     absolute = [path.absolute() for path in paths]
-    if len(set(absolute)) < len(absolute):
-        raise SourceError(f"{max(absolute, key=absolute.count)}: expected each file once, found it twice")
     for depth in itertools.count(1):
         parts = (os.fsencode("/".join(path.parts[-depth:])) for path in absolute)
         names = [part.decode("utf-8", "replace") for part in parts]

@@ -16,7 +16,7 @@ from clipkit.ingest.table_formats import JsonLines, Parquet, Table
 from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.picture_files import SEPARATORS
 from clipkit.shards.schemas import FIXED_COLUMNS
-from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression
+from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, name_without_compression, opened
 
 URL_COLUMNS = frozenset({"url", "image_url", "img_url", "imageurl"})
 CAPTION_COLUMNS = frozenset({"caption", "text", "alt_text", "alttext", "alt"})
@@ -101,22 +101,22 @@ def table_files(
     kept = _kept_fields(files, tables, keep)
 
     def read() -> Generator[UrlRow]:
-        for opened in tables:
-            columns = [opened.url, opened.caption, *keep, *(demand.column for demand in demands)]
-            for number, record in enumerate(opened.table.read(columns)):
-                made = row(opened.name, number, record, keep)
+        for one in tables:
+            columns = [one.url, one.caption, *keep, *(demand.column for demand in demands)]
+            for number, record in enumerate(one.table.read(columns)):
+                made = row(one.name, number, record, keep)
                 for place, demand in enumerate(demands, 2 + len(keep)):
                     made = made if made.problem else demand.apply(made, record[place])
                 yield made
 
     return Source(
         files=tuple(identify(path, name) for path, name in zip(files, names, strict=True)),
-        records=sum(opened.table.count() for opened in tables),
+        records=sum(one.table.count() for one in tables),
         read=read,
         reading={
             "kind": "table",
-            "url_col": _distinct(opened.url for opened in tables),
-            "caption_col": _distinct(opened.caption for opened in tables),
+            "url_col": _distinct(one.url for one in tables),
+            "caption_col": _distinct(one.caption for one in tables),
             "keep_col": json.dumps(list(keep)),
             **{demand.setting: demand.column for demand in demands},
         },
@@ -144,6 +144,8 @@ def table_of(path: Path) -> Table:
     """Open a table by its name's ending. Raises SourceError for any other ending."""
     ending = _ending(path)
     if ending not in FORMATS:
+        with opened(path):  # what is not there is no matter of its name's ending
+            pass
         raise SourceError(
             f"{path}: expected a name ending in {', '.join(FORMATS)} (text also with .gz, .bz2 or .zst), "
             f"found {ending or 'none'}; rename the file, or use another `clipkit ingest` command"
@@ -180,10 +182,10 @@ def refuse_clashes(keep: Sequence[str]) -> None:
 def _kept_fields(files: Sequence[Path], tables: Sequence[_Opened], keep: Sequence[str]) -> list[pa.Field]:
     refuse_clashes(keep)
     schemas = []
-    for path, opened in zip(files, tables, strict=True):
+    for path, one in zip(files, tables, strict=True):
         for name in keep:
-            find_column(path, opened.table.names, name, frozenset(), name, "--keep-col")
-        schemas.append(opened.table.fields(keep))
+            find_column(path, one.table.names, name, frozenset(), name, "--keep-col")
+        schemas.append(one.table.fields(keep))
         for field, first in zip(schemas[-1], schemas[0], strict=True):
             if field.type != first.type:
                 raise SourceError(

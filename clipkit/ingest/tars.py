@@ -146,11 +146,10 @@ def _count(tar: _Tar) -> int:
     if tar.table is None:
         return samples
     table = tar.table.table()
-    if not tar.is_manifest:
-        return samples + count_failures(table)
-    if table.count() != samples:
-        raise _unfitting(tar, f"{table.count():,} for {samples:,} samples")
-    return samples
+    failures = 0 if tar.is_manifest else count_failures(table)
+    if table.count() - failures != samples:
+        raise _unfitting(tar, f"{table.count() - failures:,} for {samples:,} samples")
+    return samples + failures
 
 
 def _samples(tar: _Tar) -> Iterator[Described]:
@@ -171,7 +170,7 @@ def _unfitting(tar: _Tar, found: str) -> SourceError:
     assert tar.table
     return SourceError(
         f"{tar.table.path}: expected a row for each sample of {tar.file.path.name}, found {found}; "
-        "bring back the pair, or remove the manifest to adopt the tar without it"
+        "bring back the pair, or remove the table to adopt the tar without it"
     )
 
 

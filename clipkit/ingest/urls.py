@@ -6,9 +6,12 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
+import idna
+
 from clipkit.ingest.rows import Failed
 
 MAX_URL_BYTES = 16_384
+_LONGEST_HOST = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _KEPT = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986's reserved characters; an existing escape stays as it is
@@ -62,12 +65,17 @@ def _rebuilt(parts: SplitResult, host: str) -> str:
     return f"{parts.scheme}://{where}{quote((parts.path or '/') + query, safe=_KEPT)}"
 
 
+def _ascii_label(label: str) -> str:
+    # As browsers do: by the table of IDNA 2008, where ß stays itself, but without its rules for labels.
+    return label if label.isascii() else "xn--" + label.encode("punycode").decode()
+
+
 def _host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if ":" in host:
         return f"[{host}]"
-    if not host.isascii():
-        host = host.encode("idna").decode()
-    if not host or len(host) > 255 or not re.fullmatch(r"[a-z0-9._-]+", host):
+    if not host.isascii() and len(host) <= _LONGEST_HOST:
+        host = ".".join(map(_ascii_label, idna.uts46_remap(host, std3_rules=False).split(".")))
+    if not host or len(host) > _LONGEST_HOST or not re.fullmatch(r"[a-z0-9._-]+", host):
         raise ValueError("no host, or one that is no name")
     return host

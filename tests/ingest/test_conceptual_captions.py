@@ -118,6 +118,7 @@ def test_several_files_are_one_source_with_names_of_their_own(tmp_path: Path) ->
         (b"caption\turl\nx\ty\n", r"caption\\turl"),
         (b"http://only.one/column\n", "http://only.one/column"),
         (b"PK\x03\x04" + b"\0" * 500, "no URL column"),
+        (b"http://h/1\thttp://h/2\nx\ty\n", "as many in both, 1 each in the first 2 lines"),
     ],
 )
 def test_what_is_no_list_gets_one_line(tmp_path: Path, content: bytes, found: str) -> None:
@@ -135,6 +136,10 @@ def test_a_missing_file_and_one_given_twice_are_refused(tmp_path: Path) -> None:
     path = listed(tmp_path / "list.tsv", GOOD)
     with pytest.raises(SourceError, match="each file once"):
         conceptual_captions([path, path])
+    (tmp_path / "link.tsv").symlink_to(path)
+    for other in (tmp_path / "link.tsv", tmp_path / ".." / tmp_path.name / "list.tsv"):
+        with pytest.raises(SourceError, match=r"each file once, found it twice, as \S+list\.tsv too"):
+            conceptual_captions([path, other])
 
 
 def test_training_and_validation_files_do_not_mix(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.result import IngestResult
 from clipkit.ingest.run import ingest
+from clipkit.ingest.table_files import table_files
 from clipkit.progress import Progress
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
@@ -159,6 +160,14 @@ def test_a_list_without_one_good_url_ends_well(server: Server, tmp_path: Path) -
     summary = summarize(tmp_path / "dataset")
     assert (summary.records, summary.samples, summary.shards) == (3, 0, 0)
     assert summary.reasons == {"http_4xx": 3} and summary.finished
+
+
+def test_a_list_of_nothing_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text("url\tcaption\n")
+    with pytest.raises(SourceError, match=r"list\.tsv: expected records to make samples of, found none"):
+        ingest(table_files([path]), tmp_path / "dataset", CONFIG)
+    assert [each.name for each in tmp_path.iterdir()] == ["list.tsv"]
 
 
 def test_urls_that_kill_their_workers_are_kept_and_told(server: Server, tmp_path: Path) -> None:

@@ -281,8 +281,9 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=message) as raised:
             opened(tmp_path / name, content)
         assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
-    with pytest.raises(SourceError, match="No such file"):
-        table_files([tmp_path / "missing.parquet"])
+    for name in ("missing.parquet", "missing"):
+        with pytest.raises(SourceError, match="No such file"):
+            table_files([tmp_path / name])
 
 
 TEXT = st.text(max_size=20).filter(lambda text: "\r" not in text)

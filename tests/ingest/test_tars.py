@@ -277,6 +277,15 @@ def test_a_shard_that_img2dataset_did_not_finish(tmp_path: Path) -> None:
         tars([str(path)])
 
 
+def test_a_table_of_another_tar_is_refused(tmp_path: Path) -> None:
+    good: list[Sample] = [{"url": f"http://h/{n}", "caption": str(n), "jpg": b"x"} for n in range(3)]
+    path = write_img2dataset(tmp_path / "images", 0, [*good, FAILED[0]])
+    other = write_img2dataset(tmp_path / "other", 0, [good[0], FAILED[1]])
+    path.with_suffix(".parquet").write_bytes(other.with_suffix(".parquet").read_bytes())
+    with pytest.raises(SourceError, match=r"a row for each sample of 00000\.tar, found 1 for 3 samples"):
+        tars([str(path)])
+
+
 def test_other_tables_beside_a_tar_are_left_alone(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", [{"__key__": "k", "jpg": b"x", "txt": "t"}])
     pq.write_table(pa.table({"key": ["k"], "url": ["http://h"]}), tmp_path / "x.parquet")

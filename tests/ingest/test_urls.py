@@ -17,6 +17,9 @@ from clipkit.ingest.urls import MAX_URL_BYTES, Target, request_target
         ("http://example.com/a%20b", "http://example.com/a%20b", "example.com"),
         ("http://example.com//a//b", "http://example.com//a//b", "example.com"),
         ("http://münchen.de/ü", "http://xn--mnchen-3ya.de/%C3%BC", "xn--mnchen-3ya.de"),
+        ("http://faß.de/", "http://xn--fa-hia.de/", "xn--fa-hia.de"),  # IDNA 2003 has another host: fass.de
+        ("http://foo_bar.BÜCHER。de/", "http://foo_bar.xn--bcher-kva.de/", "foo_bar.xn--bcher-kva.de"),
+        ("http://😀.example/", "http://xn--e28h.example/", "xn--e28h.example"),
         ("http://me:pw@example.com/", "http://me:pw@example.com/", "example.com"),
         ("http://[::1]:80/x", "http://[::1]:80/x", "[::1]"),
     ],
@@ -40,6 +43,7 @@ def test_other_schemes_are_named(url: str) -> None:
     "url",
     ["", "nothing", "//host/path", "http://", "http:///path", "http://[::1", "http://a:99999/", "http://a b/",
      "http://a\x00b/", "http://a/\r\nHost: b", "http://a/\ud800", "http://%31/",
+     "http://ü⒈de/", f"http://{'ü' * 300}/",
      "http://a/" + "x" * MAX_URL_BYTES],
 )  # fmt: skip
 def test_what_is_no_url_is_a_bad_url(url: str) -> None:
