@@ -26,7 +26,8 @@ from clipkit.shards.patterns import tar_paths
 from clipkit.shards.text_files import Malformed, shortened
 
 _MANIFEST = frozenset({"key", "url", "image_offset"})
-_SAMPLES_LOOKED_AT = 100
+_SAMPLES_LOOKED_AT = 10_000  # for the fields to keep
+_SAMPLES_TOLD = 100  # whose fields are named where one is not found
 
 
 class _Tar(NamedTuple):
@@ -200,15 +201,21 @@ def _unfitting(tar: _Tar, found: str) -> SourceError:
 
 
 def _check_kept(opened: Sequence[_Tar], keep: Sequence[str]) -> None:
-    if not keep:
-        return
+    told: dict[str, None] = {}
+    absent, looked_at = list(keep), 0
     every = itertools.chain.from_iterable(map(_samples, opened))
-    looked_at = [each.fields for each in itertools.islice(every, _SAMPLES_LOOKED_AT)]
-    known = (fields for fields in looked_at if not isinstance(fields, Malformed))
-    names = dict.fromkeys(str(as_text(name)) for fields in known for name in fields)
-    for name in keep:
-        if looked_at and name not in names:
-            raise SourceError(
-                f"--keep-col {name}: expected a field of the samples' json, found none of that name in the "
-                f"first {len(looked_at)}; there are {shortened(', '.join(names), 500) or 'no json members'}"
-            )
+    for each in itertools.islice(every, _SAMPLES_LOOKED_AT) if keep else ():
+        looked_at += 1
+        if isinstance(each.fields, Malformed):
+            continue
+        names = [str(as_text(name)) for name in each.fields]
+        absent = [name for name in absent if name not in names]
+        if not absent:
+            return
+        if looked_at <= _SAMPLES_TOLD:
+            told |= dict.fromkeys(names)
+    if looked_at:
+        raise SourceError(
+            f"--keep-col {absent[0]}: expected a field of the samples' json, found none of that name in the "
+            f"first {looked_at:,}; there are {shortened(', '.join(told), 500) or 'no json members'}"
+        )

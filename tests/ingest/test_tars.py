@@ -46,6 +46,28 @@ def picture_of(row: UrlRow) -> bytes:
     return fetched.data
 
 
+def test_captions_are_those_that_a_stream_of_the_tars_has(tmp_path: Path) -> None:
+    described: list[object] = [
+        {"caption": None, "text": "b"},
+        {"caption": 5, "text": "b"},
+        {"caption": ["a"], "text": "b"},
+        {"caption": "", "text": "b"},
+        {"caption": "\ud800 alone \udc00"},
+    ]
+    bodies = [json.dumps(each).encode() for each in described] + [b'\xef\xbb\xbf{"caption": "marked"}']
+    rows = rows_of(tmp_path, *({"jpg": b"x", "json": body} for body in bodies))
+    shard_set = ShardSet(tmp_path / "x.tar")
+    streamed = [shard_set.read(0, row).caption for row in range(len(shard_set))]
+    assert [row.caption for row in rows] == streamed
+    assert streamed == ["b", "b", "b", "", "\ufffd alone \ufffd", "marked"]
+
+
+def test_a_field_to_keep_may_come_late(tmp_path: Path) -> None:
+    rare = [{"jpg": b"x", "txt": "t", "json": json.dumps({"a": number})} for number in range(300)]
+    rows = rows_of(tmp_path, *rare, {"jpg": b"x", "txt": "t", "json": '{"late": 1}'}, keep=["a", "late"])
+    assert (rows[0].kept, rows[-1].kept) == ({"a": "0", "late": None}, {"a": None, "late": "1"})
+
+
 def test_a_sample_is_a_row(tmp_path: Path) -> None:
     fields = {"url": "http://h/0", "caption": "not this one", "score": 0.5, "tags": ["ä"], "none": None}
     first, second, third = rows_of(
