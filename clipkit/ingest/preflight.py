@@ -10,7 +10,10 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from urllib.parse import urlsplit
+
+import pycurl
 
 from clipkit.errors import NetworkError
 from clipkit.ingest.addresses import is_allowed
@@ -41,10 +44,12 @@ def preflight(
     """Try the first few hosts of `rows`, or the proxy; one that works is enough.
 
     Raises NetworkError if none of the names, nor one that is always there, can be resolved, if there is no
-    network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached.
+    network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached or
+    wants to know who asks.
     """
     if config.proxy:
         _try_proxy(config.proxy, config.timeout, connect)
+        _ask_proxy(config.proxy, config)
         return
     hosts = dict(itertools.islice(_hosts(rows), HOSTS))
     found: Counter[str] = Counter()
@@ -140,6 +145,31 @@ def _try_proxy(proxy: str, timeout: float, connect: Connect) -> None:
             f"expected a proxy at {parts.hostname}:{parts.port}, found that it cannot be reached "
             f"({error.strerror or error}); nothing was marked as failed: check --proxy and run the same again"
         ) from None
+
+
+def _ask_proxy(proxy: str, config: IngestConfig) -> None:
+    curl = pycurl.Curl()
+    for option, value in {
+        pycurl.URL: f"http://{CONTROL}/",
+        pycurl.PROXY: proxy,
+        pycurl.NOPROXY: "",
+        pycurl.WRITEFUNCTION: lambda _: 0,  # the status is all that is wanted
+        pycurl.NOSIGNAL: 1,
+        pycurl.TIMEOUT_MS: int(1000 * config.timeout),
+        pycurl.USERAGENT: config.user_agent,
+    }.items():
+        curl.setopt(option, value)
+    with closing(curl):
+        with suppress(pycurl.error):  # any trouble but one may be that of this host
+            curl.perform()
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+    if status == 407:
+        parts = urlsplit(proxy)
+        raise NetworkError(
+            f"expected a proxy that lets us through at {parts.hostname}:{parts.port}, found that it wants a "
+            "name and a password, or others (HTTP 407); nothing was marked as failed: give "
+            "--proxy http://NAME:PASSWORD@HOST:PORT and run the same again"
+        )
 
 
 def _is_unknown(host: str, resolve: Resolve) -> bool:

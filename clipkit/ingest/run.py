@@ -153,6 +153,8 @@ class _OnePass:
         todo = [number for number in range(number_of_chunks) if not packer.is_done(number)]
         if todo:
             self._fill(packer, todo, display)
+        else:
+            display.update(self.which.records)
         index = packer.finish(number_of_chunks)
         samples = sum(shard.samples for shard in index.shards)
         failures = sum(file.samples for file in index.failure_files)

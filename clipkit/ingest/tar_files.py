@@ -11,7 +11,7 @@ from clipkit.locations import infos, is_remote
 from clipkit.remote import RefusedError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import SourceFile
-from clipkit.shards.foreign import of_address
+from clipkit.shards.foreign import of_address, of_addresses
 from clipkit.shards.tar_reader import TarReader
 from clipkit.threads import mapped_in_threads
 
@@ -55,11 +55,8 @@ class StoredFile(NamedTuple):
 
 def stored_files(paths: Sequence[Path]) -> list[StoredFile]:
     """Return the files; those behind addresses are asked for. Raises DatasetError for one that is missing."""
-    known = iter(infos([path for path in paths if is_remote(path)]))
-    return [
-        StoredFile(path, of_address(path, next(known)).wanted) if is_remote(path) else StoredFile(path)
-        for path in paths
-    ]
+    known = iter(of_addresses(paths))
+    return [StoredFile(path, next(known).wanted if is_remote(path) else None) for path in paths]
 
 
 def tables_beside(tars: Sequence[StoredFile], say: Callable[[str], None]) -> list[StoredFile | None]:

@@ -113,7 +113,11 @@ def _caption(described: Described, field: str | None) -> str | Malformed:
     if isinstance(described.fields, Malformed):
         return described.fields
     names = CAPTIONS if field is None else (field,)
-    found = next((name for name in names if name in described.fields), None)
+    there = [name for name in names if name in described.fields]
+    texts = [
+        name for name in there if isinstance(described.fields[name], str)
+    ]  # as a stream of the tars takes
+    found = next(iter(texts or there), None)
     if found is not None:
         value = described.fields[found]
         if isinstance(value, list | dict):
@@ -131,7 +135,7 @@ def _fields(reader: TarReader, sample: Sample) -> Fields | Malformed:
     if "json" not in sample.members:
         return {}
     text = _text(reader, sample.members["json"])
-    return text if isinstance(text, Malformed) else json_object(text)
+    return text if isinstance(text, Malformed) else json_object(text.removeprefix("\ufeff"))
 
 
 def _text(reader: TarReader, member: Member) -> str | Malformed:

@@ -18,13 +18,16 @@ from clipkit.ingest.tar_files import StoredFile, each_of, stored_files, tables_b
 from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
 from clipkit.locations import is_remote
 from clipkit.progress import Progress
+from clipkit.remote import RefusedError
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.headers import MEMBERS, MOST_BROKEN, error_of
+from clipkit.shards.index import INDEX_FILE, read_index
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.text_files import Malformed, shortened
 
 _MANIFEST = frozenset({"key", "url", "image_offset"})
-_SAMPLES_LOOKED_AT = 100
+_SAMPLES_LOOKED_AT = 10_000  # for the fields to keep
+_SAMPLES_TOLD = 100  # whose fields are named where one is not found
 
 
 class _Tar(NamedTuple):
@@ -56,8 +59,8 @@ def tars(
     is that field and nothing else. The fields of `keep` go into the manifest as text; those of a tar of
     clipkit's are its manifest's columns. The rows are the samples of a tar, then the failures in
     img2dataset's table beside it, then the next tar's. Behind addresses all is read through the cache. Raises
-    SourceError and DatasetError for what is missing, damaged, or of mixed splits, StorageError for what
-    cannot be had.
+    SourceError and DatasetError for what is missing, damaged, not as the index of its dataset has it, or of
+    mixed splits, StorageError for what cannot be had.
     """
     refuse_clashes(keep)
     paths = tar_paths(sources)
@@ -67,10 +70,15 @@ def tars(
     opened = _with_tables(paths, remarks.append)
     _check_kept(opened, keep)
     checked: list[_Checked] = []
+    listed = {
+        folder: _listed(folder) for folder in {tar.file.path.parent for tar in opened if tar.is_manifest}
+    }
     with progress("check", len(paths), "tars") as display:
         for remark in remarks:
             display.say(remark)
         for one in each_of(_checked, opened, remote=remote):
+            if one.tar.is_manifest:
+                _check_as_listed(one, listed[one.tar.file.path.parent])
             checked.append(one)
             display.update(len(checked))
     wanted = Wanted(caption_column, tuple(keep))
@@ -139,6 +147,25 @@ def _checked(tar: _Tar) -> _Checked:
     return _Checked(tar, tuple(files), _count(tar))
 
 
+def _listed(folder: Path) -> dict[str, tuple[str, str | None]]:
+    """Return the SHA-256 of each tar and manifest by the index of a dataset, nothing where there is none."""
+    try:
+        shards = read_index(folder).shards
+    except (DatasetError, RefusedError):  # of another tool, perhaps
+        return {}
+    return {shard.name: (shard.sha256, shard.manifest_sha256) for shard in shards}
+
+
+def _check_as_listed(one: _Checked, listed: dict[str, tuple[str, str | None]]) -> None:
+    path = one.tar.file.path
+    found = tuple(file.sha256 for file in one.files)
+    if listed.get(path.name, found) != found:
+        raise SourceError(
+            f"{path}: expected tar and manifest with the SHA-256 that {INDEX_FILE} beside them has, found "
+            f"others; see what `clipkit shards verify {path.parent}` says, or leave the shard out"
+        )
+
+
 def _count(tar: _Tar) -> int:
     with tar.file.tar() as reader:
         samples = sum(1 for _ in reader.samples(MEMBERS))
@@ -174,15 +201,21 @@ def _unfitting(tar: _Tar, found: str) -> SourceError:
 
 
 def _check_kept(opened: Sequence[_Tar], keep: Sequence[str]) -> None:
-    if not keep:
-        return
+    told: dict[str, None] = {}
+    absent, looked_at = list(keep), 0
     every = itertools.chain.from_iterable(map(_samples, opened))
-    looked_at = [each.fields for each in itertools.islice(every, _SAMPLES_LOOKED_AT)]
-    known = (fields for fields in looked_at if not isinstance(fields, Malformed))
-    names = dict.fromkeys(str(as_text(name)) for fields in known for name in fields)
-    for name in keep:
-        if looked_at and name not in names:
-            raise SourceError(
-                f"--keep-col {name}: expected a field of the samples' json, found none of that name in the "
-                f"first {len(looked_at)}; there are {shortened(', '.join(names), 500) or 'no json members'}"
-            )
+    for each in itertools.islice(every, _SAMPLES_LOOKED_AT) if keep else ():
+        looked_at += 1
+        if isinstance(each.fields, Malformed):
+            continue
+        names = [str(as_text(name)) for name in each.fields]
+        absent = [name for name in absent if name not in names]
+        if not absent:
+            return
+        if looked_at <= _SAMPLES_TOLD:
+            told |= dict.fromkeys(names)
+    if looked_at:
+        raise SourceError(
+            f"--keep-col {absent[0]}: expected a field of the samples' json, found none of that name in the "
+            f"first {looked_at:,}; there are {shortened(', '.join(told), 500) or 'no json members'}"
+        )

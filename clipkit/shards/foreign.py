@@ -1,6 +1,7 @@
 """Tars of other tools as shards, read where their samples lie."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from clipkit.locations import infos, is_remote, version_of
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
 from clipkit.shards.headers import CAPTIONS, MOST_BROKEN, PICTURES, Tar, dotted, error_of, headers, indexed
-from clipkit.shards.patterns import ABSENT, tar_paths
+from clipkit.shards.patterns import ABSENT, missing_of, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import TarReader
+
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters, which JSON can spell and no UTF-8 hold
 
 
 class ForeignTars:
@@ -96,7 +99,7 @@ class ForeignTars:
             value = None
         if not isinstance(value, str):
             raise SampleError(f"its json has no caption in the field {field!r}; was the tar changed?")
-        return value.encode(errors="replace").decode()
+        return _HALVES.sub("\ufffd", value)
 
     def fill(self, shard: int) -> None:
         """Have a tar behind an address copied into the cache."""
@@ -110,8 +113,8 @@ class ForeignTars:
 
 
 def _described(paths: Sequence[Path]) -> list[Tar]:
-    known = iter(infos([path for path in paths if is_remote(path)]))
-    return [of_address(path, next(known)) if is_remote(path) else _of_disk(path) for path in paths]
+    known = iter(of_addresses(paths))
+    return [next(known) if is_remote(path) else _of_disk(path) for path in paths]
 
 
 def _of_disk(path: Path) -> Tar:
@@ -120,6 +123,16 @@ def _of_disk(path: Path) -> Tar:
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a tar, found no such file; {ABSENT}") from None
     return Tar(path.absolute(), found.st_size, str(found.st_mtime_ns))
+
+
+def of_addresses(paths: Sequence[Path]) -> list[Tar]:
+    """Return those of the tars that lie behind addresses. Raises DatasetError if some are not there."""
+    there = [path for path in paths if is_remote(path)]
+    known = infos(there)
+    missing = [path for path, info in zip(there, known, strict=True) if info is None]
+    if len(missing) > 1:
+        raise missing_of(missing, len(paths))
+    return [of_address(path, info) for path, info in zip(there, known, strict=True)]
 
 
 def of_address(path: Path, info: Mapping[str, Any] | None) -> Tar:

@@ -38,14 +38,19 @@ def tar_paths(sources: Sequence[str]) -> list[Path]:
             raise DatasetError(
                 f"{pattern}: expected at most {MAX_TARS:,} tars, found more; make several calls"
             )
-    missing = [str(path) for path in paths if not is_remote(path) and not _exists(path)]
+    missing = [path for path in paths if not is_remote(path) and not _exists(path)]
     if missing:
-        more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
-        raise DatasetError(
-            f"{', '.join(missing[:_NAMED])}{more}: expected {len(paths):,} tars, found {len(missing):,} "
-            "of them missing; restore them, or name only those that are there"
-        )
+        raise missing_of(missing, len(paths))
     return [tar for path in paths for tar in (_inside(path) if _is_folder(path) else [path])]
+
+
+def missing_of(missing: Sequence[Path], tars: int) -> DatasetError:
+    """Return the error for some of so many tars that are not there, which names the first few."""
+    more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+    return DatasetError(
+        f"{', '.join(map(str, missing[:_NAMED]))}{more}: expected {tars:,} tars, found {len(missing):,} "
+        "of them missing; restore them, or name only those that are there"
+    )
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -100,6 +105,9 @@ def _found(pattern: str) -> list[Path]:
 
 
 def _found_there(address: str) -> list[Path]:
+    place = location(address)
+    if not _GLOB.search(address) or _is_called_so(place):
+        return [place]
     folder, slash, name = address.rpartition("/")
     if _GLOB.search(folder):
         raise DatasetError(
@@ -107,11 +115,15 @@ def _found_there(address: str) -> list[Path]:
             "name the folder in full, or give braces there"
         )
     if not _GLOB.search(name) or scheme_of(address) in ("http", "https"):  # there, ? begins a query
-        return [location(address)]
+        return [place]
     matches = sorted(location(folder + slash).glob(name), key=str)
     if not matches:
         raise DatasetError(f"{address}: expected tars of such names, found none; {ABSENT}")
     return matches
+
+
+def _is_called_so(place: Path) -> bool:
+    return can_list(place) and not _GLOB.search(place.parts[1]) and place.exists()
 
 
 def _inside(directory: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import read_bytes
+from clipkit.locations import can_list, read_bytes
 from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherVersion, read_dataset
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
@@ -44,7 +44,9 @@ def check_is_dataset(directory: Path) -> None:
     if not any((directory / name).exists() for name in (INDEX_FILE, DATASET_FILE)) and not shards_there(
         directory
     ):
-        found = "none of its files" if directory.is_dir() else "no such directory"
+        found = "none of its files"
+        if can_list(directory) and not directory.is_dir():
+            found = "a file" if directory.exists() else "no such directory"
         raise DatasetError(f"{directory}: expected a dataset directory as clipkit writes it, found {found}")
 
 

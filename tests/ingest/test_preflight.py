@@ -116,3 +116,18 @@ def test_an_ingest_through_a_proxy_that_is_not_there_marks_nothing(server: Serve
     direct = config.model_copy(update={"proxy": None, "allow_private_hosts": True})
     result = ingest(conceptual_captions([path]), tmp_path / "dataset", direct)
     assert (result.records, result.samples, result.failures) == (1, 1, {})
+
+
+@pytest.mark.parametrize("login", ["", "user:secret@"])
+def test_an_ingest_through_a_proxy_that_refuses_our_name_marks_nothing(
+    server: Server, tmp_path: Path, login: str
+) -> None:
+    server.add(f"http://{CONTROL}/", answer(b"", 407, {"Proxy-Authenticate": "Basic realm=x"}))
+    path = tmp_path / "list.tsv"
+    path.write_text(f"never asked\t{server.add('/', answer(encoded(photo())))}\n")
+    proxy = server.url("").replace("http://", f"http://{login}")
+    config = CONFIG.model_copy(update={"proxy": proxy, "workers": 1})
+    with pytest.raises(NetworkError, match=r"wants a name and a password, or others \(HTTP 407\)") as raised:
+        ingest(conceptual_captions([path]), tmp_path / "dataset", config)
+    assert "secret" not in str(raised.value)
+    assert not list((tmp_path / "dataset").glob("failures/*"))

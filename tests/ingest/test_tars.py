@@ -1,6 +1,7 @@
 """Tars as a source: which rows they give, and what is refused before any work."""
 
 import json
+import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Sequence
@@ -43,6 +44,28 @@ def picture_of(row: UrlRow) -> bytes:
     fetched = read_member(row.file, *row.span, 1000)
     assert isinstance(fetched, Fetched)
     return fetched.data
+
+
+def test_captions_are_those_that_a_stream_of_the_tars_has(tmp_path: Path) -> None:
+    described: list[object] = [
+        {"caption": None, "text": "b"},
+        {"caption": 5, "text": "b"},
+        {"caption": ["a"], "text": "b"},
+        {"caption": "", "text": "b"},
+        {"caption": "\ud800 alone \udc00"},
+    ]
+    bodies = [json.dumps(each).encode() for each in described] + [b'\xef\xbb\xbf{"caption": "marked"}']
+    rows = rows_of(tmp_path, *({"jpg": b"x", "json": body} for body in bodies))
+    shard_set = ShardSet(tmp_path / "x.tar")
+    streamed = [shard_set.read(0, row).caption for row in range(len(shard_set))]
+    assert [row.caption for row in rows] == streamed
+    assert streamed == ["b", "b", "b", "", "\ufffd alone \ufffd", "marked"]
+
+
+def test_a_field_to_keep_may_come_late(tmp_path: Path) -> None:
+    rare = [{"jpg": b"x", "txt": "t", "json": json.dumps({"a": number})} for number in range(300)]
+    rows = rows_of(tmp_path, *rare, {"jpg": b"x", "txt": "t", "json": '{"late": 1}'}, keep=["a", "late"])
+    assert (rows[0].kept, rows[-1].kept) == ({"a": "0", "late": None}, {"a": None, "late": "1"})
 
 
 def test_a_sample_is_a_row(tmp_path: Path) -> None:
@@ -283,6 +306,27 @@ def test_a_dataset_of_clipkit_keeps_its_urls(small_dataset: Path) -> None:
         fetched = read_member(str(rows[place].file), *(rows[place].span or (0, 0)), 100_000)
         assert (rows[place].caption, fetched) == (sample.caption, Fetched(sample.image, None, 1))
     ours.close()
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_shard_that_is_not_as_its_index_has_it_is_refused(
+    small_dataset: Path, tmp_path: Path, ending: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_dataset, copy)
+    damaged = copy / f"000001.{ending}"
+    damaged.chmod(0o644)
+    if ending == "tar":
+        with damaged.open("r+b") as stream:  # a letter of a caption, which nothing but the hash tells
+            stream.seek(pq.read_table(copy / "000001.parquet")["caption_offset"][7].as_py())
+            stream.write(b"X")
+    else:
+        pq.write_table(pq.read_table(damaged), damaged, compression="none")
+    for source in (copy, copy / "000001.tar"):
+        with pytest.raises(SourceError, match=r"000001\.tar: expected tar and manifest with the SHA-256"):
+            tars([str(source)])
+    (copy / "index.parquet").unlink()
+    assert tars([str(copy / "000001.tar")]).records == 1000
 
 
 def manifest(tar: Path) -> list[dict[str, Any]]:

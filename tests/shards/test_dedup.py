@@ -22,6 +22,7 @@ from clipkit.ingest.images import Picture, process
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_writing, read_dataset
 from clipkit.shards.dedup import DedupConfig, DedupResult, dedup
+from clipkit.shards.origin import made_from
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter, make_parts_folder
 from clipkit.shards.resemblance import Pictures, against, within
@@ -108,6 +109,7 @@ def test_what_is_in_another_dataset_or_folder_is_left_out_and_nothing_else(
     parent = read_dataset(tmp_path / "new").description.parent
     assert parent is not None
     assert [each["name"] for each in parent.settings["against"]] == ["other", "val"]
+    assert made_from(parent) == "made from old by dedup: near 4, against other and val"
     assert found(twice, others=[tmp_path / "val"]).exact == 0
 
 

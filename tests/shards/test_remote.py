@@ -19,6 +19,7 @@ from clipkit.locations import downloaded, location
 from clipkit.remote import RefusedError, RemoteError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.patterns import tar_paths
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
@@ -459,6 +460,21 @@ def test_foreign_tars_on_a_web_server(tmp_path: Path, monkeypatch: pytest.Monkey
         assert shard_set.read(2, 1) == ("s21", b"\xff\xd8\xff\x01", "1")
         with pytest.raises(DatasetError, match=r"/3\.tar: expected a tar, found no such file"):
             ShardSet(server.url("/{0..3}.tar"))
+        several = r"/3\.tar, .*/4\.tar, .*/5\.tar and 2 more: expected 8 tars, found 5 of them missing"
+        with pytest.raises(DatasetError, match=several):
+            ShardSet(server.url("/{0..7}.tar"))
+
+
+def test_names_that_look_like_patterns(store: ObjectStore, tmp_path: Path) -> None:
+    folder = f"s3://{BUCKET}/{tmp_path.name}a?b"
+    tar = write_tar(tmp_path / "one.tar", [{"__key__": "a", "jpg": b"\xff\xd8\xff", "txt": "b"}])
+    for name in ("x[1].tar", "y.tar"):
+        store.fs.pipe(f"{folder}/{name}", tar.read_bytes())
+    assert [path.name for path in tar_paths([folder])] == ["x[1].tar", "y.tar"]
+    assert [path.name for path in tar_paths([f"{folder}/x[1].tar"])] == ["x[1].tar"]
+    for pattern in (f"{folder}/*.tar", f"s3://{BUCKET[:-1]}?/x.tar"):
+        with pytest.raises(DatasetError, match="only behind the last slash of an address"):
+            tar_paths([pattern])
 
 
 def test_many_shards_are_listed_not_asked_for_one_by_one(store: ObjectStore, tmp_path: Path) -> None:

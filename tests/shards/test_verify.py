@@ -393,6 +393,9 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DatasetError, match="expected a dataset directory"):
             verify(directory)
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="found a file"):
+        verify(tmp_path / "file")
 
 
 def test_what_cannot_be_read_is_a_fault(dataset: Path) -> None:
