@@ -49,6 +49,21 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def main_file_that_is_there() -> Iterator[None]:
+    """Processes started inside import the program's file only if there is one: `python - < FILE` has none."""
+    main = vars(sys.modules["__main__"])
+    name = main.get("__file__")
+    if name is None or Path(name).exists():
+        yield
+        return
+    del main["__file__"]
+    try:
+        yield
+    finally:
+        main["__file__"] = name
+
+
 def begin_fork_server(modules: Sequence[str]) -> None:
     """Begin the server from which workers are forked, unless there is one: it imports these modules."""
     with deaf_to_interrupts():

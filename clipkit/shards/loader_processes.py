@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from clipkit.errors import ClipkitError
-from clipkit.processes import deaf_to_interrupts
+from clipkit.processes import deaf_to_interrupts, main_file_that_is_there
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def watched(begin: Callable[[], Iterator[T]], error: type[ClipkitError], worker:
     workers: list[BaseProcess] = []
     made: Iterator[T] | None = None
     try:
-        with deaf_to_interrupts():  # what came meanwhile is raised on leaving
+        with main_file_that_is_there(), deaf_to_interrupts():  # what came meanwhile is raised on leaving
             made = begin()
             # By the iterator alone: other threads begin processes of their own meanwhile.
             workers = list(vars(made)["_workers"])

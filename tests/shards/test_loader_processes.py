@@ -152,6 +152,21 @@ def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path
     assert done.stdout == "4\n", done.stderr
 
 
+def test_a_program_that_is_no_file(tiny_dataset: Path) -> None:
+    program = f"""
+from clipkit import ShardSet
+from clipkit.model.preprocess import TrainTransform
+from clipkit.model.tokenizer import Tokenizer
+from clipkit.shards.loader import batches
+if __name__ == "__main__":
+    settings = dict(transform=TrainTransform(16), tokenize=Tokenizer(), workers=1)
+    print(len(list(batches(ShardSet({str(tiny_dataset)!r}), batch_size=8, stop=16, **settings))), __file__)
+"""
+    command, folder = [sys.executable, "-"], Path(__file__).parents[2]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.stdout == "2 <stdin>\n", done.stderr
+
+
 def test_a_process_that_another_thread_begins_meanwhile_is_let_alone(tmp_path: Path) -> None:
     """Of two streams begun at once, the first to end killed the other's workers."""
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(120,))
