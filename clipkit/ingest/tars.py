@@ -18,8 +18,10 @@ from clipkit.ingest.tar_files import StoredFile, each_of, stored_files, tables_b
 from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
 from clipkit.locations import is_remote
 from clipkit.progress import Progress
+from clipkit.remote import RefusedError
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.headers import MEMBERS, MOST_BROKEN, error_of
+from clipkit.shards.index import INDEX_FILE, read_index
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.text_files import Malformed, shortened
 
@@ -57,8 +59,8 @@ def tars(
     is that field and nothing else. The fields of `keep` go into the manifest as text; those of a tar of
     clipkit's are its manifest's columns. The rows are the samples of a tar, then the failures in
     img2dataset's table beside it, then the next tar's. Behind addresses all is read through the cache. Raises
-    SourceError and DatasetError for what is missing, damaged, or of mixed splits, StorageError for what
-    cannot be had.
+    SourceError and DatasetError for what is missing, damaged, not as the index of its dataset has it, or of
+    mixed splits, StorageError for what cannot be had.
     """
     refuse_clashes(keep)
     paths = tar_paths(sources)
@@ -68,10 +70,15 @@ def tars(
     opened = _with_tables(paths, remarks.append)
     _check_kept(opened, keep)
     checked: list[_Checked] = []
+    listed = {
+        folder: _listed(folder) for folder in {tar.file.path.parent for tar in opened if tar.is_manifest}
+    }
     with progress("check", len(paths), "tars") as display:
         for remark in remarks:
             display.say(remark)
         for one in each_of(_checked, opened, remote=remote):
+            if one.tar.is_manifest:
+                _check_as_listed(one, listed[one.tar.file.path.parent])
             checked.append(one)
             display.update(len(checked))
     wanted = Wanted(caption_column, tuple(keep))
@@ -138,6 +145,25 @@ def _checked(tar: _Tar) -> _Checked:
         files.append(of_table)
     tar = tar._replace(file=file, table=table)
     return _Checked(tar, tuple(files), _count(tar))
+
+
+def _listed(folder: Path) -> dict[str, tuple[str, str | None]]:
+    """Return the SHA-256 of each tar and manifest by the index of a dataset, nothing where there is none."""
+    try:
+        shards = read_index(folder).shards
+    except (DatasetError, RefusedError):  # of another tool, perhaps
+        return {}
+    return {shard.name: (shard.sha256, shard.manifest_sha256) for shard in shards}
+
+
+def _check_as_listed(one: _Checked, listed: dict[str, tuple[str, str | None]]) -> None:
+    path = one.tar.file.path
+    found = tuple(file.sha256 for file in one.files)
+    if listed.get(path.name, found) != found:
+        raise SourceError(
+            f"{path}: expected tar and manifest with the SHA-256 that {INDEX_FILE} beside them has, found "
+            f"others; see what `clipkit shards verify {path.parent}` says, or leave the shard out"
+        )
 
 
 def _count(tar: _Tar) -> int:

@@ -1,6 +1,7 @@
 """Tars as a source: which rows they give, and what is refused before any work."""
 
 import json
+import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Sequence
@@ -305,6 +306,27 @@ def test_a_dataset_of_clipkit_keeps_its_urls(small_dataset: Path) -> None:
         fetched = read_member(str(rows[place].file), *(rows[place].span or (0, 0)), 100_000)
         assert (rows[place].caption, fetched) == (sample.caption, Fetched(sample.image, None, 1))
     ours.close()
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_shard_that_is_not_as_its_index_has_it_is_refused(
+    small_dataset: Path, tmp_path: Path, ending: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_dataset, copy)
+    damaged = copy / f"000001.{ending}"
+    damaged.chmod(0o644)
+    if ending == "tar":
+        with damaged.open("r+b") as stream:  # a letter of a caption, which nothing but the hash tells
+            stream.seek(pq.read_table(copy / "000001.parquet")["caption_offset"][7].as_py())
+            stream.write(b"X")
+    else:
+        pq.write_table(pq.read_table(damaged), damaged, compression="none")
+    for source in (copy, copy / "000001.tar"):
+        with pytest.raises(SourceError, match=r"000001\.tar: expected tar and manifest with the SHA-256"):
+            tars([str(source)])
+    (copy / "index.parquet").unlink()
+    assert tars([str(copy / "000001.tar")]).records == 1000
 
 
 def manifest(tar: Path) -> list[dict[str, Any]]:
