@@ -54,8 +54,9 @@ class Crop(NamedTuple):
 class TrainTransform:
     """Picture bytes and a sample's key → uint8 (3, H, W): a bicubic random resized crop, as OpenCLIP's.
 
-    The key decides every choice. 16-bit grey is scaled to 8, as ingest does; elsewhere it is clipped. Off unless asked for: `flip` (half of the samples), `color_jitter`
-    (brightness, contrast, saturation, hue) with its probability, `gray_scale_probability`.
+    The key decides every choice. 16-bit grey is scaled to 8, as ingest does; elsewhere it is clipped. Off
+    unless asked for: `flip` (half of the samples), `color_jitter` (brightness, contrast, saturation, hue)
+    with its probability, `gray_scale_probability`.
     """
 
     image_size: int
