@@ -30,7 +30,7 @@ from clipkit.shards.restate import (
 )
 from clipkit.shards.salvage import OldFailures, OldManifests, lost_failures, old_failures, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
-from clipkit.shards.staging import Staging
+from clipkit.shards.staging import BROKEN, Staging
 from clipkit.shards.verify import how_of, shard_verdicts
 from clipkit.shards.verify_shard import How, Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
@@ -195,19 +195,21 @@ class _Repair:
         name, table = verdict.name.replace(".tar", ".parquet"), made.manifest
         again = self._account(records_of(table))
         table = without_records(table, again)
-        sha256 = found = verdict.manifest_sha256
+        sha256, found, kept = verdict.manifest_sha256, verdict.manifest_sha256, ""
         if sha256 is None or not table.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / name, table)
+            if not {sha256, found} - {None} & self._manifests and self._staging.keep(name):
+                kept = f"; what was there is kept as {name}{BROKEN}"
             self.changed.append(name)
         is_damaged = verdict.name in old.damaged and sha256 not in self._manifests
         is_listed = entry is not None or self._is_trusted
         if is_damaged or (is_listed and found is not None and not {sha256, found} & self._manifests):
-            self._doubt(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}", is_certain=is_damaged)
+            self._doubt(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}{kept}", is_certain=is_damaged)
         self._entries.append(
             IndexEntry("shard", verdict.name, len(table), verdict.bytes, verdict.sha256, sha256)
         )
         if made.unknown > max((each["source_row"].null_count for each in old.of(verdict.name)), default=0):
-            self._doubtful.append(f"{name}: {LOST_WITH_IT}")
+            self._doubtful.append(f"{name}: {LOST_WITH_IT}{kept}")
         self._unknown += made.unknown + len(again)
         return None
 
@@ -256,7 +258,9 @@ class _Repair:
         self.changed += [SIZES_FILE] if write_sizes(self._directory, index, self._staging) else []
         if not self._is_trusted or sorted(old.entries if old else ()) != sorted(index.entries):
             otherwise = index.progress if self._is_trusted else progress_of(self._dataset)
-            if not write_index(index, self._dataset, otherwise, self._staging):
+            if write_index(index, self._dataset, otherwise, self._staging):
+                self._staging.keep_no_manifests()  # all are as they were written
+            else:
                 sealed = self._dataset.index_sha256 if self._dataset and self._dataset.is_as_written else None
                 self._doubtful += self._others
                 self._doubtful += [f"{INDEX_FILE}: {UNPROVEN}"] if old is None and sealed else []
