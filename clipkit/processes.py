@@ -16,6 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from select import select
 from types import TracebackType
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MOST_KEPT_BYTES = 64_000_000
 _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
+_ENDING_SECONDS = 5
 _LIMITED = threading.RLock()
 
 
@@ -154,9 +156,20 @@ def _quiet_about_connections(
 def _end_after(parent: BaseProcess) -> None:
     parent.join()
     folder = multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
-    if folder and parent.name == "MainProcess":  # else it may be that of another process, which lives
+    # Else it may be that of another process, or this one's: who lost the fork server goes on.
+    if folder and parent.name == "MainProcess" and _is_gone(parent.pid):
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
+
+
+def _is_gone(process: int | None) -> bool:
+    """Tell whether a process ends within a few seconds: its pipes are closed a little before."""
+    assert process is not None
+    try:
+        descriptor = os.pidfd_open(process)
+    except (OSError, AttributeError):  # it is not there, or the system does not tell
+        return True
+    return bool(select([descriptor], [], [], _ENDING_SECONDS)[0])
 
 
 @contextmanager

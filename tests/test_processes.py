@@ -12,6 +12,7 @@ import pytest
 from clipkit.processes import deaf_to_interrupts
 from tests.processes import living, wait_until_gone
 
+ROOT = Path(__file__).parent.parent
 PARENT = """
 import multiprocessing, sys, time
 from clipkit.processes import deaf_to_interrupts, end_with_parent
@@ -53,6 +54,31 @@ def test_workers_end_with_a_parent_that_is_killed_and_leave_nothing(tmp_path: Pa
             for pid in living(parent.pid):
                 os.kill(pid, signal.SIGKILL)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_worker_that_its_parent_has_lost_leaves_the_parents_folder(tmp_path: Path, method: str) -> None:
+    """So it is with one whose fork server was killed: it ends, and the parent begins others."""
+    program = PARENT.partition('    print("ready"')[0]
+    (tmp_path / "parent.py").write_text(
+        f"""{program}
+    from multiprocessing.util import get_temp_dir
+    from pathlib import Path
+    import os
+    from tests.processes import living, until
+    alone = multiprocessing.active_children()
+    for each in alone:
+        each._popen.finalizer()
+    gone = {{each.pid for each in alone}}
+    until(lambda: not gone & set(living(os.getsid(0))), "the workers end")
+    print(len(gone), Path(get_temp_dir()).is_dir())
+    os._exit(0)
+"""
+    )
+    command = [sys.executable, "parent.py", method]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.stdout == "2 True\n", done.stderr
 
 
 MANY_PICTURES = """
