@@ -30,7 +30,7 @@ from clipkit.shards.restate import (
 )
 from clipkit.shards.salvage import OldFailures, OldManifests, lost_failures, old_failures, without_records
 from clipkit.shards.schemas import FAILURE_SCHEMA
-from clipkit.shards.staging import BROKEN, Staging
+from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
 from clipkit.shards.verify_shard import How, Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
@@ -198,8 +198,7 @@ class _Repair:
         sha256, found, kept = verdict.manifest_sha256, verdict.manifest_sha256, ""
         if sha256 is None or not table.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / name, table)
-            if not {sha256, found} - {None} & self._manifests and self._staging.keep(name):
-                kept = f"; what was there is kept as {name}{BROKEN}"
+            kept = "" if {sha256, found} - {None} & self._manifests else self._staging.keep(name)
             self.changed.append(name)
         is_damaged = verdict.name in old.damaged and sha256 not in self._manifests
         is_listed = entry is not None or self._is_trusted
@@ -258,9 +257,7 @@ class _Repair:
         self.changed += [SIZES_FILE] if write_sizes(self._directory, index, self._staging) else []
         if not self._is_trusted or sorted(old.entries if old else ()) != sorted(index.entries):
             otherwise = index.progress if self._is_trusted else progress_of(self._dataset)
-            if write_index(index, self._dataset, otherwise, self._staging):
-                self._staging.keep_no_manifests()  # all are as they were written
-            else:
+            if not write_index(index, self._dataset, otherwise, self._staging):
                 sealed = self._dataset.index_sha256 if self._dataset and self._dataset.is_as_written else None
                 self._doubtful += self._others
                 self._doubtful += [f"{INDEX_FILE}: {UNPROVEN}"] if old is None and sealed else []

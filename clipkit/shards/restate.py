@@ -41,6 +41,7 @@ def write_index(index: Index, dataset: Dataset | None, otherwise: IngestProgress
         index.progress = progress
         index.write(staging.folder)
         if index_sha256(staging.folder) == wanted:
+            staging.keep_no_manifests()  # all are as they were written
             return True
     index.progress = otherwise
     index.write(staging.folder)
@@ -94,5 +95,4 @@ def restate(directory: Path, dataset: Dataset | None, totals: Totals, staging: S
     write_sealed(staging.folder / DATASET_FILE, content)
     if dataset.is_as_written or is_sealed(content):  # nothing else of it was at fault
         return Restated(True)
-    staging.keep(DATASET_FILE)
-    return Restated(True, doubtful=f"{DATASET_FILE}: {AS_FOUND}; what was there is kept as {KEPT}")
+    return Restated(True, doubtful=f"{DATASET_FILE}: {AS_FOUND}{staging.keep(DATASET_FILE)}")

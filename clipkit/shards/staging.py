@@ -63,17 +63,18 @@ class Staging:
         """Make the folder."""
         make_folder(self.folder)
 
-    def keep(self, name: str) -> bool:
+    def keep(self, name: str) -> str:
         """Have a file that is to be replaced kept with BROKEN behind its name; one kept before stays.
 
-        Tell whether it is there.
+        Return what to say of that, nothing if it is not there.
         """
         kept = name + BROKEN
-        is_there = (self._directory / name).is_file()
-        if is_there and not (self._directory / kept).exists():
+        if not (self._directory / name).is_file():
+            return ""
+        if not (self._directory / kept).exists():
             shutil.copyfile(self._directory / name, self.folder / kept)
             flush(self.folder / kept)
-        return is_there
+        return f"; what was there is kept as {kept}"
 
     def keep_no_manifests(self) -> None:
         """Have no manifests kept after all."""
