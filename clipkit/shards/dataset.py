@@ -22,6 +22,7 @@ DATASET_FILE = "dataset.json"
 LOCK_FILE = ".lock"
 FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
+_DIFFERENCES_TOLD = 10
 MAX_JSON_BYTES = 1 << 28  # of a million sources there are half of it
 
 
@@ -271,8 +272,10 @@ def _is_dataset(directory: Path) -> bool:
 def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescription) -> None:
     different = differences(_flat(old), _flat(new))
     if different:
+        more = len(different) - _DIFFERENCES_TOLD  # of another folder's ten thousand files, say
+        rest = f"; and {more:,} differences more" if more > 0 else ""
         raise DatasetError(
-            f"{directory}: holds a dataset made otherwise: {'; '.join(different)}; "
+            f"{directory}: holds a dataset made otherwise: {'; '.join(different[:_DIFFERENCES_TOLD])}{rest}; "
             "choose another --out, or give the same list and settings to continue it"
         )
 
