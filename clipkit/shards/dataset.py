@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder
-from clipkit.differences import differences
+from clipkit.differences import differences, told
 from clipkit.errors import DatasetError, NoDatasetError, first_fault
 from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
@@ -22,7 +22,6 @@ DATASET_FILE = "dataset.json"
 LOCK_FILE = ".lock"
 FORMAT = "clipkit-dataset"
 FORMAT_VERSION = 1
-_DIFFERENCES_TOLD = 10
 MAX_JSON_BYTES = 1 << 28  # of a million sources there are half of it
 
 
@@ -272,10 +271,8 @@ def _is_dataset(directory: Path) -> bool:
 def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescription) -> None:
     different = differences(_flat(old), _flat(new))
     if different:
-        more = len(different) - _DIFFERENCES_TOLD  # of another folder's ten thousand files, say
-        rest = f"; and {more:,} differences more" if more > 0 else ""
         raise DatasetError(
-            f"{directory}: holds a dataset made otherwise: {'; '.join(different[:_DIFFERENCES_TOLD])}{rest}; "
+            f"{directory}: holds a dataset made otherwise: {told(different)}; "
             "choose another --out, or give the same list and settings to continue it"
         )
 
