@@ -27,7 +27,7 @@ def differences(
 
 
 def told(phrases: Sequence[str]) -> str:
-    """Return the first few of `differences` for one line, and how many more there are: of files, thousands."""
+    """Return the first few of `differences`, as one line, and how many more there are."""
     more = len(phrases) - _TOLD
     return "; ".join([*phrases[:_TOLD], *([f"and {more:,} differences more"] if more > 0 else [])])
 
