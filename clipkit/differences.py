@@ -1,9 +1,10 @@
 """What stands otherwise in one description than in another, in words for an error's one line."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 _LONGEST = 100
+_TOLD = 10
 
 
 def differences(
@@ -23,6 +24,12 @@ def differences(
         for name, mine, theirs in _pairs(one, other)
         if name not in apart_from and mine != theirs
     ]
+
+
+def told(phrases: Sequence[str]) -> str:
+    """Return the first few of `differences`, as one line, and how many more there are."""
+    more = len(phrases) - _TOLD
+    return "; ".join([*phrases[:_TOLD], *([f"and {more:,} differences more"] if more > 0 else [])])
 
 
 def _pairs(

@@ -18,6 +18,7 @@ _MOST_OF_A_PROFILE = 1_000_000  # bytes; Pillow's limit is a little above
 _TOLD = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # what applications add, but for JFIF's and Adobe's; comments
 _LEAST = {0xE0: 18, 0xEE: 16}  # bytes of JFIF's and Adobe's segments; libjpeg reads no shorter ones
 _MANY = 10_000  # pieces, of which each is kept in mind
+_END = b"\xff\xd9"
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 _SEQUENTIAL = (0xC0, 0xC1)  # frames of Huffman coding, one scan after the other
 
@@ -119,6 +120,16 @@ def with_sequential_scan(jpeg: bytes) -> bytes:
         if marker == 0xDA:
             return jpeg[: end - 3] + b"\x00\x3f\x00" + jpeg[end:]
     return jpeg
+
+
+def with_end(jpeg: bytes) -> bytes:
+    """Return a JPEG of one scan with the marker of its end, should it lack that: its pixels may all be there.
+
+    Others stay as they are: the last ones of several scans could be lacking too, and nothing would tell.
+    """
+    if jpeg.endswith(_END) or not jpeg_metadata(jpeg).one_scan:
+        return jpeg
+    return jpeg + _END
 
 
 def has_damaged_chunk(png: bytes) -> bool:

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import re
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import fsspec
@@ -28,6 +30,7 @@ _VARIABLES = (
     "STORAGE_EMULATOR_HOST",
 )
 
+_LAST_SECONDS = 3.0  # for what is cancelled
 _PARTIAL = 206
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 _MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
@@ -54,11 +57,20 @@ def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float |
 
     Raises TimeoutError after so many seconds.
     """
-    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, seconds), system.loop)
+    ended = threading.Event()
+
+    async def answer() -> Result:
+        try:
+            return await asyncio.wait_for(coroutine, seconds)
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(answer(), system.loop)
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        if future.cancel():  # it may have something to take back
+            ended.wait(_LAST_SECONDS)
         raise
 
 
@@ -121,10 +133,28 @@ def _new(scheme: str) -> Any:
         from clipkit.gcs import GoogleBuckets
 
         return GoogleBuckets(**options)
-    system = fsspec.filesystem(scheme, **options)
+    system = _buckets()(**options) if scheme == "s3" else fsspec.filesystem(scheme, **options)
     if scheme == "s3":
         system.retries = 1  # attempts, in s3fs's words
     return system
+
+
+def _buckets() -> type[Any]:
+    """Return s3fs's file system, but one that aborts an upload in parts also when it is cancelled."""
+    from s3fs import S3FileSystem
+
+    class Buckets(S3FileSystem):  # type: ignore[misc]
+        async def _upload_file_part_concurrent(
+            self, bucket: str, key: str, mpu: Any, *values: Any, **options: Any
+        ) -> Any:
+            try:
+                return await super()._upload_file_part_concurrent(bucket, key, mpu, *values, **options)
+            except asyncio.CancelledError:  # s3fs itself thinks of errors alone
+                with suppress(Exception):
+                    await asyncio.wait_for(self._abort_mpu(bucket, key, mpu["UploadId"]), _LAST_SECONDS)
+                raise
+
+    return Buckets
 
 
 def _bounded_session() -> type[Any]:

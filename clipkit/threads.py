@@ -1,6 +1,7 @@
 """Work in threads that no process waits for at its end."""
 
 import atexit
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -85,13 +86,13 @@ class _Finishing:
     """Counts the threads that do what has to be finished; as the process ends, none begins any more."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._busy = 0
-        self._is_at_end = False
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+        atexit.register(self._wait)
 
     def begin(self) -> None:
         with self._changed:
-            while self._is_at_end:  # the daemon goes with the process
+            while self._is_at_end and threading.current_thread().daemon:  # it goes with the process
                 self._changed.wait()
             self._busy += 1
 
@@ -100,14 +101,18 @@ class _Finishing:
             self._busy -= 1
             self._changed.notify_all()
 
-    def wait(self) -> None:
+    def _renew(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = 0
+        self._is_at_end = False
+
+    def _wait(self) -> None:
         with self._changed:
             self._is_at_end = True
             self._changed.wait_for(lambda: not self._busy, timeout=_AT_END_SECONDS)
 
 
 _finishing = _Finishing()
-atexit.register(_finishing.wait)
 
 
 @contextmanager

@@ -94,3 +94,42 @@ def ended(
     assert not [*(folder / "tmp").glob("clipkit-*"), *(folder / "tmp").glob("pymp-*")]
     left = [path.name for place in ("cache", "out") for path in (folder / place).rglob(".*")]
     assert not left
+
+
+PARTS = """
+import sys, time
+import s3fs.core
+from pathlib import Path
+from clipkit.locations import location
+s3fs.core.calculate_chunksize = lambda size, chunksize=None: 5 << 20
+place = location(sys.argv[1])
+place._put(sys.argv[2], float(sys.argv[3])) if len(sys.argv) > 3 else place.upload(Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "timed out"])
+def test_an_upload_in_parts_that_is_given_up_leaves_none(
+    store: ObjectStore, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(11 << 20))
+    asked = threading.Event()
+
+    def slow(method: str, path: str) -> str | None:
+        if method != "PUT" or "partNumber=3" not in path:
+            return None
+        asked.set()
+        return "slow"
+
+    store.fault = slow
+    seconds = ["1"] if how == "timed out" else []
+    words = [sys.executable, "-c", PARTS, f"s3://{BUCKET}/{tmp_path.name}/file", str(tmp_path / "file")]
+    process = subprocess.Popen([*words, *seconds], stderr=subprocess.PIPE, start_new_session=True)
+    assert asked.wait(60)
+    begun = [path for method, path in store.requests if method == "POST" and "uploads" in path]
+    if how == "interrupted":
+        process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode and (b"KeyboardInterrupt" if how == "interrupted" else b"Timeout") in said
+    assert len(begun) == 1
+    assert "uploadId=" in next(path for method, path in store.requests if method == "DELETE")
+    assert not store.fs.exists(f"{BUCKET}/{tmp_path.name}/file")

@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageCms
 
-from clipkit.pictures import Pixels
+from clipkit.pictures import EIGHT_BITS, Pixels
 
 _MAX_PROFILE_BYTES = 4_000_000
-_EIGHT_BITS = ((np.arange(65_536) * 255 + 32_767) // 65_535).astype(np.uint8)  # of each level of 16
 _COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), axis=-1).reshape(1, -1, 3).astype(np.uint8)
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY = ("1", "L", "LA")
@@ -74,7 +73,7 @@ def _as_it_lies(image: Image.Image) -> Pixels:
 def _flattened(image: Image.Image) -> tuple[Pixels, bytes | None]:
     icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     if image.mode.startswith("I"):
-        levels = _EIGHT_BITS.copy()
+        levels = EIGHT_BITS.copy()
         if isinstance(transparent, int):
             levels[transparent : transparent + 1] = 255
         return levels[np.clip(np.asarray(image), 0, 65535)], icc

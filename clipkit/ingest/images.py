@@ -15,6 +15,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
 from clipkit.ingest.resize import resized
 from clipkit.ingest.rows import Box, Failed
+from clipkit.metadata import with_end
 from clipkit.pictures import Pixels
 
 # At quality 95, 4:4:4 makes files a fifth larger and a quarter slower to decode in every epoch of every
@@ -89,7 +90,9 @@ def process(data: bytes, config: IngestConfig, boxes: tuple[Box, ...] = ()) -> P
 
 
 def _stored(data: bytes, kind: str, config: IngestConfig, limits: Limits, boxes: tuple[Box, ...]) -> Picture:
-    decoded = decode(data, kind, short_side=config.image_size, limits=limits)
+    # As others' decoders refuse it without its end, it stays broken where the bytes are kept.
+    whole = with_end(data) if kind == "jpeg" and not config.keep_original else data
+    decoded = decode(whole, kind, short_side=config.image_size, limits=limits)
     size = _stored_size(decoded.width, decoded.height, config.image_size)
     if max(size) > LARGEST_SIDE:
         raise UnreadableError("aspect", f"{decoded.width} x {decoded.height}")

@@ -12,7 +12,7 @@ from clipkit.ingest.blurring import with_boxes
 from clipkit.ingest.expected_hash import with_hash
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
-from clipkit.ingest.table_formats import JsonLines, Parquet, Table
+from clipkit.ingest.table_formats import JsonLines, Parquet, Table, as_text, is_nested
 from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.picture_files import SEPARATORS
 from clipkit.shards.schemas import FIXED_COLUMNS
@@ -106,7 +106,7 @@ def table_files(
             for number, record in enumerate(one.table.read(columns)):
                 made = row(one.name, number, record, keep)
                 for place, demand in enumerate(demands, 2 + len(keep)):
-                    made = made if made.problem else demand.apply(made, record[place])
+                    made = made if made.problem else demand.apply(made, _plain(record[place]))
                 yield made
 
     return Source(
@@ -162,11 +162,17 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
     if any(isinstance(value, str) and len(value) > MAX_RECORD_BYTES for value in record):
         beginning = str(record[1] or "")[:MAX_RECORD_BYTES]
         return UrlRow(source, number, "", beginning, f"longer than {MAX_RECORD_BYTES:,} characters")
-    url, caption = ("" if value is None else str(value) for value in record[:2])
+    url, caption = ("" if value is None else str(_plain(value)) for value in record[:2])
+    if any(map(is_nested, record[:2])):
+        return UrlRow(source, number, url, caption, "a list or an object where a text is to be")
     if record[0] is None:
         return UrlRow(source, number, "", caption, "the URL is null")
-    kept = dict(zip(keep, record[2 : 2 + len(keep)], strict=True)) if keep else None
+    kept = dict(zip(keep, map(_plain, record[2 : 2 + len(keep)]), strict=True)) if keep else None
     return UrlRow(source, number, url.strip(), caption, kept=kept)
+
+
+def _plain(value: Any) -> Any:
+    return as_text(value) if is_nested(value) else value
 
 
 def refuse_clashes(keep: Sequence[str]) -> None:

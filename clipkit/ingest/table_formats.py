@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +38,7 @@ class Table(Protocol):
         """Return the number of records, malformed ones included."""
 
     def read(self, names: Sequence[str]) -> Iterator[Values | Malformed]:
-        """Yield each record's values of these columns: text or None, or as `fields` says."""
+        """Yield each record's values of these columns: text, None, what JSON nests, or as `fields` says."""
 
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
         """Return the columns as a manifest keeps them: plain types as they are, all else as text."""
@@ -61,7 +61,7 @@ class JsonLines(TextColumns):
         nested: dict[str, bool] = {}
         for name, value in itertools.chain.from_iterable(record.items() for record in objects):
             if value is not None:
-                nested[name] = nested.get(name, True) and isinstance(value, list | dict)
+                nested[name] = nested.get(name, True) and is_nested(value)
         self.nested: Collection[str] = [name for name, always in nested.items() if always]
 
     def count(self) -> int:
@@ -76,7 +76,8 @@ class JsonLines(TextColumns):
                 if isinstance(record, Malformed):
                     yield record
                 else:
-                    yield tuple([as_text(record.get(name)) for name in names])
+                    values = [record.get(name) for name in names]
+                    yield tuple([value if is_nested(value) else as_text(value) for value in values])
 
 
 class Parquet:
@@ -147,6 +148,11 @@ def json_object(line: str) -> dict[str, Any] | Malformed:
     except ValueError as error:
         return Malformed(line, f"not JSON: {str(error)[:100]}")
     return record if isinstance(record, dict) else Malformed(line, "JSON, but no object")
+
+
+def is_nested(value: Any) -> TypeGuard[list[Any] | dict[str, Any]]:
+    """Tell whether a value of JSON is a list or an object."""
+    return isinstance(value, list | dict)
 
 
 def as_text(value: Any) -> str | None:

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from clipkit.model.augment import Draws, crop_box, grayed, jittered
 from clipkit.model.pictures import check_pixels, check_whole_jpeg, decode_jpeg, jpeg_size, opened, rgb_pixels
 from clipkit.model.resize import centered_box, centered_square
-from clipkit.pictures import Pixels
+from clipkit.pictures import EIGHT_BITS, Pixels
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,8 +54,9 @@ class Crop(NamedTuple):
 class TrainTransform:
     """Picture bytes and a sample's key → uint8 (3, H, W): a bicubic random resized crop, as OpenCLIP's.
 
-    The key decides every choice. Off unless asked for: `flip` (half of the samples), `color_jitter`
-    (brightness, contrast, saturation, hue) with its probability, `gray_scale_probability`.
+    The key decides every choice. 16-bit grey is scaled to 8, as ingest does; elsewhere it is clipped. Off
+    unless asked for: `flip` (half of the samples), `color_jitter` (brightness, contrast, saturation, hue)
+    with its probability, `gray_scale_probability`.
     """
 
     image_size: int
@@ -112,7 +113,11 @@ class TrainTransform:
         with opened(image) as picture:
             check_whole_jpeg(image)
             left, top, width, height = self._box(*picture.size, key)
-            return Crop(np.array(picture.convert("RGB").crop((left, top, left + width, top + height))))
+            box = (left, top, left + width, top + height)
+            if picture.mode.startswith("I;16"):  # Pillow makes white of all but the darkest
+                grey = EIGHT_BITS[np.asarray(picture.crop(box))]
+                return Crop(np.stack([grey] * 3, axis=-1))
+            return Crop(np.array(picture.convert("RGB").crop(box)))
 
     def _recolored(self, pixels_HWC: Pixels, draws: Draws) -> Pixels:
         picture = Image.fromarray(pixels_HWC)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clipkit._version import VERSION
 from clipkit.atomic import TEMPORARIES, make_folder
-from clipkit.differences import differences
+from clipkit.differences import differences, told
 from clipkit.errors import DatasetError, NoDatasetError, first_fault
 from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
@@ -272,7 +272,7 @@ def _check_same(directory: Path, old: DatasetDescription, new: DatasetDescriptio
     different = differences(_flat(old), _flat(new))
     if different:
         raise DatasetError(
-            f"{directory}: holds a dataset made otherwise: {'; '.join(different)}; "
+            f"{directory}: holds a dataset made otherwise: {told(different)}; "
             "choose another --out, or give the same list and settings to continue it"
         )
 

@@ -195,19 +195,20 @@ class _Repair:
         name, table = verdict.name.replace(".tar", ".parquet"), made.manifest
         again = self._account(records_of(table))
         table = without_records(table, again)
-        sha256 = found = verdict.manifest_sha256
+        sha256, found, kept = verdict.manifest_sha256, verdict.manifest_sha256, ""
         if sha256 is None or not table.equals(old.own[verdict.name]):
             sha256 = write_hashed(self._staging.folder / name, table)
+            kept = "" if {sha256, found} - {None} & self._manifests else self._staging.keep(name)
             self.changed.append(name)
         is_damaged = verdict.name in old.damaged and sha256 not in self._manifests
         is_listed = entry is not None or self._is_trusted
         if is_damaged or (is_listed and found is not None and not {sha256, found} & self._manifests):
-            self._doubt(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}", is_certain=is_damaged)
+            self._doubt(f"{name}: {old.damaged.get(verdict.name, '')}{AS_FOUND}{kept}", is_certain=is_damaged)
         self._entries.append(
             IndexEntry("shard", verdict.name, len(table), verdict.bytes, verdict.sha256, sha256)
         )
         if made.unknown > max((each["source_row"].null_count for each in old.of(verdict.name)), default=0):
-            self._doubtful.append(f"{name}: {LOST_WITH_IT}")
+            self._doubtful.append(f"{name}: {LOST_WITH_IT}{kept}")
         self._unknown += made.unknown + len(again)
         return None
 

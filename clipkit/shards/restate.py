@@ -41,6 +41,7 @@ def write_index(index: Index, dataset: Dataset | None, otherwise: IngestProgress
         index.progress = progress
         index.write(staging.folder)
         if index_sha256(staging.folder) == wanted:
+            staging.keep_no_manifests()  # all are as they were written
             return True
     index.progress = otherwise
     index.write(staging.folder)
@@ -82,7 +83,7 @@ def restate(directory: Path, dataset: Dataset | None, totals: Totals, staging: S
     index = index_sha256(staging.folder if is_staged else directory)
     if dataset is None:
         Dataset(staging.folder, DatasetDescription(sources=(), image={})).finish(totals, index)
-        kept = f", or mend {KEPT}, which has what was there" if staging.keep_description() else ""
+        kept = f", or mend {KEPT}, which has what was there" if staging.keep(DATASET_FILE) else ""
         return Restated(
             True, f"{DATASET_FILE}: what the dataset was made of is lost; restore it from a copy{kept}"
         )
@@ -94,5 +95,4 @@ def restate(directory: Path, dataset: Dataset | None, totals: Totals, staging: S
     write_sealed(staging.folder / DATASET_FILE, content)
     if dataset.is_as_written or is_sealed(content):  # nothing else of it was at fault
         return Restated(True)
-    staging.keep_description()
-    return Restated(True, doubtful=f"{DATASET_FILE}: {AS_FOUND}; what was there is kept as {KEPT}")
+    return Restated(True, doubtful=f"{DATASET_FILE}: {AS_FOUND}{staging.keep(DATASET_FILE)}")

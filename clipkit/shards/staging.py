@@ -16,12 +16,13 @@ from clipkit.shards.index import INDEX_FILE
 from clipkit.shards.whole import REPAIR, SIZES_FILE
 
 _READY = "ready.json"
-KEPT = f"{DATASET_FILE}.broken"
-"""A description that could not be read: nothing else says what is still to be seen in it."""
+BROKEN = ".broken"
+"""The ending of what was there of a description or a manifest: nothing else says what is to be seen in it."""
+KEPT = f"{DATASET_FILE}{BROKEN}"
 
 _GUARDS = (INDEX_FILE, DATASET_FILE)  # whoever else changes the dataset changes one of them
 _WHOLE = (*_GUARDS, KEPT, SIZES_FILE)
-_NUMBERED = re.compile(rf"({FAILURES}/)?\d{{6}}\.parquet")
+_NUMBERED = re.compile(rf"({FAILURES}/)?\d{{6}}\.parquet|\d{{6}}\.parquet{re.escape(BROKEN)}")
 
 
 class Staging:
@@ -62,13 +63,23 @@ class Staging:
         """Make the folder."""
         make_folder(self.folder)
 
-    def keep_description(self) -> bool:
-        """Have the description that is to be replaced kept as KEPT, if it is there; one kept before stays."""
-        is_there = (self._directory / DATASET_FILE).is_file()
-        if is_there and not (self._directory / KEPT).exists():
-            shutil.copyfile(self._directory / DATASET_FILE, self.folder / KEPT)
-            flush(self.folder / KEPT)
-        return is_there
+    def keep(self, name: str) -> str:
+        """Have a file that is to be replaced kept with BROKEN behind its name; one kept before stays.
+
+        Return what to say of that, nothing if it is not there.
+        """
+        kept = name + BROKEN
+        if not (self._directory / name).is_file():
+            return ""
+        if not (self._directory / kept).exists():
+            shutil.copyfile(self._directory / name, self.folder / kept)
+            flush(self.folder / kept)
+        return f"; what was there is kept as {kept}"
+
+    def keep_no_manifests(self) -> None:
+        """Have no manifests kept after all."""
+        for path in self.folder.glob(f"*.parquet{BROKEN}"):
+            path.unlink()
 
     def commit(self) -> None:
         """Replace the dataset's files by those in the folder; once begun, it is finished some day.

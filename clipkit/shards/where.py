@@ -6,8 +6,10 @@ files, no network, no settings to change, and so much memory (its own limit does
 """
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -52,6 +54,7 @@ WHERE (function_type = 'scalar' AND stability = 'CONSISTENT' AND NOT starts_with
    OR (function_type = 'macro' AND (function_name IN ({_MACROS}) OR regexp_matches(function_name,
        '^(list|array|map)_')))
 """  # noqa: S608 (of constants)
+_RESERVED = "SELECT 1 FROM duckdb_keywords() WHERE keyword_category = 'reserved' AND keyword_name = lower(?)"
 # Of the moment or the session, where no column has such a name.
 _VALUES = frozenset(
     {
@@ -172,8 +175,17 @@ class Where:
         lines = [line for line in why.splitlines() if line and not line.startswith("LINE ")]
         return ConfigError(
             f"--where: expected a condition in SQL on the columns {', '.join(self._schema.names)}; "
-            f"found {self._text[:200]!r}: {lines[0] if lines else why}"
+            f"found {self._text[:200]!r}: {lines[0] if lines else why}{self._to_quote()}"
         )
+
+    def _to_quote(self) -> str:
+        """Return what to say of a column that is called like a word of SQL, and is used as one."""
+        for name in self._schema.names:
+            is_bare = re.search(rf'(?<![\w"]){re.escape(name)}(?![\w"])', self._text, re.IGNORECASE)
+            with suppress(duckdb.Error):  # of an engine that ended by what is refused
+                if is_bare and self._engine.execute(_RESERVED, [name]).fetchone():
+                    return f'; the column {name} has the name of a word of SQL: write "{name}"'
+        return ""
 
 
 def _expressions(tree: Any) -> Iterator[tuple[str, str]]:

@@ -220,7 +220,7 @@ def test_larger_pictures_get_the_short_side(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
 def test_a_jpeg_cut_off_anywhere_is_broken(options: dict[str, Any]) -> None:
     data = encoded(photo(400, 300), quality=90, **options)
-    for length in (30, len(data) // 4, len(data) // 2, len(data) * 9 // 10, len(data) - 20, len(data) - 2):
+    for length in (30, len(data) // 4, len(data) // 2, len(data) * 9 // 10, len(data) - 20, len(data) - 3):
         assert failed(data[:length]).reason == "broken_image"
 
 
@@ -493,3 +493,22 @@ def test_the_same_bytes_give_the_same_picture() -> None:
     data = encoded(photo(500, 400), quality=80)
     assert made(data) == made(data)
     assert made(data).original_bytes == len(data)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 3}, {"progressive": True}])
+def test_a_jpeg_without_its_end_is_whole_or_broken(mode: str, options: dict[str, Any]) -> None:
+    jpeg = encoded(photo(150, 100).convert(mode), **options)
+    whole = process(jpeg, CONFIG)
+    assert isinstance(whole, Picture)
+    taken = []
+    for cut in range(1, 100):
+        made = process(jpeg[:-cut], CONFIG)
+        if isinstance(made, Picture):
+            assert (made.content, made.original_bytes) == (whole.content, len(jpeg) - cut)
+            taken.append(cut)
+        else:
+            assert made.reason == "broken_image"
+    assert taken == ([] if "progressive" in options else [1, 2])
+    kept = CONFIG.model_copy(update={"keep_original": True})
+    assert getattr(process(jpeg[:-2], kept), "reason", None) == "broken_image"

@@ -140,15 +140,16 @@ def test_broken_json_records_are_kept(tmp_path: Path) -> None:
     lines = [
         '{"url": "http://h/0", "caption": "\\ud800 alone \\ud83d\\ude00"}', "{", "[1]",
         '{"caption": "no url"}', '{"url": "http://h/4"}', "[" * 100_000,
-        '{"url": 5, "caption": ["a", null]}', "",
+        '{"url": 5, "caption": ["a", null]}', "", '{"url": {"a": 1}, "caption": "b"}',
     ]  # fmt: skip
     source = opened(tmp_path / "list.jsonl", "\n".join(lines).encode() + b"\n")
     rows = list(source)
-    assert source.records == len(rows) == 8
-    assert [bool(row.problem) for row in rows] == [False, True, True, True, False, True, False, True]
+    assert source.records == len(rows) == 9
+    assert [place for place, row in enumerate(rows) if not row.problem] == [0, 4]
     assert (rows[0].caption, rows[4].caption) == ("\ufffd alone \U0001f600", "")
     assert (rows[3].caption, rows[3].problem) == ("no url", "the URL is null")
-    assert (rows[6].url, rows[6].caption) == ("5", '["a", null]')
+    assert (rows[6].url, rows[6].caption, rows[8].url) == ("5", '["a", null]', '{"a": 1}')
+    assert rows[6].problem == rows[8].problem == "a list or an object where a text is to be"
 
 
 def test_parquet_values_of_any_kind(tmp_path: Path) -> None:

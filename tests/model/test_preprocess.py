@@ -13,6 +13,8 @@ import torch
 import torchvision.transforms.functional as vision
 from PIL import Image, ImageCms
 
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.images import Picture, process
 from clipkit.model.augment import Draws, crop_box
 from clipkit.model.preprocess import MEAN, STD, EvalTransform, OpenAITransform, TrainTransform, normalize
 from clipkit.pictures import Pixels
@@ -204,3 +206,14 @@ def test_flips_are_fair_and_do_not_move_the_crop() -> None:
         assert mirrored or np.array_equal(other, straight)
         flips += mirrored
     assert 70 < flips < 130
+
+
+def test_grey_of_16_bits_is_trained_on_as_ingest_stores_it() -> None:
+    levels = np.linspace(0, 65_535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    data = encoded(Image.fromarray(levels), "PNG")
+    stored = process(data, IngestConfig(image_size=48))
+    assert isinstance(stored, Picture)
+    whole = TrainTransform(32, scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3))
+    ours, theirs = whole(data, 3), whole(stored.content, 3)
+    assert np.abs(ours.astype(int) - theirs).max() <= 3, "JPEG loses that much"
+    assert ours.min() < 10 < 245 < ours.max()

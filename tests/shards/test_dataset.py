@@ -69,6 +69,15 @@ def test_another_description_is_refused_with_the_difference(
         pass
 
 
+def test_of_other_files_without_number_a_few_are_named(tmp_path: Path) -> None:
+    files = tuple(SourceFile(name=f"{n:05d}.tar", bytes=3, sha256="cd" * 32) for n in range(5000))
+    with open_for_writing(tmp_path, described()):
+        pass
+    with pytest.raises(DatasetError, match=r"; and 4,992 differences more; choose another --out") as raised:
+        open_for_writing(tmp_path, described(sources=files)).__enter__()
+    assert "sha256 of 00000.tar was None, now" in str(raised.value) and len(str(raised.value)) < 2000
+
+
 def test_other_content_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(DatasetError, match=r"thesis\.txt"), open_for_writing(tmp_path, described()):

@@ -196,6 +196,15 @@ def test_a_lost_manifest_is_made_of_its_tar(
     assert ShardSet(dataset).read(1, 5) == ShardSet(small_dataset).read(1, 5)
 
 
+def test_a_manifest_that_cannot_be_read_is_kept(dataset: Path) -> None:
+    path, kept = dataset / "000001.parquet", dataset / "000001.parquet.broken"
+    spoil(path.name)(dataset)
+    was = path.read_bytes()
+    (why,) = repair(dataset).doubtful
+    assert why.endswith("; what was there is kept as 000001.parquet.broken")
+    assert kept.read_bytes() == was and verify(dataset).ok and repair(dataset).remade == []
+
+
 def assert_accounted(dataset: Path) -> None:
     """Each of the 2,400 records stands in exactly one place."""
     index = read_index(dataset)

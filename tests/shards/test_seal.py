@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipkit.atomic import write_table
 from clipkit.errors import DatasetError
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.filter import FilterConfig, filter_dataset
@@ -216,3 +217,23 @@ def test_values_that_only_the_manifest_had_are_told(dataset: Path) -> None:
     assert result.unknown == 1 and verify(dataset).ok
     made = pq.read_table(path).slice(3, 1).to_pylist()[0]
     assert made == row | {"source": None, "source_row": None, "sha256": None}
+
+
+def test_a_manifest_that_nothing_proves_is_kept(dataset: Path) -> None:
+    path, kept = dataset / "000001.parquet", dataset / "000001.parquet.broken"
+    whole = pq.read_table(path)
+
+    def replaced(*names: str) -> bytes:
+        table = whole
+        for name in names:
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.schema.field(name), [["other"] * len(table)])
+        write_table(path, table)
+        (dataset / "index.parquet").unlink()
+        return path.read_bytes()
+
+    replaced("caption")
+    assert repair(dataset).ok and not kept.exists(), "the index proves that it is as it was"
+    was = replaced("caption", "url")
+    assert not repair(dataset).ok and kept.read_bytes() == was
+    assert pq.read_table(path)["caption"].equals(whole["caption"])

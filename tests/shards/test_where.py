@@ -69,6 +69,19 @@ def test_a_column_that_the_engine_does_not_know_is_in_nobodys_way() -> None:
         Where("huge > 1", strange.schema)
 
 
+@pytest.mark.parametrize("condition", ["group is not null", "select % 2 = 0", "Order like 'a%'"])
+def test_a_column_called_like_a_word_of_sql_wants_quotes(condition: str) -> None:
+    manifests = pa.table({name: ["a", None] for name in ("group", "select", "Order", "width")})
+    name = condition.split(" ", 1)[0]
+    with pytest.raises(
+        ConfigError, match=rf'the column {name} has the name of a word of SQL: write "{name}"$'
+    ):
+        Where(condition, manifests.schema)
+    assert Where(f'"{name}" is null', manifests.schema).of(manifests).tolist() == [False, True]
+    with pytest.raises(ConfigError, match=r"syntax error[^;]*$"):
+        Where("width is is", manifests.schema)
+
+
 def test_columns_whose_names_differ_in_case_alone_are_not_mixed_up() -> None:
     laion = pa.table({"width": [300, 300], "WIDTH": [2, 800], "key": ["a", "b"]})
     for condition, flags in (("WIDTH > 100", [False, True]), ("width > 100 and KEY = 'a'", [True, False])):
