@@ -9,10 +9,12 @@ import errno
 import math
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
+from clipkit.clock import Clock
 from clipkit.errors import ClipkitError, StorageError, one_line, tell
 
 PATIENCE = 15.0
@@ -70,38 +72,50 @@ class TooLargeError(RemoteError):
 
 
 class Transfer:
-    """What has come of a file: fsspec calls it as a callback. Bytes that flow renew the patience."""
+    """What has come of a file: fsspec calls it as a callback. Bytes that flow renew the patience.
+
+    While the process was stopped no time passes, as long as who waits asks for it every few seconds.
+    """
 
     def __init__(self, place: object, at_most: int | None = None):
         self._place = place
         self._at_most = at_most
-        self._count = self._before = 0
-        self.since = time.monotonic()
+        self._count = self._before = self._promised = 0
+        self._clock, self._reading = Clock(), threading.Lock()
+        self._since = self.now()
+
+    def now(self) -> float:
+        """Return the time, for any thread."""
+        with self._reading:
+            return self._clock.now()
 
     def set_size(self, size: int | None) -> None:
         """Begin an attempt at which so many bytes are promised."""
         self._count = self._before = 0
-        self._check(size or 0)
+        self._promised = size or 0
+        self._check(self._promised)
 
     def relative_update(self, count: int = 1) -> None:
         """Count bytes that came. Raises TooLargeError beyond the limit, TimeoutError if too few come."""
         self._count += count
         self._check(self._count)
-        seconds = time.monotonic() - self.since
+        now = self.now()
+        seconds = now - self._since
         if seconds > PATIENCE:
-            if self._count - self._before < _LEAST_PACE * seconds:
+            is_whole = 0 < self._promised <= self._count
+            if self._count - self._before < _LEAST_PACE * seconds and not is_whole:
                 raise TimeoutError(f"{self._count - self._before:,} bytes in {seconds:.0f} s")
-            self.since, self._before = time.monotonic(), self._count
+            self._since, self._before = now, self._count
 
     def failed(self, error: Exception, start: float) -> float:
         """Return for how many seconds nothing was right, an attempt from `start` on having failed.
 
         Of a long one only the last count, unless they were too many: what was sent is not told to us.
         """
-        now = time.monotonic()
+        now = self.now()
         if not isinstance(error, TimeoutError):
-            self.since += max(0.0, now - max(start, self.since) - _COUNTED)
-        return now - self.since
+            self._since += max(0.0, now - max(start, self._since) - _COUNTED)
+        return now - self._since
 
     def _check(self, count: int) -> None:
         if self._at_most is not None and count > self._at_most:
@@ -128,9 +142,9 @@ def tried(
     what is not there, RemoteError for all else; an error of this machine's own files is raised as it is.
     """
     transfer = Transfer(place, at_most)
-    begun = time.monotonic()
+    begun = transfer.now()
     for attempt, pause in enumerate((*_PAUSES, None), 1):
-        start = time.monotonic()
+        start = transfer.now()
         try:
             return action(transfer)
         except ClipkitError:
@@ -145,7 +159,7 @@ def tried(
             if pause is None or waited + pause > judged.patience:
                 remedy = judged.remedy
                 if judged.patience:
-                    seconds = time.monotonic() - begun
+                    seconds = transfer.now() - begun
                     remedy = f"tried {attempt} times in {seconds:.0f} s: {judged.remedy}"
                 raise judged.kind(
                     one_line(f"{place}: expected to {doing}, found: {judged.found}; {remedy}")

@@ -103,7 +103,7 @@ class RemotePath:
     def info(self) -> Mapping[str, Any] | None:
         """Return what is known: `type`, `size` in bytes, None where it is not told; None if it is absent."""
         try:
-            return dict(self._tried("read it", lambda _: self._call("_info", seconds=PATIENCE)))
+            return dict(self._tried("read it", lambda each: self._call(each, "_info", seconds=PATIENCE)))
         except FileNotFoundError:
             return None
 
@@ -130,7 +130,7 @@ class RemotePath:
         """Return what is known of each file and folder in this folder, by `name`, its last name."""
         if not self.can_list:
             return []
-        listed = self._tried("list it", lambda _: self._call("_ls", detail=True))
+        listed = self._tried("list it", lambda each: self._call(each, "_ls", detail=True))
         below = f"{self.inside}/"
         names = (str(each["name"]).rstrip("/").removeprefix(below) for each in listed)
         known = (dict(each) | {"name": name} for each, name in zip(listed, names, strict=True))
@@ -155,7 +155,7 @@ class RemotePath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
         try:
-            self._tried("remove it", lambda _: self._call("_rm_file", seconds=PATIENCE))
+            self._tried("remove it", lambda each: self._call(each, "_rm_file", seconds=PATIENCE))
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -163,7 +163,7 @@ class RemotePath:
     def remove_tree(self) -> None:
         """Remove the folder with all that is in it, if it is there."""
         try:
-            self._tried("remove it", lambda _: self._call("_rm", recursive=True))
+            self._tried("remove it", lambda each: self._call(each, "_rm", recursive=True))
         except FileNotFoundError:
             return
 
@@ -178,7 +178,8 @@ class RemotePath:
 
         def action(transfer: Transfer) -> bytes:
             system = file_system(self.scheme)
-            return called(system, byte_range(system, self._place, start, length, transfer), None)
+            content = byte_range(system, self._place, start, length, transfer)
+            return called(system, content, None, transfer)
 
         return self._tried("read it", action)
 
@@ -187,14 +188,16 @@ class RemotePath:
         # In one piece: nothing is told between the parts of several.
         options = {"max_concurrency": 1} if self.scheme == "s3" else {}
         name = "_get_file_request" if self.scheme == "gs" else "_get_file"
-        self._tried(
-            "read it", lambda transfer: self._call(name, str(target), callback=transfer, **options), at_most
-        )
+
+        def action(transfer: Transfer) -> None:
+            self._call(transfer, name, str(target), callback=transfer, **options)
+
+        self._tried("read it", action, at_most)
 
     def upload(self, source: Path) -> None:
         """Copy a file of this machine there, where it appears whole or not at all."""
         seconds = PATIENCE + source.stat().st_size / _LEAST_UPLOADED
-        self._tried("write it", lambda _: self._put(str(source), seconds))
+        self._tried("write it", lambda each: self._put(each, str(source), seconds))
 
     def _tried(self, doing: str, action: Callable[[Transfer], Result], at_most: int | None = None) -> Result:
         try:
@@ -204,18 +207,20 @@ class RemotePath:
                 raise RefusedError(f"{error}; no keys were found, so it was asked for without any") from error
             raise
         except FileNotFoundError:
-            if self.scheme == "gs" and self._call("is_without_bucket"):
+            if self.scheme == "gs" and self._call(Transfer(self), "is_without_bucket"):
                 found = "; ".join(NO_BUCKET)
                 raise RemoteError(f"{self}: expected to {doing}, found: HTTP 404: {found}") from None
             raise
 
-    def _put(self, source: str, seconds: float) -> None:
+    def _put(self, transfer: Transfer, source: str, seconds: float) -> None:
         system = file_system(self.scheme)
-        called(system, system._put_file(source, self._place), seconds)
+        called(system, system._put_file(source, self._place), seconds, transfer)
 
-    def _call(self, name: str, *values: Any, seconds: float | None = None, **options: Any) -> Any:
+    def _call(
+        self, transfer: Transfer, name: str, *values: Any, seconds: float | None = None, **options: Any
+    ) -> Any:
         system = file_system(self.scheme)
-        return called(system, getattr(system, name)(self._place, *values, **options), seconds)
+        return called(system, getattr(system, name)(self._place, *values, **options), seconds, transfer)
 
     @property
     def _place(self) -> str:

@@ -31,6 +31,7 @@ _VARIABLES = (
 )
 
 _LAST_SECONDS = 3.0  # for what is cancelled
+_TOLD_EVERY = 1.0  # second
 _PARTIAL = 206
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 _MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
@@ -52,10 +53,12 @@ def file_system(scheme: str) -> Any:
         return _made[key]
 
 
-def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float | None) -> Result:
+def called(
+    system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float | None, transfer: Transfer
+) -> Result:
     """Return what a file system's coroutine returns; it is cancelled if this thread is interrupted.
 
-    Raises TimeoutError after so many seconds.
+    The transfer hears of the time meanwhile. Raises TimeoutError after so many seconds.
     """
     ended = threading.Event()
 
@@ -67,6 +70,8 @@ def called(system: Any, coroutine: Coroutine[Any, Any, Result], seconds: float |
 
     future = asyncio.run_coroutine_threadsafe(answer(), system.loop)
     try:
+        while not ended.wait(_TOLD_EVERY):
+            transfer.now()
         return future.result()
     except BaseException:
         if future.cancel():  # it may have something to take back
@@ -109,6 +114,7 @@ def _bytes_before(start: int, told: str | None, is_part: bool) -> int:
 async def _between(
     read: Callable[[int], Awaitable[bytes]], before: int, length: int, transfer: Transfer
 ) -> bytes:
+    transfer.set_size(before + length)
     content = bytearray()
     while len(content) < length and (piece := await read(1 << 16)):
         transfer.relative_update(len(piece))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clipkit"
 ROOT_MODULES = {
     "agreement",
+    "clock",
     "cpus",
     "differences",
     "digests",

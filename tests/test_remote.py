@@ -1,6 +1,10 @@
 """What is tried again behind an address and what is not, how it ends, and how much is taken: real servers."""
 
 import math
+import signal
+import subprocess
+import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -15,6 +19,8 @@ from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
 from tests.object_store import BUCKET, ObjectStore
 from tests.serving import Route, Server, answer, raw
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +204,58 @@ def test_bytes_that_drip_are_as_good_as_none(server: Server, monkeypatch: pytest
 
     with pytest.raises(RemoteError, match=r"found: \d+ bytes in \d+ s; tried 1 times"):
         there(server, drip).read_bytes()
+
+
+def test_what_comes_late_but_whole_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipkit.remote.PATIENCE", 0.5)
+
+    def late(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(0.6)
+        answer(b"late")(request)
+
+    assert there(server, late).read_bytes() == b"late"
+
+
+STOPPED = """
+import sys
+from clipkit import remote
+from clipkit.locations import location
+remote.PATIENCE = 3
+sys.stdout.buffer.write(location(sys.argv[1]).read_bytes())
+"""
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_time_in_which_the_process_was_stopped_is_none(
+    server: Server, tmp_path: Path, is_silent: bool
+) -> None:
+    was_stopped = threading.Event()
+
+    def in_pieces(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "3000")
+        request.end_headers()
+        request.wfile.write(b"a" * 1000)
+        if is_silent:
+            server.stopping.wait()
+            return
+        was_stopped.wait(60)
+        request.wfile.write(b"b" * 1000)
+        server.stopping.wait(0.5)
+        request.wfile.write(b"c" * 1000)
+
+    path = there(server, in_pieces, answer(bytes(3000)))
+    command = [sys.executable, "-c", STOPPED, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        while not server.hits["/file"]:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(6.5)
+        was_stopped.set()
+        process.send_signal(signal.SIGCONT)
+        printed, _ = process.communicate(timeout=60)
+    assert (process.returncode, len(printed)) == (0, 3000)
 
 
 @pytest.mark.slow

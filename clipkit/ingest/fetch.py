@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Generic
 
+from clipkit.clock import Clock
 from clipkit.ingest.budget import Body, Budget
-from clipkit.ingest.clock import Clock
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts, asks_for_a_pause
 from clipkit.ingest.incoming import Incoming, Key

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from clipkit.ingest import clock
-from clipkit.ingest.clock import Clock
+from clipkit import clock
+from clipkit.clock import Clock
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.rows import Fetched, UrlRow
 from tests.ingest.test_fetch import CONFIG

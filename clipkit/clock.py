@@ -1,4 +1,4 @@
-"""The time that a process could use: while it was stopped, no deadline of a URL comes nearer."""
+"""The time that a process could use: while it was stopped, no deadline comes nearer."""
 
 import time
 from collections.abc import Callable
