@@ -59,9 +59,7 @@ def rows_of(made: list[Batch]) -> list[tuple[int, ...]]:
     return [tuple(map(int, row)) for row in torch.cat([joined[1], positions[:, None], joined[0]], 1)]
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(each, marks=pytest.mark.slow) for each in range(2, 8))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 8))])
 def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
     small_dataset: Path, seed: int
 ) -> None:
