@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from clipkit.errors import TrainError
 from clipkit.train.config import TrainConfig
+from clipkit.train.sync_batch_norm import keep_the_compiler_out
 
 
 @contextmanager
@@ -15,6 +16,7 @@ def compiling(config: TrainConfig) -> Iterator[None]:
         return
     import torch._dynamo  # seconds, that others need not wait
 
+    keep_the_compiler_out()
     # Gradients are averaged in pieces while the backward pass goes on; not every version of PyTorch can cut
     # blocks that are computed again into such pieces.
     with torch._dynamo.config.patch(optimize_ddp=not config.grad_checkpointing):
