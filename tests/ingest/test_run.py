@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -305,7 +306,9 @@ def test_the_workers_leave_ctrl_c_to_the_parent(listed: Path, server: Server, tm
 
 @pytest.mark.slow
 def test_ingests_killed_at_random_moments_end_in_the_same_bytes(listed: Path, tmp_path: Path) -> None:
+    begun = time.monotonic()
     run(listed, tmp_path / "unbroken")
+    whole = time.monotonic() - begun
     moments = random.Random(0)
     kills = attempts = 0
     while kills < 25:
@@ -315,7 +318,7 @@ def test_ingests_killed_at_random_moments_end_in_the_same_bytes(listed: Path, tm
         while not finished:
             process = started(listed, killed)
             try:
-                assert process.wait(moments.uniform(0.5, 1.5)) == 0
+                assert process.wait(whole * moments.uniform(0.2, 1.4)) == 0
                 finished = True
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
