@@ -101,9 +101,10 @@ import sys, time
 import s3fs.core
 from pathlib import Path
 from clipkit.locations import location
+from clipkit.remote import Transfer
 s3fs.core.calculate_chunksize = lambda size, chunksize=None: 5 << 20
-place = location(sys.argv[1])
-place._put(sys.argv[2], float(sys.argv[3])) if len(sys.argv) > 3 else place.upload(Path(sys.argv[2]))
+place, source = location(sys.argv[1]), sys.argv[2]
+place._put(Transfer(place), source, float(sys.argv[3])) if sys.argv[3:] else place.upload(Path(source))
 """
 
 
