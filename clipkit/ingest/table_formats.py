@@ -7,7 +7,6 @@ no proper record is Malformed; it is counted, and reading goes on behind it.
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
@@ -16,14 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipkit.errors import SourceError
-from clipkit.json_values import parsed_json
+from clipkit.json_values import parsed_json, without_halves
 from clipkit.shards.delimited import TextColumns, Values
 from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.text_files import Malformed, count_lines, opened, read_records
 
 _RECORDS_LOOKED_AT = 100
 _BATCH = 1000
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Table(Protocol):
@@ -161,7 +159,7 @@ def as_text(value: Any) -> str | None:
         return None
     is_json = isinstance(value, dict | list | bool | int | float)
     text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
-    return _SURROGATES.sub("\ufffd", text)
+    return without_halves(text)
 
 
 def _column(column: pa.Array) -> list[Any]:

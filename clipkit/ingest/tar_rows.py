@@ -113,13 +113,12 @@ def _caption(described: Described, field: str | None) -> str | Malformed:
     if isinstance(described.fields, Malformed):
         return described.fields
     names = CAPTIONS if field is None else (field,)
-    there = [name for name in names if name in described.fields]
-    texts = [
-        name for name in there if isinstance(described.fields[name], str)
-    ]  # as a stream of the tars takes
-    found = next(iter(texts or there), None)
+    fields = described.fields
+    there = [name for name in names if name in fields]
+    # A string goes before all else, as for a stream of the tars.
+    found = min(there, key=lambda name: not isinstance(fields[name], str), default=None)
     if found is not None:
-        value = described.fields[found]
+        value = fields[found]
         if isinstance(value, list | dict):
             return Malformed("", f"the field {found} of its json is a list or an object, no text")
         return as_text(value) or ""

@@ -1,7 +1,6 @@
 """Tars of other tools as shards, read where their samples lie."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import DatasetError
-from clipkit.json_values import parsed_json
+from clipkit.json_values import parsed_json, without_halves
 from clipkit.locations import infos, is_remote, version_of
 from clipkit.progress import Progress
 from clipkit.shards.cache import Cache
@@ -17,8 +16,6 @@ from clipkit.shards.headers import CAPTIONS, MOST_BROKEN, PICTURES, Tar, dotted,
 from clipkit.shards.patterns import ABSENT, missing_of, tar_paths
 from clipkit.shards.shard_files import RANGES, Rows, SampleError, check_ranges
 from clipkit.shards.tar_reader import TarReader
-
-_HALVES = re.compile("[\ud800-\udfff]")  # of characters, which JSON can spell and no UTF-8 hold
 
 
 class ForeignTars:
@@ -99,7 +96,7 @@ class ForeignTars:
             value = None
         if not isinstance(value, str):
             raise SampleError(f"its json has no caption in the field {field!r}; was the tar changed?")
-        return _HALVES.sub("\ufffd", value)
+        return without_halves(value)
 
     def fill(self, shard: int) -> None:
         """Have a tar behind an address copied into the cache."""
