@@ -21,7 +21,7 @@ import numpy as np
 from clipkit.errors import SourceError, tell
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, unique_names
-from clipkit.shards.text_files import count_lines, opened, read_lines, read_records, shortened
+from clipkit.shards.text_files import check_utf8, count_lines, opened, read_lines, read_records, shortened
 
 CAPTIONS = ("title", "description", "both")
 MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"
@@ -131,6 +131,7 @@ def _check(subset: Path) -> bool:
         if wanted.photo is not None:
             in_order, before, good = in_order and wanted.line >= before, wanted.line, True
     if not good:
+        check_utf8(subset, first.text if first else "")
         found = repr(shortened(first.text)) if first else "an empty file"
         raise SourceError(
             f"{subset}: expected lines of line number<TAB>photo id<TAB>hash, found {found}; "

@@ -264,6 +264,9 @@ def test_what_is_no_subset_is_refused(tmp_path: Path) -> None:
     for content, found in ((["url\tcaption"], r"url\\tcaption"), ([], "empty file")):
         with pytest.raises(SourceError, match=found):
             yfcc(write_subset(tmp_path / "subset.tsv", content), metadata)
+    (tmp_path / "subset.tsv").write_bytes(subset_line(0).encode("utf-16"))
+    with pytest.raises(SourceError, match="found UTF-16"):
+        yfcc(tmp_path / "subset.tsv", metadata)
     with pytest.raises(SourceError, match="No such file"):
         yfcc(tmp_path / "missing.tsv", metadata)
 
