@@ -32,8 +32,8 @@ def test_figures_are_those_of_open_clips_profile(name: str) -> None:
     assert counted.gflops == pytest.approx(gflops, abs=0.01)
 
 
-# What clipkit leaves out: of the last blocks, what is not the answer's own position, but keys and values; of the
-# attention pool, the other positions' questions, mixtures and projections.
+# What clipkit leaves out: of the last blocks, all but the answer's own position, keys and values aside; of
+# the attention pool, the questions, mixtures and projections of the other positions.
 UNREAD_TEXT = 76 * 9 * 512**2
 UNREAD = {
     "RN50": UNREAD_TEXT + 49 * 2048 * (2048 + 1024) + 2 * 49 * 50 * 2048,
