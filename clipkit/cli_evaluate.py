@@ -26,13 +26,14 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Measure zero-shot classification and retrieval; each result is appended to the run's results.jsonl."""
+    config = config_of(EvaluateConfig, given(context, settings))
+
     from clipkit.evaluate.ranks import first_text
     from clipkit.evaluate.run import evaluate
     from clipkit.train.checkpoints import naming_older
     from clipkit.train.distributed import open_world, processes_to_start
     from clipkit.train.run_directory import newest_checkpoint
 
-    config = config_of(EvaluateConfig, given(context, settings))
     processes = processes_to_start(config.processes)
     if processes > 1:
         from clipkit.train.launch import launch

@@ -27,10 +27,11 @@ def finetune(
     **settings: Any,
 ) -> None:
     """Fine-tune a zero-shot model and measure the line between both (WiSE-FT), in and out of distribution."""
+    config = config_of(FinetuneConfig, given(context, settings))
+    check_run_name(name)
+
     from clipkit.finetune.run import finetune
     from clipkit.train.run_directory import RunDirectory
 
-    config = config_of(FinetuneConfig, given(context, settings))
-    check_run_name(name)
     run = RunDirectory(runs / (name or f"finetune-{decoded(config.folder.resolve().name)}"))
     show(finetune(checkpoint, config, run, model=model), as_json)

@@ -70,6 +70,13 @@ def train(
     **settings: Any,
 ) -> None:
     """Train a CLIP model on shards or a table of pictures; the same command continues an interrupted run."""
+    config = config_of(TrainConfig, given(context, settings))
+    if bool(shards) == bool(csv):
+        raise typer.BadParameter(f"expected one of --shards and --csv, found {'both' if csv else 'neither'}")
+    if val_shards and val_csv:
+        raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
+    check_run_name(name)
+
     from clipkit.evaluate.config import EvaluateConfig
     from clipkit.evaluate.run import evaluators
     from clipkit.locations import decoded
@@ -82,12 +89,6 @@ def train(
     from clipkit.train.run_directory import RunDirectory
     from clipkit.train.shares import check_shares
 
-    config = config_of(TrainConfig, given(context, settings))
-    if bool(shards) == bool(csv):
-        raise typer.BadParameter(f"expected one of --shards and --csv, found {'both' if csv else 'neither'}")
-    if val_shards and val_csv:
-        raise typer.BadParameter("expected one of --val-shards and --val-csv, found both")
-    check_run_name(name)
     processes = processes_to_start(config.processes)
     check_shares(config, processes)
     if processes > 1:

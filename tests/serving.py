@@ -56,6 +56,8 @@ class Server:
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 
+            do_CONNECT = do_GET  # as a proxy; the path is then a host and a port
+
             def log_message(self, *values: object) -> None:
                 pass
 

@@ -65,6 +65,16 @@ def test_bad_usage_is_exit_2() -> None:
 
 
 @pytest.mark.parametrize(
+    "words", ["train", "evaluate --folder x", "finetune --checkpoint a --folder b --name ."]
+)
+def test_wrong_options_are_told_before_pytorch_is_loaded(words: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "clipkit", *words.split()]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    loaded = {line.split("|")[-1].strip() for line in finished.stderr.splitlines() if "|" in line}
+    assert finished.returncode == 2 and "typer" in loaded and "torch" not in loaded
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "train --shards x --runs s3://bucket/runs",
@@ -102,14 +112,16 @@ def test_a_run_has_the_name_of_one_folder(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["cwd"]
 
 
-def test_of_several_processes_the_first_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_the_first_one_answers(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = {}
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        said[rank, "alone"] = clipkit("models").stdout  # a job's second machine, say
+        said[rank, "alone"] = clipkit("shards", "info", tiny_dataset).stdout  # a job's second machine, say
         with monkeypatch.context() as by_torchrun:
             by_torchrun.setenv("TORCHELASTIC_RUN_ID", "none")
-            said[rank, "torchrun"] = clipkit("models", "--json").stdout
+            said[rank, "torchrun"] = clipkit("shards", "info", tiny_dataset, "--json").stdout
     assert [each for each, printed in said.items() if not printed] == [("1", "torchrun")]
 
 

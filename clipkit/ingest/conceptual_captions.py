@@ -8,7 +8,7 @@ from pathlib import Path
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
-from clipkit.shards.text_files import count_lines, opened, read_records, shortened
+from clipkit.shards.text_files import check_utf8, count_lines, opened, read_records, shortened
 
 _RECORDS_LOOKED_AT = 100
 _URL = re.compile(r"\s*https?://", re.IGNORECASE)
@@ -52,6 +52,7 @@ def _url_column(path: Path) -> int:
     rows = [columns for record in looked_at if len(columns := record.split("\t")) == 2]
     votes = [sum(bool(_URL.match(columns[side])) for columns in rows) for side in (0, 1)]
     if not any(votes):
+        check_utf8(path, looked_at[0])
         raise SourceError(
             f"{path}: expected lines of caption<TAB>URL or URL<TAB>caption without a header, "
             f"found no URL column in the first {len(looked_at)}; the first is {shortened(looked_at[0])!r}; "

@@ -4,7 +4,6 @@ If they do not, every URL would fail, most of them for reasons that are never tr
 """
 
 import errno
-import itertools
 import queue
 import socket
 import threading
@@ -25,6 +24,7 @@ from clipkit.ingest.urls import Target, request_target
 HOSTS = 10
 HOSTS_THAT_TELL = 5  # fewer may well be down by themselves
 CONTROL = "example.com"  # a name that is always there (RFC 2606)
+_WHO_ASKS = (12, 33)  # libcurl's numbers for what SOCKS proxies say: CURLPX_NO_AUTH, CURLPX_USER_REJECTED
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
 
 Connect = Callable[[str, int, float], None]
@@ -47,11 +47,16 @@ def preflight(
     network, if none of at least HOSTS_THAT_TELL hosts answers at all, or if the proxy cannot be reached or
     wants to know who asks.
     """
+    targets = list(_targets(rows))
     if config.proxy:
         _try_proxy(config.proxy, config.timeout, connect)
-        _ask_proxy(config.proxy, config)
+        for scheme in sorted({target.url.partition("://")[0] for target in targets}):
+            _ask_proxy(config.proxy, scheme, config)
         return
-    hosts = dict(itertools.islice(_hosts(rows), HOSTS))
+    hosts: dict[str, int] = {}
+    for target in targets:
+        if len(hosts) < HOSTS:
+            hosts.setdefault(target.host.strip("[]"), target.port)
     found: Counter[str] = Counter()
     tried: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -101,13 +106,11 @@ def _judge(found: Counter[str], hosts: list[str], resolve: Resolve) -> None:
         )
 
 
-def _hosts(rows: Iterable[UrlRow]) -> Iterator[tuple[str, int]]:
-    seen: set[str] = set()
+def _targets(rows: Iterable[UrlRow]) -> Iterator[Target]:
     for row in rows:
-        target = None if row.problem else request_target(row.url)
-        if isinstance(target, Target) and target.host not in seen:
-            seen.add(target.host)
-            yield target.host.strip("[]"), target.port
+        target = None if row.problem or row.file else request_target(row.url)
+        if isinstance(target, Target):
+            yield target
 
 
 def _try_host(host: str, port: int, config: IngestConfig, resolve: Resolve, connect: Connect) -> str:
@@ -147,10 +150,10 @@ def _try_proxy(proxy: str, timeout: float, connect: Connect) -> None:
         ) from None
 
 
-def _ask_proxy(proxy: str, config: IngestConfig) -> None:
+def _ask_proxy(proxy: str, scheme: str, config: IngestConfig) -> None:
     curl = pycurl.Curl()
     for option, value in {
-        pycurl.URL: f"http://{CONTROL}/",
+        pycurl.URL: f"{scheme}://{CONTROL}/",  # for https by a tunnel, which may have rules of its own
         pycurl.PROXY: proxy,
         pycurl.NOPROXY: "",
         pycurl.WRITEFUNCTION: lambda _: 0,  # the status is all that is wanted
@@ -162,13 +165,14 @@ def _ask_proxy(proxy: str, config: IngestConfig) -> None:
     with closing(curl):
         with suppress(pycurl.error):  # any trouble but one may be that of this host
             curl.perform()
-        status = curl.getinfo(pycurl.RESPONSE_CODE)
-    if status == 407:
-        parts = urlsplit(proxy)
+        statuses = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.HTTP_CONNECTCODE)
+        is_unknown = 407 in statuses or curl.getinfo(pycurl.PROXY_ERROR) in _WHO_ASKS
+    if is_unknown:
+        parts, told = urlsplit(proxy), " (HTTP 407)" if 407 in statuses else ""
         raise NetworkError(
             f"expected a proxy that lets us through at {parts.hostname}:{parts.port}, found that it wants a "
-            "name and a password, or others (HTTP 407); nothing was marked as failed: give "
-            "--proxy http://NAME:PASSWORD@HOST:PORT and run the same again"
+            f"name and a password, or others{told}; nothing was marked as "
+            f"failed: give --proxy {parts.scheme}://NAME:PASSWORD@HOST:PORT and run the same again"
         )
 
 

@@ -10,6 +10,7 @@ from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
 from clipkit.ingest.engines.local import local
+from clipkit.ingest.local_files import look_for_pictures
 from clipkit.ingest.preflight import preflight
 from clipkit.ingest.result import IngestResult, result_of
 from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
@@ -29,7 +30,8 @@ from clipkit.shards.text_files import shortened
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
-_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts
+_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts and files
+_LOOKED_FOR_SECONDS = 5.0
 _ALLOWED_BY = {"address": "--allow-private-hosts", "opted_out": "--ignore-robots-tag"}
 
 
@@ -71,7 +73,9 @@ def ingest(
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
-                preflight(_first_requests(source, dataset, which), config)
+                first = _first_rows(source, dataset, which)
+                look_for_pictures(first)
+                preflight(first, config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:
                 one.make(display)
@@ -98,11 +102,18 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield Pass(kind="retry", records=records)
 
 
-def _first_requests(source: Source, dataset: Dataset, which: Pass) -> list[UrlRow]:
+def _first_rows(source: Source, dataset: Dataset, which: Pass) -> list[UrlRow]:
     if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind
         urls = itertools.islice(urls_to_retry(dataset.directory), _TRIED_FIRST)
         return [UrlRow("", 0, url, "") for url in urls]
-    return [row for row in source.stretch(0, _TRIED_FIRST) if row.file is None]
+    first: list[UrlRow] = []
+    begun = time.monotonic()
+    with closing(source.stretch(0, which.first + which.records)) as rows:
+        for row in itertools.islice(rows, _TRIED_FIRST):
+            first.append(row)
+            if time.monotonic() - begun > _LOOKED_FOR_SECONDS:
+                break  # they may lie far apart in the metadata that they come from
+    return first
 
 
 def _judge(result: IngestResult) -> None:

@@ -38,16 +38,17 @@ class Source:
     read: Callable[[], Generator[UrlRow]]
     reading: Mapping[str, str | bool] = field(default_factory=dict)
     kept: tuple[pa.Field, ...] = ()
-    read_stretch: Callable[[int, int], Iterator[UrlRow]] | None = None
+    read_stretch: Callable[[int, int], Generator[UrlRow]] | None = None
 
     def __iter__(self) -> Iterator[UrlRow]:
         """Yield one row a record. Raises SourceError if a file cannot be read."""
         return self.read()
 
-    def stretch(self, first: int, records: int) -> Iterator[UrlRow]:
+    def stretch(self, first: int, records: int) -> Generator[UrlRow]:
         """Yield the rows of the list's `records` records from number `first` on. Raises as iterating does."""
         if self.read_stretch:
-            yield from self.read_stretch(first, records)
+            with closing(self.read_stretch(first, records)) as rows:
+                yield from rows
             return
         with closing(self.read()) as rows:  # dropped unfinished, it would lose a Ctrl-C that comes just then
             yield from itertools.islice(rows, first, first + records)

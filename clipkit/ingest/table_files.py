@@ -162,7 +162,7 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
     if any(isinstance(value, str) and len(value) > MAX_RECORD_BYTES for value in record):
         beginning = str(record[1] or "")[:MAX_RECORD_BYTES]
         return UrlRow(source, number, "", beginning, f"longer than {MAX_RECORD_BYTES:,} characters")
-    url, caption = ("" if value is None else str(_plain(value)) for value in record[:2])
+    url, caption = ("" if value is None or value != value else str(_plain(value)) for value in record[:2])
     if any(map(is_nested, record[:2])):
         return UrlRow(source, number, url, caption, "a list or an object where a text is to be")
     if record[0] is None:

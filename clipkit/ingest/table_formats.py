@@ -18,7 +18,7 @@ from clipkit.errors import SourceError
 from clipkit.json_values import parsed_json, without_halves
 from clipkit.shards.delimited import TextColumns, Values
 from clipkit.shards.parquet import UNREADABLE
-from clipkit.shards.text_files import Malformed, count_lines, opened, read_records
+from clipkit.shards.text_files import Malformed, check_utf8, count_lines, opened, read_records
 
 _RECORDS_LOOKED_AT = 100
 _BATCH = 1000
@@ -53,6 +53,8 @@ class JsonLines(TextColumns):
             ]
         objects = [record for record in records if not isinstance(record, Malformed)]
         if not objects:
+            for record in records[:1]:
+                check_utf8(path, record.text)  # type: ignore[union-attr]
             found = f"{records[0].problem} in the first record" if records else "an empty file"  # type: ignore[union-attr]
             raise SourceError(f"{path}: expected a JSON object on each line, found {found}")
         self.names = list(dict.fromkeys(name for record in objects for name in record))
@@ -113,8 +115,14 @@ class Parquet:
                     read += len(batch)
                     if read <= self._rows:
                         yield from zip(*(_column(batch.column(name)) for name in names), strict=True)
-        except (*UNREADABLE, ValueError, OverflowError) as error:  # of values deep in nested ones
+        except UNREADABLE as error:
             raise self._damaged(str(error).partition("\n")[0]) from None
+        except (ValueError, OverflowError) as error:  # of values deep in nested ones
+            which = ", ".join(dict.fromkeys(names))
+            raise SourceError(
+                f"{self._path}: expected values that Python has, found others among {which} "
+                f"({str(error).partition('. ')[0]}); convert them to text, or keep other columns"
+            ) from None
         if read != self._rows:
             raise self._damaged(f"{read:,} records where its footer says {self._rows:,}")
 
@@ -154,8 +162,11 @@ def is_nested(value: Any) -> TypeGuard[list[Any] | dict[str, Any]]:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a value of JSON as text, all but strings as JSON; what no UTF-8 can hold becomes U+FFFD."""
-    if value is None:
+    """Return a value of JSON as text, all but strings as JSON; what no UTF-8 can hold becomes U+FFFD.
+
+    NaN is nothing, as null is: it is what Python writes of pandas' missing values.
+    """
+    if value is None or value != value:
         return None
     is_json = isinstance(value, dict | list | bool | int | float)
     text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
@@ -166,7 +177,7 @@ def _column(column: pa.Array) -> list[Any]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+    if pa.types.is_temporal(kind):
         column, kind = column.cast(pa.string()), pa.string()  # Python's have no nanoseconds, nor a year 0
     if str(kind) in ("string", "large_string", "string_view"):
         column = column.cast(pa.large_binary())

@@ -1,5 +1,6 @@
 """A sample of a tar as a row: its caption and fields are read, its picture stays where it lies."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 from clipkit.errors import SourceError
 from clipkit.ingest.local_files import read_file
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from clipkit.ingest.table_formats import as_text, json_object
+from clipkit.ingest.table_formats import as_text, is_nested, json_object
 from clipkit.shards.cache import Cache
 from clipkit.shards.cache import Wanted as Cached
 from clipkit.shards.headers import CAPTIONS, PICTURES, dotted
@@ -115,12 +116,17 @@ def _caption(described: Described, field: str | None) -> str | Malformed:
     names = CAPTIONS if field is None else (field,)
     fields = described.fields
     there = [name for name in names if name in fields]
-    # A string goes before all else, as for a stream of the tars.
+    # A string goes before all else, and unless the field was named only one counts: as for a stream of tars.
     found = min(there, key=lambda name: not isinstance(fields[name], str), default=None)
     if found is not None:
         value = fields[found]
-        if isinstance(value, list | dict):
+        if is_nested(value):
             return Malformed("", f"the field {found} of its json is a list or an object, no text")
+        if field is None and not isinstance(value, str):
+            taken = "" if value is None else ", which is taken with --caption-col alone"
+            return Malformed(
+                "", f"the field {found} of its json is no text but {json.dumps(value)[:40]}{taken}"
+            )
         return as_text(value) or ""
     txt = "no txt member and " if field is None else ""
     return Malformed("", f"{txt}no field {' or '.join(names)} of a json {_among(described.sample)}")

@@ -14,13 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_plus
+from zlib import crc32
 
 import numpy as np
 
-from clipkit.errors import SourceError
+from clipkit.errors import SourceError, tell
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify, unique_names
-from clipkit.shards.text_files import count_lines, opened, read_lines, read_records, shortened
+from clipkit.shards.text_files import check_utf8, count_lines, opened, read_lines, read_records, shortened
 
 CAPTIONS = ("title", "description", "both")
 MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"
@@ -33,12 +34,16 @@ _QUERY = "SELECT title, description, downloadurl, marker FROM yfcc100m_dataset W
 
 
 class _Wanted(NamedTuple):
-    """A record of the subset; without a photo it is none, and `text` is what it is instead."""
+    """A record of the subset; without a photo it is none, and `text` is what it is instead.
+
+    `check` is the CRC-32 of its hash, which one out of order no longer has.
+    """
 
     record: int
     line: int
     photo: int | None
     hash: str
+    check: int
     text: str
 
 
@@ -56,9 +61,9 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     """Open a subset of YFCC100M; `caption` is one of CAPTIONS, `mirror` takes pictures from MIRROR.
 
     Rows come in the subset's order, which the metadata's text is streamed beside; from a subset that is not
-    in order of its line numbers, those of each stretch of it come in that order instead, for 24 bytes of
-    memory a row (and a failure's text lacks the hash). The SQLite file is asked photo by photo, in the
-    subset's order. Raises SourceError for files that cannot be read as such.
+    in order of its line numbers, which is said, those of each stretch of it come in that order instead, for
+    28 bytes of memory a row (and a failure's text lacks the hash). The SQLite file is asked photo by photo,
+    in the subset's order. Raises SourceError for files that cannot be read as such.
     """
     names = unique_names([subset, metadata])
     files = (identify(subset, names[0]), identify(metadata, names[1]))
@@ -70,6 +75,11 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
             pass
     else:
         _check_metadata(metadata)
+        if not in_order:
+            tell(
+                f"yfcc: {subset} is not in order of its line numbers: its photos come in the metadata's "
+                "order, and with --limit the first may come late"
+            )
 
     def read(first: int = 0, records: int | None = None) -> Generator[UrlRow]:
         with closing(_wanted(subset)) as every:
@@ -107,9 +117,10 @@ def _wanted(subset: Path) -> Generator[_Wanted]:
         for number, record in enumerate(read_records(stream)):
             match = _WANTED.fullmatch(record)
             if match:
-                yield _Wanted(number, int(match[1]), int(match[2]), match[3], record)
+                check = crc32(match[3].encode())
+                yield _Wanted(number, int(match[1]), int(match[2]), match[3], check, record)
             else:
-                yield _Wanted(number, -1, None, "", record)
+                yield _Wanted(number, -1, None, "", 0, record)
 
 
 def _check(subset: Path) -> bool:
@@ -120,6 +131,7 @@ def _check(subset: Path) -> bool:
         if wanted.photo is not None:
             in_order, before, good = in_order and wanted.line >= before, wanted.line, True
     if not good:
+        check_utf8(subset, first.text if first else "")
         found = repr(shortened(first.text)) if first else "an empty file"
         raise SourceError(
             f"{subset}: expected lines of line number<TAB>photo id<TAB>hash, found {found}; "
@@ -141,18 +153,19 @@ def _check_metadata(metadata: Path) -> None:
 
 
 def _sorted(unsorted: Iterator[_Wanted]) -> Iterator[_Wanted]:
-    lines, records, photos = array("I"), array("I"), array("q")
+    lines, records, checks, photos = array("I"), array("I"), array("I"), array("q")
     for wanted in unsorted:
         if wanted.photo is None:
             yield wanted
         else:
             lines.append(wanted.line)
             records.append(wanted.record)
+            checks.append(wanted.check)
             photos.append(wanted.photo)
     for place in np.argsort(np.frombuffer(lines, np.uint32), kind="stable"):
         photo = photos[place]
         text = f"{lines[place]}\t{photo}"
-        yield _Wanted(records[place], lines[place], photo, "", text)
+        yield _Wanted(records[place], lines[place], photo, "", checks[place], text)
 
 
 def _beside(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wanted, _Photo | str]]:
@@ -193,6 +206,9 @@ def _parsed(line: bytes, wanted: _Wanted) -> _Photo | str:
         return f"line {wanted.line} of the metadata has {len(columns)} columns, not {_COLUMNS}"
     if columns[1] != str(wanted.photo):
         return f"line {wanted.line} of the metadata is photo {columns[1][:20]}, not {wanted.photo}"
+    if crc32(columns[2].encode()) != wanted.check:
+        of_subset = f", not {wanted.hash}" if wanted.hash else ", another than the subset's"
+        return f"line {wanted.line} of the metadata has the hash {columns[2][:40]}{of_subset}"
     return _Photo(columns[8], columns[9], columns[16], columns[2], columns[24])
 
 

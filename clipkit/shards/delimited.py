@@ -9,11 +9,9 @@ import pyarrow as pa
 
 from clipkit.errors import SourceError
 from clipkit.shards.csv_records import csv_records, split_line
-from clipkit.shards.text_files import Malformed, count_lines, opened, read_records, shortened
+from clipkit.shards.text_files import Malformed, check_utf8, count_lines, opened, read_records, shortened
 
 Values = tuple[Any, ...]
-
-_MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
 
 
 class TextColumns:
@@ -43,12 +41,7 @@ class Delimited(TextColumns):
             raise SourceError(f"{path}: expected a header and records, found an empty file")
         if not "".join(header).strip():
             raise SourceError(f"{path}: expected a header, found an empty line; remove it")
-        if header[0].startswith(_MARK_OF_UTF16):
-            raise SourceError(f"{path}: expected text in UTF-8, found UTF-16 by its first bytes; convert it")
-        if "\0" in "".join(header):
-            raise SourceError(
-                f"{path}: expected text in UTF-8, found zero bytes in its first line; convert it"
-            )
+        check_utf8(path, "".join(header))
         if isinstance(header, Malformed):
             raise SourceError(f"{path}: expected a header, found a line that is none ({header.problem})")
         self.names = [name.strip() for name in header]

@@ -11,6 +11,7 @@ from clipkit.errors import SourceError
 from clipkit.shards.delimited import Delimited, find_column
 
 SEPARATORS = ("\t", ",", ";", "|")
+_LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -60,8 +61,9 @@ def _separators(given: str | None) -> tuple[str, ...]:
 def read_picture(listed: str, path: str, max_bytes: int) -> bytes | NoPicture:
     """Return the content of the picture at `path`, `listed` so in its table; never raises.
 
-    The reason is `scheme` for a URL, `bad_url` for what cannot be opened and read, `not_an_image` for no
-    regular file, `too_large` for more than `max_bytes`.
+    The reason is `scheme` for a URL, `bad_url` for a path that leads nowhere, `connect` for a file that
+    cannot be read for now (its disk, or who may read it), `not_an_image` for no regular file, `too_large` for
+    more than `max_bytes`.
     """
     if _SCHEME.match(listed):
         return NoPicture("scheme", "expected a path on this machine, found a URL")
@@ -71,11 +73,14 @@ def read_picture(listed: str, path: str, max_bytes: int) -> bytes | NoPicture:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return NoPicture("not_an_image", "no regular file")
             data = stream.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        # A directory can be opened, but not made a stream of.
-        if isinstance(error, OSError) and error.errno == errno.EISDIR:
+    except ValueError as error:  # a zero byte in the path
+        return NoPicture("bad_url", str(error))
+    except OSError as error:
+        # A directory can be opened, but not made a stream of; a socket cannot be opened.
+        if error.errno in (errno.EISDIR, errno.ENXIO):
             return NoPicture("not_an_image", "no regular file")
-        return NoPicture("bad_url", getattr(error, "strerror", None) or str(error))
+        leads_nowhere = error.errno in _LEADS_NOWHERE
+        return NoPicture("bad_url" if leads_nowhere else "connect", error.strerror or str(error))
     if len(data) > max_bytes:
         return NoPicture("too_large", f"more than {max_bytes:,} bytes")
     return data

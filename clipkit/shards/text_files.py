@@ -17,6 +17,7 @@ from clipkit.errors import SourceError
 
 MAX_RECORD_BYTES = 1 << 20
 COMPRESSIONS = (".gz", ".bz2", ".zst")
+_MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -51,6 +52,14 @@ def check_regular(stream: BinaryIO, path: Path) -> None:
         raise SourceError(
             f"{path}: expected a regular file, which is read more than once, found a pipe or device"
         )
+
+
+def check_utf8(path: Path, first_line: str) -> None:
+    """Raise SourceError if a file's first line, read as UTF-8, shows that it has another encoding."""
+    if first_line.startswith(_MARK_OF_UTF16):
+        raise SourceError(f"{path}: expected text in UTF-8, found UTF-16 by its first bytes; convert it")
+    if "\0" in first_line:
+        raise SourceError(f"{path}: expected text in UTF-8, found zero bytes in its first line; convert it")
 
 
 def name_without_compression(path: Path) -> Path:

@@ -117,7 +117,8 @@ def test_several_files_are_one_source_with_names_of_their_own(tmp_path: Path) ->
         (b"", "empty file"),
         (b"caption\turl\nx\ty\n", r"caption\\turl"),
         (b"http://only.one/column\n", "http://only.one/column"),
-        (b"PK\x03\x04" + b"\0" * 500, "no URL column"),
+        (b"PK\x03\x04" + b"\0" * 500, "found zero bytes"),
+        ("a\thttp://h/1\n".encode("utf-16"), "found UTF-16"),
         (b"http://h/1\thttp://h/2\nx\ty\n", "as many in both, 1 each in the first 2 lines"),
     ],
 )

@@ -1,6 +1,7 @@
 """Pictures on this machine through the same steps as those of the network."""
 
 import os
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -80,6 +81,33 @@ def test_every_path_is_a_sample_or_a_failure(tmp_path: Path, server: Server) -> 
     assert manifest["source_row"].to_pylist() == [0, 2, 14]
     assert manifest["url"].to_pylist()[0] == "pictures/0.jpg"
     assert server.hits.total() == 0, "nothing is requested"
+
+
+def test_a_file_that_cannot_be_read_for_now_can_be_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(encoded(photo(50, 40)))
+    (tmp_path / "ill.jpg").symlink_to("/proc/self/mem")  # a regular file, of which the first page gives EIO
+    path = tmp_path / "train.csv"
+    path.write_text("filepath\ttitle\ngood.jpg\ta\nill.jpg\tb\n")
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
+    assert (result.samples, result.failures, result.retryable) == (1, {"connect": 1}, 1)
+    (failure,) = pq.read_table(tmp_path / "dataset" / "failures").to_pylist()
+    assert failure["detail"] == "Input/output error"
+    (tmp_path / "ill.jpg").unlink()
+    (tmp_path / "ill.jpg").write_bytes(encoded(photo(50, 40)))
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG, retry_failed=True)
+    assert (result.samples, result.failures) == (2, {})
+
+
+def test_paths_that_all_lead_nowhere_mark_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("filepath\ttitle\n" + "".join(f"below/{number}.jpg\tx\n" for number in range(9)))
+    missing = re.escape(f"found none at the first 9 ({tmp_path}/below/0.jpg: No such file or directory)")
+    with pytest.raises(SourceError, match=missing):
+        ingest(local_files(path), tmp_path / "dataset", CONFIG)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "8.jpg").write_bytes(encoded(photo(50, 40)))
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
+    assert (result.records, result.samples, result.failures) == (9, 1, {"bad_url": 8})
 
 
 def test_rows_of_both_kinds_keep_their_places(tmp_path: Path, server: Server) -> None:

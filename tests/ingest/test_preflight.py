@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,15 +120,39 @@ def test_an_ingest_through_a_proxy_that_is_not_there_marks_nothing(server: Serve
 
 
 @pytest.mark.parametrize("login", ["", "user:secret@"])
+@pytest.mark.parametrize(("scheme", "asked"), [("http", f"http://{CONTROL}/"), ("https", f"{CONTROL}:443")])
 def test_an_ingest_through_a_proxy_that_refuses_our_name_marks_nothing(
-    server: Server, tmp_path: Path, login: str
+    server: Server, tmp_path: Path, login: str, scheme: str, asked: str
 ) -> None:
-    server.add(f"http://{CONTROL}/", answer(b"", 407, {"Proxy-Authenticate": "Basic realm=x"}))
+    server.add(f"http://{CONTROL}/", answer(b""))  # it may want one only for what it cannot see
+    server.add(asked, answer(b"", 407, {"Proxy-Authenticate": "Basic realm=x"}))
     path = tmp_path / "list.tsv"
-    path.write_text(f"never asked\t{server.add('/', answer(encoded(photo())))}\n")
+    path.write_text(f"never asked\t{scheme}://host.test/\n")
     proxy = server.url("").replace("http://", f"http://{login}")
     config = CONFIG.model_copy(update={"proxy": proxy, "workers": 1})
     with pytest.raises(NetworkError, match=r"wants a name and a password, or others \(HTTP 407\)") as raised:
         ingest(conceptual_captions([path]), tmp_path / "dataset", config)
     assert "secret" not in str(raised.value)
     assert not list((tmp_path / "dataset").glob("failures/*"))
+
+
+@pytest.mark.parametrize(
+    "answers", [[b"\x05\xff"], [b"\x05\x02", b"\x01\x01"]], ids=["not without", "refused"]
+)
+def test_a_socks_proxy_that_refuses_our_name_stops_it(answers: list[bytes]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def work() -> None:
+            listening.accept()[0].close()  # whether there is one at all
+            connection, _ = listening.accept()
+            with connection:
+                for each in answers:
+                    connection.recv(100)
+                    connection.sendall(each)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        config = CONFIG.model_copy(update={"proxy": f"socks5h://127.0.0.1:{listening.getsockname()[1]}"})
+        with pytest.raises(NetworkError, match=r"wants a name and a password.*socks5h://NAME:PASSWORD"):
+            preflight(NAMED, config)
+        thread.join()

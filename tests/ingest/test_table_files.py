@@ -193,6 +193,15 @@ def test_text_of_every_parquet_type(tmp_path: Path, kind: str) -> None:
     assert row.kept == {"day": "2024-02-03", "price": "1.50", "note": "«»"}
 
 
+def test_not_a_number_is_no_caption(tmp_path: Path) -> None:
+    line = b'{"url": "http://h/1", "text": NaN, "score": NaN}\n'  # as Python writes pandas' missing values
+    (row,) = opened(tmp_path / "list.jsonl", line, keep=["score"])
+    assert (row.caption, row.problem, row.kept) == ("", None, {"score": None})
+    table = pa.table({"url": ["http://h/1", "http://h/2"], "text": [1.5, float("nan")]})
+    rows = list(opened(tmp_path / "list.parquet", parquet(table)))
+    assert [row.caption for row in rows] == ["1.5", ""]
+
+
 def test_times_that_python_has_no_room_for(tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -201,13 +210,15 @@ def test_times_that_python_has_no_room_for(tmp_path: Path) -> None:
             "seen": pa.array([1_234_567_891_234_567_891], pa.timestamp("ns")),
             "early": pa.array([-(2**56)], pa.timestamp("us", "UTC")),
             "day": pa.array([2**30], pa.date32()),
+            "took": pa.array([1], pa.duration("ns")),
             "days": pa.array([[2**30]], pa.list_(pa.date32())),
         }
     )
-    (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["seen", "early", "day"])
+    (row,) = opened(tmp_path / "list.parquet", parquet(table), keep=["seen", "early", "day", "took"])
     assert row.kept and row.kept["seen"] == "2009-02-13 23:31:31.234567891"
     assert row.kept["early"].startswith("-") and "1073741824" in row.kept["day"]
-    with pytest.raises(SourceError, match="must have magnitude"):
+    assert row.kept["took"] == "1"
+    with pytest.raises(SourceError, match=r"others among url, text, days \(.*must have magnitude.*to text"):
         list(opened(tmp_path / "list.parquet", parquet(table), keep=["days"]))
 
 
@@ -276,6 +287,8 @@ def test_what_is_no_table_gets_one_line(tmp_path: Path) -> None:
         ("list.csv", "url,caption\r\nx,y\r\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16"), "found UTF-16"),
         ("list.tsv", "url\tcaption\n".encode("utf-16-le"), "found zero bytes"),
+        ("list.jsonl", '{"url": "x"}\n'.encode("utf-16"), "found UTF-16"),
+        ("list.jsonl", '{"url": "x"}\n'.encode("utf-16-le"), "found zero bytes"),
         ("list.csv", gzip.compress(b"url,caption\n"), "found zero bytes"),
         ("list.csv", b"http://h/1,a\nhttp://h/2,b\n", "found a URL in its first line; put"),
     ):

@@ -53,12 +53,15 @@ def test_captions_are_those_that_a_stream_of_the_tars_has(tmp_path: Path) -> Non
         {"caption": ["a"], "text": "b"},
         {"caption": "", "text": "b"},
         {"caption": "\ud800 alone \udc00"},
+        {"caption": None},
+        {"caption": 5},
+        {"text": ["a"]},
     ]
     bodies = [json.dumps(each).encode() for each in described] + [b'\xef\xbb\xbf{"caption": "marked"}']
     rows = rows_of(tmp_path, *({"jpg": b"x", "json": body} for body in bodies))
     shard_set = ShardSet(tmp_path / "x.tar")
     streamed = [shard_set.read(0, row).caption for row in range(len(shard_set))]
-    assert [row.caption for row in rows] == streamed
+    assert [row.caption for row in rows if not row.problem] == streamed
     assert streamed == ["b", "b", "b", "", "\ufffd alone \ufffd", "marked"]
 
 
@@ -93,10 +96,13 @@ def test_captions_without_a_txt_member(tmp_path: Path) -> None:
         described(caption=None),
         described(caption=["a", "b"], url=5),
         described(caption="\ud800 alone"),
+        described(text=5),
     )
-    assert [row.caption for row in rows] == ["a", "b", "", "", "\ufffd alone"]
+    assert [row.caption for row in rows] == ["a", "b", "", "", "\ufffd alone", ""]
     assert [row.problem for row in rows if row.problem] == [
-        "0003: the field caption of its json is a list or an object, no text"
+        "0002: the field caption of its json is no text but null",
+        "0003: the field caption of its json is a list or an object, no text",
+        "0005: the field text of its json is no text but 5, which is taken with --caption-col alone",
     ]
     assert rows[3].url == "5"
     rows = rows_of(tmp_path, {"txt": "t", **described(top="T", caption="c")}, described(), caption="top")

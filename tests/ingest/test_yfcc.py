@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkit.errors import DatasetError, SourceError
+from clipkit.errors import DatasetError, NetworkError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.run import ingest
@@ -175,6 +175,22 @@ def test_a_limit_takes_the_first_records_of_a_subset_in_no_order(tmp_path: Path,
         assert all(row.problem or row.url == f"http://h/{lines[number]}.jpg" for number, row in rows.items())
 
 
+def test_what_is_tried_first_of_a_subset_in_no_order_does_not_wait_for_all_of_the_metadata(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [1999, *range(1, 1999), 0]
+    subset = write_subset(tmp_path / "shuffled.tsv", [subset_line(line) for line in lines])
+    metadata = tmp_path / "yfcc100m_dataset"
+    metadata.write_text("".join(map(text_line, range(1500))) + text_line(3))  # not in order, behind the first
+    source = yfcc(subset, metadata)
+    assert "shuffled.tsv is not in order of its line numbers" in capsys.readouterr().err
+    with pytest.raises(SourceError, match="found 3 after 1499"):
+        list(source.stretch(0, 1000))
+    config = IngestConfig(proxy="http://127.0.0.1:9", workers=1)
+    with pytest.raises(NetworkError, match="expected a proxy"):
+        ingest(source, tmp_path / "out", config)
+
+
 def test_a_larger_limit_takes_the_next_records_of_a_subset_in_no_order(tmp_path: Path) -> None:
     lines = [7, 3, 9, 0, 8, 1, 2]
     subset = write_subset(tmp_path / "shuffled.tsv", [subset_line(line) for line in lines])
@@ -195,12 +211,18 @@ def test_metadata_that_does_not_fit(tmp_path: Path) -> None:
         "1\tshort\n",
         text_line(2).replace(str(photo(2)), "17"),
         "no number\tx\n",
-        text_line(3),
+        text_line(3).replace(digest(3), digest(4)),
     ]
     metadata = tmp_path / "yfcc100m_dataset"
     metadata.write_text("".join(lines))
     problems = [row.problem or "" for row in yfcc(subset, metadata)]
     assert problems[0] == "" and "2 columns" in problems[1] and "is photo 17" in problems[2]
+    assert problems[3] == f"line 3 of the metadata has the hash {digest(4)}, not {digest(3)}"
+    write_subset(subset, [subset_line(3), subset_line(0)])
+    assert [row.problem for row in yfcc(subset, metadata)] == [
+        None,
+        f"line 3 of the metadata has the hash {digest(4)}, another than the subset's",
+    ]
     metadata.write_text(text_line(2) + text_line(1))
     with pytest.raises(SourceError, match="in order of their numbers, found 1 after 2"):
         list(yfcc(subset, metadata))
@@ -242,6 +264,9 @@ def test_what_is_no_subset_is_refused(tmp_path: Path) -> None:
     for content, found in ((["url\tcaption"], r"url\\tcaption"), ([], "empty file")):
         with pytest.raises(SourceError, match=found):
             yfcc(write_subset(tmp_path / "subset.tsv", content), metadata)
+    (tmp_path / "subset.tsv").write_bytes(subset_line(0).encode("utf-16"))
+    with pytest.raises(SourceError, match="found UTF-16"):
+        yfcc(tmp_path / "subset.tsv", metadata)
     with pytest.raises(SourceError, match="No such file"):
         yfcc(tmp_path / "missing.tsv", metadata)
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from clipkit.model.config import config_names, named_config
-from clipkit.model.profile import figures, model_table
+from clipkit.model.profile import figures, flops_done, model_table
 
 # Millions of parameters and GFLOPs, from docs/model_profile.csv of OpenCLIP.
 OPEN_CLIP_FIGURES = {
@@ -30,6 +30,21 @@ def test_figures_are_those_of_open_clips_profile(name: str) -> None:
     counted = figures(named_config(name))
     assert round(counted.parameters / 1e6, 2) == parameters
     assert counted.gflops == pytest.approx(gflops, abs=0.01)
+
+
+# What clipkit leaves out: of the last blocks, all but the answer's own position, keys and values aside; of
+# the attention pool, the questions, mixtures and projections of the other positions.
+UNREAD_TEXT = 76 * 9 * 512**2
+UNREAD = {
+    "RN50": UNREAD_TEXT + 49 * 2048 * (2048 + 1024) + 2 * 49 * 50 * 2048,
+    "ViT-B/32": UNREAD_TEXT + 49 * 9 * 768**2,
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_done_is_that_without_what_nobody_reads(name: str) -> None:
+    config = named_config(name)
+    assert flops_done(config, 77) == figures(config).gflops * 1e9 - 2 * UNREAD[name]
 
 
 def test_the_table_has_every_model_once() -> None:

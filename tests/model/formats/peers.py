@@ -18,6 +18,7 @@ from clipkit.model.config import OPENAI_VOCABULARY, STRIDE, ClipConfig, ResNetCo
 from tests.model.conftest import inputs
 from tests.model.conversions import OPENAI_MODELS
 
+LONG = {"RN50x16", "RN50x64", "ViT-B/16", "ViT-L/14"}  # they are like others that are smaller
 VISION_TRANSFORMERS = [name for name in OPENAI_MODELS if name.startswith("ViT")]
 PICTURES = 2
 WHOLE = "CLIPKIT_TEST_WHOLE"
@@ -40,7 +41,10 @@ def architectures(names: list[str], vocab_size: int = OPENAI_VOCABULARY) -> list
     whole = os.environ.get(WHOLE)
     if whole is not None:
         return [pytest.param(named_config(whole), id=whole, marks=pytest.mark.timeout(1_800))]
-    return [pytest.param(shallow(name, vocab_size), id=f"shallow {name}") for name in names]
+    marks = {name: [pytest.mark.slow] if name in LONG else [] for name in names}
+    return [
+        pytest.param(shallow(name, vocab_size), id=f"shallow {name}", marks=marks[name]) for name in names
+    ]
 
 
 @torch.no_grad()
