@@ -21,6 +21,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.hosts import Hosts, asks_for_a_pause
 from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.job import Job, Pending
+from clipkit.ingest.limits import Limits
 from clipkit.ingest.multi import Multi
 from clipkit.ingest.outage import Outage, is_unheard, may_be_cut_off
 from clipkit.ingest.preflight import is_reachable
@@ -33,7 +34,6 @@ from clipkit.ingest.unheard import Unheard
 from clipkit.ingest.urls import Target, request_target
 
 _POLL_SECONDS = 0.1  # between two looks at the transfers while the caller has work
-_LIMITED_SECONDS = 2.0  # shorter ones, at the end of a list say, are not worth telling
 _SILENT = Failed("timeout", "its host answered none of the requests before")
 
 
@@ -84,11 +84,11 @@ class _Fetcher(Generic[Key]):
         self._waiting: list[tuple[float, bool, int, Job[Key]]] = []
         self._ready: deque[Job[Key]] = deque()
         self._pending: list[Pending] = []
+        self._doubtful: list[Job[Key]] = []  # failed, unless there was no network
         self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
-        self._limited_by = limited_by
-        self._limited_since: float | None = None
+        self._limits = Limits(limited_by)
 
     def outcomes(self) -> Iterator[tuple[Key, Fetched | Failed] | None]:
         while True:
@@ -103,7 +103,9 @@ class _Fetcher(Generic[Key]):
                 # Looked at one by one, transfers cost twice as much; left alone for long, connections idle.
                 if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
-            elif self._rows.exhausted and not (self._jobs or self._waiting or self._pending or self._ready):
+            elif self._rows.exhausted and not (
+                self._jobs or self._waiting or self._pending or self._ready or self._doubtful
+            ):
                 return
             else:
                 self._poll(self._patience())
@@ -111,7 +113,7 @@ class _Fetcher(Generic[Key]):
                     yield None
 
     def _patience(self) -> float:
-        patience = self._rows.patience(soon=bool(self._pending))
+        patience = self._rows.patience(soon=bool(self._pending or self._doubtful))
         if self._waiting and not self._clock.is_stopped:
             return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
@@ -122,6 +124,7 @@ class _Fetcher(Generic[Key]):
 
     def _start_what_may(self) -> None:
         stopped = self._clock.is_stopped = self._outage.is_on()
+        self._decide_doubtful()
         now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
@@ -133,17 +136,10 @@ class _Fetcher(Generic[Key]):
 
     def _note_limit(self) -> None:
         if self._outage.is_sure:
-            self._limited_by(self._outage.last_host, "network")
+            self._limits.tell(self._outage.last_host, "network")
             return
-        all_busy = self._busy >= self._config.connections
         now = self._clock.now()
-        limit = None if all_busy else self._limit(now)
-        if limit is None:
-            self._limited_since = None
-        elif self._limited_since is None:
-            self._limited_since = now
-        elif now - self._limited_since >= _LIMITED_SECONDS:
-            self._limited_by(*limit)
+        self._limits.note(None if self._busy >= self._config.connections else self._limit(now), now)
 
     def _limit(self, now: float) -> tuple[str, Limit] | None:
         if host := self._hosts.busiest():
@@ -231,16 +227,23 @@ class _Fetcher(Generic[Key]):
     def _wait(self, job: Job[Key], until: float, now: float) -> None:
         # What was never tried waits while its host is getting on: else a short pause of a host that most of
         # the list is of would end all that is behind it.
-        deadline = job.deadline or self._hosts.worth_waiting_until(
-            job.target.host, now, self._config.deadline
-        )
-        if until < deadline:
+        worth = self._hosts.worth_waiting_until(job.target.host, now, self._config.deadline)
+        if until < (job.deadline or worth):
             heapq.heappush(self._waiting, (until, not job.attempts, next(self._order), job))
         else:
             self._end(job)
 
     def _end(self, job: Job[Key]) -> None:
-        self._done.append((job.key, replace(job.failed, attempts=job.attempts), None))
+        if not (self._outage.is_in_doubt and may_be_cut_off(job.failed)):
+            self._done.append((job.key, replace(job.failed, attempts=job.attempts), None))
+        elif self._outage.is_sure:
+            self._ready.append(Job(job.key, job.target))  # as if it had never been tried
+        else:
+            self._doubtful.append(job)
+
+    def _decide_doubtful(self) -> None:
+        while self._doubtful and (self._outage.is_sure or not self._outage.is_in_doubt):
+            self._end(self._doubtful.pop())
 
     def _poll(self, seconds: float) -> None:
         for transfer, code, message in self._multi.poll(seconds):
@@ -279,10 +282,10 @@ class _Fetcher(Generic[Key]):
             self._silence.unanswered(job.target.host, job.begun, self._clock.now())
 
     def _failed(self, job: Job[Key], failed: Failed, retry_after: float | None) -> None:
-        if self._outage.is_sure and may_be_cut_off(failed):
-            self._ready.append(Job(job.key, job.target))  # as if it had never been tried
-            return
         job.failed = failed
+        if self._outage.is_sure and may_be_cut_off(failed):
+            self._end(job)
+            return
         now = self._clock.now()
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)

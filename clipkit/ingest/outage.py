@@ -16,6 +16,7 @@ _IN_A_ROW = 50  # requests that got nothing from anybody
 _QUIET_SECONDS = 1.0  # without any answer
 _KNOWN_HOSTS = 4
 _BETWEEN_NOTES = 1.0
+_BETWEEN_DOUBTS = 1.0
 _BETWEEN_PROBES = 5.0
 LONGEST_SECONDS = 3600.0
 _SIGNS = ("connect", "dns_failed", "dns_not_found", "timeout")  # some resolvers say that no name exists
@@ -36,8 +37,8 @@ class Outage:
     """Tells whether the network has gone; of real time, not of a URL's.
 
     It has, if many requests in a row got nothing and if none of the hosts that answered last can be
-    connected to any more, which `is_reachable` finds out. A network of which nothing was ever heard has not
-    gone: whether there is one at all is the pre-flight's business.
+    connected to any more, which `is_reachable` finds out. Until then it is in doubt. A network of which
+    nothing was ever heard has not gone: whether there is one at all is the pre-flight's business.
     """
 
     def __init__(self, is_reachable: Callable[[Target], bool]):
@@ -54,6 +55,11 @@ class Outage:
     def is_sure(self) -> bool:
         """Whether the network is known to have gone, not only being looked at."""
         return self._since is not None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the network may have gone, or is known to have."""
+        return self._unheard >= _IN_A_ROW and bool(self._known)
 
     @property
     def last_host(self) -> str:
@@ -80,18 +86,19 @@ class Outage:
 
     def is_on(self) -> bool:
         """Tell whether to ask for nothing now. Raises NetworkError when that has been so for too long."""
-        if self._unheard < _IN_A_ROW or not self._known:
+        if not self.is_in_doubt:
             return False
         now = time.monotonic()
         if self._probe is None:
-            if now < self._due or now - self._answered < _QUIET_SECONDS:
+            if now < self._due:
                 return self.is_sure
             targets = list(reversed(self._known.values()))
             # What fails, or for want of threads cannot begin, tells nothing: as if they were there.
             self._probe = in_thread(lambda: any(map(self._is_reachable, targets)), True, "outage")
-        if not self._probe.done():
-            return True
-        reached, self._probe, self._due = self._probe.result(), None, now + _BETWEEN_PROBES
+        if not self._probe.done():  # while what was asked earlier is answered, others may be asked, too
+            return self.is_sure or now - self._answered >= _QUIET_SECONDS
+        reached, self._probe = self._probe.result(), None
+        self._due = now + (_BETWEEN_DOUBTS if reached else _BETWEEN_PROBES)
         if reached:
             self._unheard, self._since = 0, None
             return False

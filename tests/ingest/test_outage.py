@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,27 @@ def test_while_there_is_no_network_no_url_fails(server: Server, monkeypatch: pyt
     assert len(ended) == NAMES
     assert not failed
     assert resolver.asked < 3 * NAMES
+
+
+def test_none_fails_while_answers_to_earlier_requests_still_come(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor before anybody can know: all tries of a name take half a second here."""
+    monkeypatch.setattr(outage, "_BETWEEN_PROBES", 0.2)
+
+    def late(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(3)
+        answer(b"picture")(request)
+
+    port = server.add("/late", late).rpartition(":")[2].split("/")[0]
+    listed = [
+        (n, row._replace(url=f"http://name{n}.example:{port}/late") if n in range(5, 30, 6) else row)
+        for n, row in rows(server)
+    ]
+    config = HURRIED.model_copy(update={"backoff": 0.2, "timeout": 5})
+    ended = dict(filter(None, fetch(listed, config, Resolver(socket.EAI_AGAIN, seconds=5))))
+    assert [each for each in ended.values() if isinstance(each, Failed)] == []
+    assert len(ended) == NAMES
 
 
 def test_a_network_that_does_not_come_back_ends_the_run(
