@@ -145,8 +145,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: "pa.Table", writer: str = "") -> None:
     """Replace `path` by `table` as Parquet (zstd)."""
+    with replaced(path, writer) as temporary:
+        write_parquet(temporary, table)
+
+
+def write_parquet(path: Path, table: "pa.Table") -> None:
+    """Write `table` as Parquet (zstd) to a file that `replaced` has given."""
     import pyarrow.parquet as pq
 
-    # Of a file's name pyarrow takes UTF-8 alone.
-    with replaced(path, writer) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:  # of a file's name pyarrow takes UTF-8 alone
         pq.write_table(table, file, compression="zstd")

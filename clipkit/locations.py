@@ -10,10 +10,10 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from clipkit import scratch
@@ -28,8 +28,12 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 """The schemes known, and the package that each needs; what is not installed with clipkit is an extra."""
 _ASKED_AT_ONCE = 16
+_READ_AT_ONCE = 8
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified")  # S3's and the web's, GCS's, those without
 _HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of characters; the others stand for bytes of names
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
 
 
 def location(text: str) -> Path:
@@ -121,6 +125,13 @@ def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
         return listed.get(path) or _remote(path).info()
 
     return list(mapped_in_threads(asked, paths, _ASKED_AT_ONCE))
+
+
+def each_of(
+    function: Callable[[Thing], Result], things: Iterable[Thing], *, remote: bool
+) -> Iterator[Result]:
+    """Yield `function` of each thing in order; what is `remote` is waited for several at a time."""
+    return mapped_in_threads(function, list(things), _READ_AT_ONCE) if remote else map(function, things)
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -1,24 +1,18 @@
 """The files of a source of tars, of this machine or behind addresses: those are read through the cache."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from clipkit.ingest.sources import identified, identify
 from clipkit.ingest.table_formats import Parquet
-from clipkit.locations import infos, is_remote
+from clipkit.locations import each_of, infos, is_remote
 from clipkit.remote import RefusedError
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.foreign import of_address, of_addresses
 from clipkit.shards.tar_reader import TarReader
-from clipkit.threads import mapped_in_threads
-
-_DOWNLOADS = 8  # at a time
-
-Thing = TypeVar("Thing")
-Result = TypeVar("Result")
 
 
 class StoredFile(NamedTuple):
@@ -77,13 +71,6 @@ def tables_beside(tars: Sequence[StoredFile], say: Callable[[str], None]) -> lis
         else:
             found.append(StoredFile(path) if path != tar.path and path.is_file() else None)
     return found
-
-
-def each_of(
-    function: Callable[[Thing], Result], things: Iterable[Thing], *, remote: bool
-) -> Iterator[Result]:
-    """Yield `function` of each thing in order; what is `remote` is waited for several at a time."""
-    return mapped_in_threads(function, list(things), _DOWNLOADS) if remote else map(function, things)
 
 
 def _known(paths: Sequence[Path]) -> tuple[dict[Path, Mapping[str, Any] | None], list[Path]]:

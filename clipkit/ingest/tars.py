@@ -14,9 +14,9 @@ from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_files import refuse_clashes
 from clipkit.ingest.table_formats import as_text
-from clipkit.ingest.tar_files import StoredFile, each_of, stored_files, tables_beside
+from clipkit.ingest.tar_files import StoredFile, stored_files, tables_beside
 from clipkit.ingest.tar_rows import Described, Fields, Wanted, describe, row_of
-from clipkit.locations import is_remote
+from clipkit.locations import each_of, is_remote
 from clipkit.progress import Progress
 from clipkit.remote import RefusedError
 from clipkit.shards.dataset import SourceFile

@@ -247,19 +247,20 @@ def _check_list(path: Path, out: Path | None) -> None:
 def _write_list(
     path: Path, original: Original, pictures: Pictures, sets: Sequence[Pictures], found: _Found
 ) -> None:
-    end = 0
+    left_out = np.flatnonzero(found.is_left_out)
+    ends = np.cumsum(original.sizes)
+    places_of = np.split(left_out, np.searchsorted(left_out, ends[:-1]))
+    listed = [number for number, places in enumerate(places_of) if len(places)]
     schema = _LIST_SCHEMA.with_metadata({DATASET: original.fingerprint})
     with (
         replaced(path) as temporary,
         temporary.open("wb") as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
-        for shard in original.shards:
-            begin, end = end, end + shard.samples
-            places = begin + np.flatnonzero(found.is_left_out[begin:end])
-            if not len(places):
-                continue
-            texts = original.manifest(shard, ["url", "caption"]).take(pa.array(places - begin)).to_pylist()
+        manifests = original.manifests([original.shards[each] for each in listed], ["url", "caption"])
+        for number, (shard, manifest) in zip(listed, manifests, strict=True):
+            places = places_of[number]
+            texts = manifest.take(pa.array(places - (ends[number] - shard.samples))).to_pylist()
             likenesses = _likenesses(pictures, sets, found, places)
             rows = [each._asdict() | text for each, text in zip(likenesses, texts, strict=True)]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -150,8 +150,12 @@ class _Copy:
         self._out = out
         self._progress = progress
         self._index = read_index(out) if (out / INDEX_FILE).exists() else Index()
-        self._manifest: tuple[str, pa.Table] | None = None
-        self._tar: tuple[str, int] | None = None
+        left = self._places[len(self._index.shards) * SHARD_SAMPLES :]
+        which = np.unique(np.searchsorted(self._ends, left, side="right")).tolist()
+        needed = [original.shards[each] for each in which]
+        self._manifests, self._tars = original.manifests(needed), original.coming(needed)
+        self._manifest: tuple[IndexEntry, pa.Table] | None = None
+        self._tar: tuple[IndexEntry, int] | None = None
         self._open = ExitStack()
 
     def run(self) -> None:
@@ -183,14 +187,15 @@ class _Copy:
         return write_shard(self._out, number, samples, self._images(pieces))
 
     def _manifest_of(self, shard: IndexEntry) -> pa.Table:
-        if self._manifest is None or self._manifest[0] != shard.name:
-            self._manifest = shard.name, self._original.manifest(shard)
+        if self._manifest is None or self._manifest[0] != shard:
+            self._manifest = next(self._manifests)
         return self._manifest[1]
 
     def _tar_of(self, shard: IndexEntry) -> int:
-        if self._tar is None or self._tar[0] != shard.name:
+        if self._tar is None or self._tar[0] != shard:
             self._open.close()
-            self._tar = shard.name, self._open.enter_context(self._original.tar(shard))
+            shard = next(self._tars)
+            self._tar = shard, self._open.enter_context(self._original.tar(shard))
         return self._tar[1]
 
     def _images(self, pieces: list[_Piece]) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from clipkit.atomic import make_folder
 from clipkit.digests import file_sha256
+from clipkit.locations import each_of, is_remote
 from clipkit.shards.index import Index, IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet, write_hashed
 
@@ -22,8 +24,8 @@ def failures_of(directory: Path, columns: list[str] | None = None) -> Iterator[p
 
     Raises DatasetError as reading does.
     """
-    for entry in read_index(directory).failure_files:
-        yield read_failures(directory, entry, columns)
+    read = partial(read_failures, directory, columns=columns)
+    yield from each_of(read, read_index(directory).failure_files, remote=is_remote(directory))
 
 
 def count_reasons(directory: Path) -> Counter[str]:

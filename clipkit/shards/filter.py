@@ -10,10 +10,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, SkipValidation, model_validator
 
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import each_of, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
+from clipkit.shards.index import IndexEntry
 from clipkit.shards.keys import read_keys
 from clipkit.shards.original import REMEDY, Original, sha256_words
 from clipkit.shards.split import in_validation
@@ -173,10 +174,20 @@ def _broken(original: Original, progress: Display) -> dict[str, str]:
         tars = [original.directory / shard.name for shard in original.shards]
         check_openable(path for tar in tars for path in (tar, tar.with_suffix(".parquet")))
     lost = {}
+
+    def manifest_of(shard: IndexEntry) -> DatasetError | None:
+        try:
+            original.manifest(shard)
+        except DatasetError as error:
+            return error
+        return None
+
+    manifests = each_of(manifest_of, original.shards, remote=is_remote(original.directory))
     with progress("check", len(original.shards), "shards") as display:
-        for number, shard in enumerate(original.shards, 1):
+        for number, shard in enumerate(original.coming(original.shards), 1):
             try:
-                original.manifest(shard)
+                if error := next(manifests):
+                    raise error
                 with original.tar(shard):
                     pass
             except DatasetError as error:
@@ -211,10 +222,12 @@ def _batches(
 ) -> Iterator[tuple[pa.Table, Flags]]:
     """Yield some shards' manifests at a time, as one table, and for each sample whether it is in there."""
     tables, whole = [original.schema.empty_table().select(columns)], [np.zeros(0, dtype=np.bool_)]
+    needed = [shard for shard in original.shards if columns and shard.name not in lost]
+    manifests = original.manifests(needed, columns)
     for shard in original.shards:
         readable = shard.name not in lost
         if readable and columns:
-            tables.append(original.manifest(shard, columns))
+            tables.append(next(manifests)[1])
         whole.append(np.full(shard.samples, readable))
         if sum(map(len, whole)) >= _BATCH_ROWS:
             yield pa.concat_tables(tables), np.concatenate(whole)

@@ -22,14 +22,13 @@ from clipkit.atomic import make_folder, write_table
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import is_remote
+from clipkit.locations import each_of, is_remote
 from clipkit.locks import exclusive
 from clipkit.shards.cache import Cache, Wanted, user_cache
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.pool import Died, mapped
 from clipkit.shards.shard_files import RANGES
 from clipkit.shards.tar_reader import Sample, TarReader
-from clipkit.threads import mapped_in_threads
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
 """Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
@@ -46,7 +45,6 @@ _OF_TAR = b"clipkit.tar"
 _VERSION = 1
 _BYTES_OF_A_PROCESS = 1_000_000_000  # of tars: read in about the second in which a process starts
 _MOST_PROCESSES = 16
-_DOWNLOADS = 8  # at a time
 
 
 class Tar(NamedTuple):
@@ -183,8 +181,8 @@ def _made(tar: Tar, cache: Cache) -> Indexed | DatasetError:
 
 def _all_made(tars: Sequence[Tar], cache: Cache) -> Iterator[Indexed | DatasetError]:
     make = partial(_made, cache=cache)
-    if any(is_remote(tar.path) for tar in tars):  # what lies elsewhere is waited for
-        yield from mapped_in_threads(make, tars, _DOWNLOADS)
+    if any(is_remote(tar.path) for tar in tars):
+        yield from each_of(make, tars, remote=True)
         return
     processes = min(sum(tar.bytes for tar in tars) // _BYTES_OF_A_PROCESS, available_cpus(), _MOST_PROCESSES)
     # Not of the fork server, from which the loader's processes come that need torch in it.

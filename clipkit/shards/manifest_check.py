@@ -1,6 +1,5 @@
 """A shard's manifest on its own: is it whole, of this shard, and possible?"""
 
-import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +7,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipkit.locations import read_bytes
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.layout import Row, placed
-from clipkit.shards.parquet import parsed
+from clipkit.shards.parquet import parsed, read_hashed
 from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
 
 _EXT = re.compile(rb"[0-9a-z]{1,16}")
@@ -39,11 +37,10 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
     """
     name = path.name
     try:
-        content = read_bytes(path)
+        content, sha256 = read_hashed(path, entry.manifest_sha256 if entry else None)
     except FileNotFoundError:
         faults.add("missing", name, "expected the shard's manifest, found no such file")
         return None
-    sha256 = hashlib.sha256(content).hexdigest()
     if entry is not None and sha256 != entry.manifest_sha256:
         words = f"expected the SHA-256 {entry.manifest_sha256} as the index says, found {sha256}"
         faults.add("sha256", name, words)

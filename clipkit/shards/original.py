@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,17 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote, opened, read_bytes
+from clipkit.locations import each_of, is_remote, opened
 from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
 from clipkit.shards.dataset import DATASET_FILE, read_dataset
+from clipkit.shards.filling import Filling
 from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
-from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, words_of
+from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, read_hashed, words_of
 from clipkit.shards.parquet import REMEDY as OF_FILES
 from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
 from clipkit.shards.whole import is_doubtful
+from clipkit.threads import finished_before_the_end
 
 _READ_BYTES = 1 << 20
+_AHEAD = 8  # tars
 WITHOUT = (
     "; `clipkit shards filter --where '{} is not null'` leaves out those without, as a repair makes them"
 )
@@ -80,6 +83,35 @@ class Original:
             raise DatasetError(f"{path}: expected captions and byte ranges, found impossible ones{REMEDY}")
         return table
 
+    def manifests(
+        self, shards: Iterable[IndexEntry], columns: list[str] | None = None
+    ) -> Iterator[tuple[IndexEntry, pa.Table]]:
+        """Yield each of the shards with its manifest, or these columns of it; raises as `manifest`."""
+
+        def one(shard: IndexEntry) -> tuple[IndexEntry, pa.Table]:
+            return shard, self.manifest(shard, columns)
+
+        return each_of(one, shards, remote=is_remote(self.directory))
+
+    def coming(self, shards: Sequence[IndexEntry]) -> Iterator[IndexEntry]:
+        """Yield the shards, whose tars are to be read in this order.
+
+        Behind an address the next ones are copied into the cache meanwhile.
+        """
+        if not is_remote(self.directory):
+            yield from shards
+            return
+        filling = Filling(
+            lambda place: Cache().fill(_wanted(self.directory / shards[place].name, shards[place]))
+        )
+        try:
+            for place, shard in enumerate(shards):
+                for ahead in range(place + 1, min(place + 1 + _AHEAD, len(shards))):
+                    filling.want(ahead)
+                yield shard
+        finally:
+            filling.stop()
+
     @contextmanager
     def tar(self, shard: IndexEntry) -> Iterator[int]:
         """Yield the descriptor of a shard's tar, which has been read whole and is as the index says.
@@ -120,11 +152,15 @@ class Original:
     def _parquet(self, shard: IndexEntry) -> Iterator[pq.ParquetFile]:
         path = (self.directory / shard.name).with_suffix(".parquet")
         with _readable(path):
-            data = read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != shard.manifest_sha256:
+            data, sha256 = read_hashed(path, shard.manifest_sha256)
+        if sha256 != shard.manifest_sha256:
             raise DatasetError(f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{REMEDY}")
         try:
-            with at_most_more_memory(MOST_BYTES), pq.ParquetFile(pa.BufferReader(data)) as file:
+            with (
+                finished_before_the_end(),
+                at_most_more_memory(MOST_BYTES),
+                pq.ParquetFile(pa.BufferReader(data)) as file,
+            ):
                 check_names(file)
                 if file.metadata.num_rows != shard.samples:
                     raise DatasetError(

@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipkit.atomic import write_table
+from clipkit.atomic import replaced, write_parquet
+from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
 from clipkit.processes import at_most_more_memory
+from clipkit.threads import finished_before_the_end
 
 MOST_BYTES = 3_000_000_000
 """Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
@@ -38,12 +40,14 @@ def read_parquet(
     Raises DatasetError, which says what was `expected`, and the `remedy`.
     """
     try:
-        content = read_bytes(path) if is_remote(path) or sha256 is not None else None
-        if sha256 is not None and hashlib.sha256(content or b"").hexdigest() != sha256:
-            raise DatasetError(
-                f"{path}: expected {expected}, of SHA-256 {sha256[:12]}… as the index says, found another "
-                f"file; {remedy}"
-            )
+        content = None
+        if sha256 is not None:
+            content, found = read_hashed(path, sha256)
+            if found != sha256:
+                known = f"of SHA-256 {sha256[:12]}… as the index says"
+                raise DatasetError(f"{path}: expected {expected}, {known}, found another file; {remedy}")
+        elif is_remote(path):
+            content = read_bytes(path)
         with os.fdopen(opened(path), "rb") if content is None else pa.BufferReader(content) as file:
             return _table(file, columns)
     except FileNotFoundError:
@@ -51,6 +55,20 @@ def read_parquet(
     except UNREADABLE as error:
         found = words_of(error)
     raise DatasetError(f"{path}: expected {expected}, found: {found}; {remedy}")
+
+
+def read_hashed(path: Path, sha256: str | None) -> tuple[bytes, str]:
+    """Return a file's content and its SHA-256 in hex, which should be `sha256` if that is known.
+
+    What comes from an address with another one is asked for once more: was it damaged on its way? Raises
+    OSError as reading does.
+    """
+    content = read_bytes(path)
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 in (None, found) or not is_remote(path):
+        return content, found
+    content = read_bytes(path)
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def parsed(content: bytes) -> pa.Table | str:
@@ -105,7 +123,7 @@ def check_names(parquet: pq.ParquetFile) -> None:
 
 
 def _table(file: Any, columns: list[str] | None) -> pa.Table:
-    with at_most_more_memory(MOST_BYTES):
+    with finished_before_the_end(), at_most_more_memory(MOST_BYTES):
         # Threads of pq.read_table outlive it: one that frees our bytes while Python ends aborts the process.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             check_names(parquet)
@@ -118,6 +136,7 @@ def _table(file: Any, columns: list[str] | None) -> pa.Table:
 
 
 def write_hashed(path: Path, table: pa.Table) -> str:
-    """Replace `path` by the table; return the file's SHA-256 in hex."""
-    write_table(path, table)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Replace `path` by the table; return the SHA-256 in hex of the file as it was written."""
+    with replaced(path) as temporary:
+        write_parquet(temporary, table)
+        return file_sha256(temporary)

@@ -1,21 +1,25 @@
 """What a finished dataset looks like: its figures and a few of its pictures, gathered for one page."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
+import pyarrow as pa
 
 from clipkit.atomic import write_text
+from clipkit.errors import DatasetError
+from clipkit.locations import each_of, is_remote
 from clipkit.shards.dataset import DatasetDescription, Pass, read_dataset
-from clipkit.shards.index import Index, read_index
+from clipkit.shards.failure_files import read_failures
+from clipkit.shards.index import Index, IndexEntry, read_index
+from clipkit.shards.looked_at import Samples
 from clipkit.shards.parquet import read_parquet
 from clipkit.shards.report_page import CAPTION_LENGTHS, SHORT_SIDES, render
-from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.thumbnail import thumbnail
 
 REPORT_FILE = "report.html"
@@ -91,15 +95,18 @@ def gather(directory: Path) -> Report:
     _count_samples(report, directory, index)
     _count_failures(report, directory, index)
     if report.samples:
-        report.pictures = list(_pictures(ShardSet(directory, unfinished=True)))
+        report.pictures = list(_pictures(directory))
     return report
 
 
 def _count_samples(report: Report, directory: Path, index: Index) -> None:
     digests: set[str] = set()
-    for entry in _spread(index.shards, MAX_FILES):
+
+    def manifest_of(entry: IndexEntry) -> pa.Table:
         manifest = (directory / entry.name).with_suffix(".parquet")
-        table = read_parquet(manifest, "the shard's manifest", _COLUMNS)
+        return read_parquet(manifest, "the shard's manifest", _COLUMNS)
+
+    for table in each_of(manifest_of, _spread(index.shards, MAX_FILES), remote=is_remote(directory)):
         column = {name: table[name].to_pylist() for name in _COLUMNS}
         report.hosts_ok.update(host for url in column["url"] if (host := _host(url)))
         report.formats.update(filter(None, column["original_format"]))
@@ -113,9 +120,9 @@ def _count_samples(report: Report, directory: Path, index: Index) -> None:
 
 def _count_failures(report: Report, directory: Path, index: Index) -> None:
     shown: Counter[str] = Counter()
-    for entry in _spread(index.failure_files, MAX_FILES):
-        columns = ["url", "caption", "reason", "detail"]
-        table = read_parquet(directory / entry.name, "a failure file", columns)
+    read = partial(read_failures, directory, columns=["url", "caption", "reason", "detail"])
+    files = _spread(index.failure_files, MAX_FILES)
+    for table in each_of(read, files, remote=is_remote(directory)):
         report.hosts_failed.update(host for url in table["url"].to_pylist() if (host := _host(url)))
         for url, caption, given, detail in zip(*(column.to_pylist() for column in table), strict=True):
             reason = given or "?"  # a stranger's file may lack it
@@ -125,17 +132,16 @@ def _count_failures(report: Report, directory: Path, index: Index) -> None:
                 report.examples.append(Example(reason, url or caption or "", detail or ""))
 
 
-def _pictures(shard_set: ShardSet) -> Iterable[Shown]:
-    ends = np.cumsum(shard_set.sizes)
-    for place in _spread(range(len(shard_set)), PICTURES):
-        shard = int(np.searchsorted(ends, place, side="right"))
-        sample = shard_set.read(shard, place - int(ends[shard] - shard_set.sizes[shard]))
+def _pictures(directory: Path) -> Iterator[Shown]:
+    samples = Samples(directory)
+    for row, picture in samples.at(_spread(range(len(samples)), PICTURES)):
+        if isinstance(picture, DatasetError):
+            raise picture
         jpeg = None
         with suppress(Exception):  # pictures kept as served may make decoders raise anything
-            jpeg = thumbnail(sample.image, _SIDE)
+            jpeg = thumbnail(picture, _SIDE)
         if jpeg is not None:
-            yield Shown(jpeg, sample.caption, sample.key)
-    shard_set.close()
+            yield Shown(jpeg, row.values["caption"], row.values["key"])
 
 
 def _host(url: str | None) -> str:

@@ -49,9 +49,9 @@ def pictures_of(original: Original, display: Progress) -> Pictures:
     dhash = np.empty(original.samples, dtype=np.uint64)
     pixels = np.empty(original.samples, dtype=np.int64)
     ends = np.cumsum(original.sizes)
-    for shard, end in zip(original.shards, ends.tolist(), strict=True):
+    manifests = original.manifests(original.shards, _COLUMNS)
+    for (shard, manifest), end in zip(manifests, ends.tolist(), strict=True):
         rows = slice(end - shard.samples, end)
-        manifest = original.manifest(shard, _COLUMNS)
         if manifest["dhash"].null_count:
             raise DatasetError(
                 f"{original.directory / shard.name}: expected a dhash for each sample, found none for some"

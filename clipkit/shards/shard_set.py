@@ -162,7 +162,9 @@ class ShardSet:
 
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
-        self._filling = self._filling or Filling(self._files.fill)
+        if self._filling is None:
+            own = weakref.ref(self)  # whose end ends the threads
+            self._filling = Filling(lambda shard: _fill(own(), shard))
         for shard in shards:
             self._filling.want(shard)
 
@@ -220,6 +222,13 @@ class _Descriptor:
 
 
 _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
+
+
+def _fill(shard_set: ShardSet | None, shard: int) -> None:
+    if shard_set is not None:
+        with suppress(IndexError):  # of an empty shard
+            shard_set._rows_of(shard, 0)
+        shard_set._files.fill(shard)
 
 
 def _check_size(what: str, size: int, most: int) -> None:

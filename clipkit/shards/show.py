@@ -1,21 +1,15 @@
 """Samples to look at: one with all that is known of it, or some at random as a page."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from clipkit.atomic import replaced, write_text
 from clipkit.errors import DatasetError
 from clipkit.locations import read_range
 from clipkit.page import document, figure, text
-from clipkit.remote import RemoteError
 from clipkit.shards.format import SHARD_SAMPLES, shard_name
-from clipkit.shards.index import Index, read_index
-from clipkit.shards.parquet import REMEDY, read_parquet
-from clipkit.shards.schemas import begins_as_manifest
+from clipkit.shards.looked_at import Samples
 from clipkit.shards.thumbnail import thumbnail
 from clipkit.tables import size, table
 
@@ -73,7 +67,7 @@ def show_sample(directory: Path, key: str, out: Path | None = None) -> ShownSamp
     if not (key.isascii() and key.isdigit() and len(key) <= 9):
         raise DatasetError(f"{key}: expected a key of nine digits such as 000000042, found something else")
     number, place = divmod(int(key), SHARD_SAMPLES)
-    one = _Shards(directory).row(shard_name(number) + ".tar", place)
+    one = Samples(directory).row(f"{shard_name(number)}.tar", place)
     if out is not None:
         ext = one.values["ext"]
         _check_suffix(out, f"the picture as it is stored, {ext}", f".{ext}", *_ALIASES.get(ext, ()))
@@ -93,83 +87,22 @@ def show_random(directory: Path, count: int, out: Path, seed: int | None = None)
     _check_suffix(out, "a page", ".html", ".htm")
     _check_replaceable(out, "a page", (_PAGE,))
     seed = random.randrange(10**9) if seed is None else seed
-    shards = _Shards(directory)
+    samples = Samples(directory)
+    if not len(samples):
+        raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
+    places = sorted(random.Random(seed).sample(range(len(samples)), min(count, len(samples))))
     figures, keys = [], []
-    for name, place in shards.chosen(count, seed):
-        one = shards.row(name, place)
-        keys.append(str(one.values["key"]))
-        figures.append(_figure(one))
+    for row, picture in samples.at(places):
+        keys.append(str(row.values["key"]))
+        figures.append(_figure(row.values, picture))
     title = text(directory.resolve().name)
-    counts = f"{len(keys):,} of {shards.samples:,} samples, chosen with seed {seed}"
+    counts = f"{len(keys):,} of {len(samples):,} samples, chosen with seed {seed}"
     body = f'<h1>{title}</h1><p class=soft>{counts}</p><div class="grid wide">{"".join(figures)}</div>'
     write_text(out, document(f"{title}: samples", body))
     return ShownPage(out, seed, keys)
 
 
-class _Row(NamedTuple):
-    directory: Path
-    shard: str
-    values: dict[str, Any]
-
-    def picture(self) -> bytes:
-        path, length = self.directory / self.shard, self.values["image_bytes"]
-        offset = self.values["image_offset"]
-        if None in (offset, length) or offset < 0 or length < 0:
-            raise DatasetError(f"{path}: expected a picture's byte range, found {length} bytes at {offset}")
-        try:
-            content = read_range(path, offset, length)
-        except OSError as error:
-            raise DatasetError(f"{path}: expected the shard, found: {error.strerror or error}") from None
-        if len(content) != length:
-            raise DatasetError(f"{path}: expected {length:,} bytes of a picture, found the file's end")
-        return content
-
-
-class _Shards:
-    """The manifests of a dataset, the last one held."""
-
-    def __init__(self, directory: Path):
-        self._directory = directory
-        self._index: Index = read_index(directory)
-        self._sizes = {shard.name: shard.samples for shard in self._index.shards}
-        self._held: tuple[str, pa.Table] | None = None
-
-    @property
-    def samples(self) -> int:
-        return sum(self._sizes.values())
-
-    def row(self, shard: str, place: int) -> _Row:
-        if not 0 <= place < self._sizes.get(shard, 0):
-            known = f"{self.samples:,} samples in {len(self._sizes):,} shards"
-            raise DatasetError(
-                f"{self._directory}: expected a key of its {known}, found none such in {shard}"
-            )
-        if self._held is None or self._held[0] != shard:
-            path = (self._directory / shard).with_suffix(".parquet")
-            table = read_parquet(path, "the shard's manifest")
-            if not begins_as_manifest(table.schema):
-                raise DatasetError(f"{path}: expected a manifest's columns, found others; {REMEDY}")
-            self._held = shard, table
-        found = self._held[1].slice(place, 1).to_pylist()
-        if not found:
-            raise DatasetError(f"{self._directory}: expected {place + 1:,} rows in the manifest of {shard}")
-        return _Row(self._directory, shard, found[0])
-
-    def chosen(self, count: int, seed: int) -> Iterator[tuple[str, int]]:
-        if not self.samples:
-            raise DatasetError(f"{self._directory}: expected samples, found none; see its failures/ for why")
-        places = sorted(random.Random(seed).sample(range(self.samples), min(count, self.samples)))
-        first, shards = 0, iter(self._sizes.items())
-        name, size = next(shards)
-        for place in places:
-            while place - first >= size:
-                first += size
-                name, size = next(shards)
-            yield name, place - first
-
-
-def _figure(one: _Row) -> str:
-    row = one.values
+def _figure(row: dict[str, Any], picture: bytes | DatasetError) -> str:
     facts = [f"{row['width']} × {row['height']}", size(row["image_bytes"])]
     if row["original_width"]:
         facts.append(
@@ -179,9 +112,9 @@ def _figure(one: _Row) -> str:
     if row["url"]:
         lines.append(f"<span class=url><bdi>{text(row['url'], 160)}</bdi></span>")
     try:
-        jpeg = thumbnail(one.picture(), _SIDE)
-    except RemoteError:  # of the store, not of the picture: the others would show the same
-        raise
+        if isinstance(picture, DatasetError):
+            raise picture
+        jpeg = thumbnail(picture, _SIDE)
     except Exception as error:  # pictures from anywhere make decoders raise anything; the page shows others
         lines.append(f"<span class=bad>cannot be shown: {text(' '.join(str(error).split()))}</span>")
         jpeg = None

@@ -5,6 +5,7 @@ The memory is that of 16 bytes a sample: two hashes, which tell what comes more 
 
 from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.errors import DatasetError
+from clipkit.locations import each_of, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Parent, read_dataset_if_any
 from clipkit.shards.distribution import Distribution, Spread
@@ -147,17 +149,20 @@ def summarize(directory: Path) -> Summary:
     index = read_index(directory)
     index.check_files(directory)
     dataset = read_dataset_if_any(directory)
+    remote = is_remote(directory)
     samples = sum(shard.samples for shard in index.shards)
     counted = _Samples(samples)
     many = len(index.shards) > _SILENT
     with Progress("info", len(index.shards), "shards") if many else nullcontext() as display:
-        for number, shard in enumerate(index.shards, 1):
-            counted.add(_read(directory, shard, _MANIFEST_COLUMNS, MANIFEST_SCHEMA))
+        read = partial(_read, directory, columns=_MANIFEST_COLUMNS, schema=MANIFEST_SCHEMA)
+        for number, manifest in enumerate(each_of(read, index.shards, remote=remote), 1):
+            counted.add(manifest)
             if display is not None:
                 display.update(number)
     failed = _Failures()
-    for entry in index.failure_files:
-        failed.add(_read(directory, entry, _FAILURE_COLUMNS, FAILURE_SCHEMA))
+    read = partial(_read, directory, columns=_FAILURE_COLUMNS, schema=FAILURE_SCHEMA)
+    for failures in each_of(read, index.failure_files, remote=remote):
+        failed.add(failures)
     images, repeated_images = counted.images.distinct()
     return Summary(
         directory=str(directory),
@@ -181,7 +186,9 @@ def summarize(directory: Path) -> Summary:
 
 def _read(directory: Path, entry: IndexEntry, columns: list[str], schema: pa.Schema) -> pa.Table:
     path = (directory / entry.name).with_suffix(".parquet")
-    found = read_parquet(path, "a file with the columns of clipkit's", columns)
+    # Behind an address all of it has to come anyway; here hashing would cost more than the columns do.
+    sha256 = (entry.manifest_sha256 or entry.sha256) if is_remote(directory) else None
+    found = read_parquet(path, "a file with the columns of clipkit's", columns, sha256)
     wanted = pa.schema([schema.field(name) for name in columns])
     if not found.schema.equals(wanted) or len(found) != entry.samples:
         raise DatasetError(

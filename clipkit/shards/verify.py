@@ -6,21 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import each_of, is_remote
 from clipkit.pictures import MAX_PIXELS
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset
 from clipkit.shards.failure_check import check_failures
 from clipkit.shards.faults import Fault, Faults
-from clipkit.shards.index import file_sizes
+from clipkit.shards.index import IndexEntry, file_sizes
 from clipkit.shards.pool import Died, mapped
 from clipkit.shards.verify_shard import How, Listed, ShardVerdict, verify_shard
 from clipkit.shards.whole import Counted, check_is_dataset, check_whole, described, listed_files
 from clipkit.tables import size, table
+from clipkit.threads import mapped_in_threads
 
 _FEW_BYTES = 500_000_000  # less than this is read sooner than processes are started
+_WAITING = 8  # shards at a time that are waited for, behind an address
 
 
 class VerifyResult(NamedTuple):
@@ -101,8 +105,10 @@ def verify(
     for verdict in shard_verdicts(directory, files.shards, how_of(dataset, decode), workers, progress):
         counted.shard(verdict)
         samples[verdict.name] = verdict.samples
-    for name, entry in files.failures:
-        counted.failures_in(name, check_failures(directory, name, entry, faults), entry)
+    tables = each_of(partial(_failures, directory), files.failures, remote=is_remote(directory))
+    for (name, entry), (failures, found) in zip(files.failures, tables, strict=True):
+        faults.take(found)
+        counted.failures_in(name, failures, entry)
     check_whole(directory, dataset, files, samples, counted)
     return VerifyResult(
         directory=directory,
@@ -134,15 +140,22 @@ def shard_verdicts(
     progress: Callable[[str, int | None, str], Progress],
 ) -> Iterator[ShardVerdict]:
     """Yield what was found in each shard, read by several processes; that one of them dies is a fault."""
-    paths = [directory / shard.name for shard in shards]
-    small = sum(found or 0 for found in file_sizes(paths)) < _FEW_BYTES
+    remote = is_remote(directory)
     # A decoder that a damaged picture kills must not take this process along.
-    several = 0 if workers is None and small and not how.decode else workers or available_cpus()
+    if workers is None and not how.decode and (remote or _are_few_bytes(directory, shards)):
+        workers = 0
+    elif workers is None:
+        workers = max(available_cpus(), _WAITING if remote else 0)
+    one = partial(verify_shard, directory, how=how)
+    verdicts: Iterator[tuple[Listed, ShardVerdict | Died]]
+    if remote and not workers:
+        verdicts = zip(shards, mapped_in_threads(one, shards, _WAITING, ahead=1), strict=True)
+    else:
+        verdicts = mapped(one, shards, min(workers, len(shards)))
     done = read = found = 0
     begun = time.monotonic()
     with progress("verify", len(shards), "shards") as display:
-        one = partial(verify_shard, directory, how=how)
-        for listed, verdict in mapped(one, shards, min(several, len(shards))):
+        for listed, verdict in verdicts:
             if isinstance(verdict, Died):
                 verdict = ShardVerdict(listed.name, Faults())
                 words = "expected to read the shard, found that a process dies of it twice"
@@ -151,3 +164,13 @@ def shard_verdicts(
             pace = read / max(1e-3, time.monotonic() - begun)
             display.update(done, f"{size(read)}, {size(round(pace))}/s, {found:,} faults")
             yield verdict
+
+
+def _failures(directory: Path, listed: tuple[str, IndexEntry | None]) -> tuple[pa.Table | None, Faults]:
+    faults = Faults()
+    return check_failures(directory, *listed, faults), faults
+
+
+def _are_few_bytes(directory: Path, shards: Sequence[Listed]) -> bool:
+    sizes = file_sizes([directory / shard.name for shard in shards])
+    return sum(found or 0 for found in sizes) < _FEW_BYTES

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipkit.locations import downloaded, opened
+from clipkit.locations import downloaded, is_remote, opened
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.index import IndexEntry
@@ -18,6 +18,7 @@ from clipkit.shards.manifest_check import CheckedManifest, check_manifest
 from clipkit.shards.picture_check import picture_fault
 from clipkit.shards.records import Rows
 from clipkit.shards.walk import walk
+from clipkit.threads import finished_before_the_end
 
 _AT_ONCE = 1 << 20  # what the second of two looks at a byte finds in the processor's cache
 
@@ -75,6 +76,13 @@ class _Passed(NamedTuple):
 
 def verify_shard(directory: Path, listed: Listed, how: How) -> ShardVerdict:
     """Verify one shard of the dataset in `directory`. Whatever is wrong with it is a fault of the verdict."""
+    verdict = _verdict(directory, listed, how)
+    if is_remote(directory) and verdict.faults.of(("bytes", "sha256")):  # or was it damaged on its way?
+        verdict = _verdict(directory, listed, how)
+    return verdict
+
+
+def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
     faults = Faults(3 * LISTED_OF_FILE)  # no check hides what another one found
     manifest = None
     try:
@@ -84,7 +92,7 @@ def verify_shard(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         faults.add("unreadable", Path(listed.name).stem + ".parquet", words)
     passed = None
     try:
-        with downloaded(directory / listed.name) as path:
+        with downloaded(directory / listed.name) as path, finished_before_the_end():
             descriptor = opened(path)
             try:
                 passed = _Tar(descriptor, listed, manifest, faults).check(how)

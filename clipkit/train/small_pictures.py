@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clipkit.errors import DatasetError
+from clipkit.locations import each_of
 from clipkit.model.config import ClipConfig
 from clipkit.model.pictures import opened
 from clipkit.shards.mixture import Mixture
@@ -35,7 +36,8 @@ def small_pictures(shards: SampleSet | Mixture, model: ClipConfig) -> Iterator[s
 
 def _short_sides(samples: SampleSet) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     shards = _spread(len(samples.sizes), _SHARDS_LOOKED_AT)
-    told = [each for shard in shards if (each := samples.short_sides(shard)) is not None]
+    sides = each_of(samples.short_sides, shards, remote=samples.is_remote)
+    told = [each for each in sides if each is not None]
     if told or samples.is_remote:
         return np.concatenate([np.empty(0, np.int64), *told])
     ends = np.cumsum(samples.sizes)
