@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from clipkit.locations import opened
+from clipkit.shards.checksums import checksum, with_checksums
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
 from clipkit.shards.picture_check import picture_fault, picture_size
 from clipkit.shards.schemas import MANIFEST_SCHEMA, manifest_schema
@@ -49,22 +50,21 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
             return Remade(
                 None, f"{path.name}: expected 1 to {SHARD_SAMPLES:,} samples, found {len(numbers):,}"
             )
-        rows, unknown = [], 0
+        rows, checksums, unknown = [], [], 0
         known = _known(old, int(path.stem), walked.samples)
         for sample in walked.samples:
             data = os.pread(descriptor, sample.place.image_bytes, sample.place.image_offset)
-            if how.decode and (
-                fault := picture_fault(data, None, None, how.max_pixels, encoded_here=how.encoded_here)
-            ):
+            if how.decode and (fault := picture_fault(data, None, None, how.max_pixels)):
                 key = sample_key(int(path.stem), sample.number)
                 return Remade(None, f"{path.name}, {key}.{sample.ext}: {fault}")
             row = _row(int(path.stem), sample, data, known, as_served=how.as_served)
             unknown += row.get("source_row") is None
             rows.append(row)
+            checksums.append(checksum(data))
     finally:
         os.close(descriptor)
     schema = manifest_schema(pa.schema([*MANIFEST_SCHEMA, *kept]))
-    return Remade(pa.Table.from_pylist(rows, schema), None, unknown)
+    return Remade(with_checksums(pa.Table.from_pylist(rows, schema), checksums), None, unknown)
 
 
 def _known(old: Sequence[pa.Table], shard: int, samples: Sequence[Found]) -> dict[str, Values]:

@@ -196,7 +196,7 @@ class _Repair:
         again = self._account(records_of(table))
         table = without_records(table, again)
         sha256, found, kept = verdict.manifest_sha256, verdict.manifest_sha256, ""
-        if sha256 is None or not table.equals(old.own[verdict.name]):
+        if sha256 is None or not old.says_the_same(verdict.name, table):
             sha256 = write_hashed(self._staging.folder / name, table)
             kept = "" if {sha256, found} - {None} & self._manifests else self._staging.keep(name)
             self.changed.append(name)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from clipkit.locations import downloaded, is_remote, opened
 from clipkit.pictures import MAX_PIXELS
+from clipkit.shards.checksums import checksum, checksums_of
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.layout import Row, fixed_bytes
@@ -31,13 +32,10 @@ class Listed(NamedTuple):
 
 
 class How(NamedTuple):
-    """How thoroughly: with `decode` each picture is decoded, and hashed if they are `as_served`, and not
-    `encoded_here`. Neither is so where that is not known.
-    """
+    """How thoroughly: with `decode` each picture is decoded, and hashed if they are `as_served`."""
 
     decode: bool = False
     as_served: bool = False
-    encoded_here: bool = False
     max_pixels: int = MAX_PIXELS
 
 
@@ -183,12 +181,18 @@ class _Tar:
         assert self._manifest is not None
         faults = Faults(LISTED_OF_FILE)
         table = self._manifest.table
-        columns = (table[name].to_pylist() for name in ("key", "image_offset", "width", "height", "sha256"))
-        for row, key, offset, width, height, sha256 in zip(rows, *columns, strict=True):
+        names = ("key", "image_offset", "width", "height", "sha256")
+        columns = [*(table[name].to_pylist() for name in names), checksums_of(table) or [None] * len(rows)]
+        for row, key, offset, width, height, sha256, crc in zip(rows, *columns, strict=True):
             data = os.pread(self._descriptor, row.image_bytes, offset)
-            found = picture_fault(data, width, height, how.max_pixels, encoded_here=how.encoded_here)
+            is_other = crc not in (None, checksum(data))
+            found = None
+            if how.decode or crc is None or is_other:
+                found = picture_fault(data, width, height, how.max_pixels)
             if found is None and how.as_served and sha256 not in (None, hashlib.sha256(data).hexdigest()):
                 found = "expected the bytes as served, of the manifest's SHA-256, found others"
+            if found is None and is_other:
+                found = "expected the manifest's CRC-32, found another, although it can be decoded"
             if found:
                 faults.add("picture", self._name, found, member=f"{key}.{row.ext}", byte=offset)
         self._faults.take(faults)

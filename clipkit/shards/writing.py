@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from clipkit.atomic import PICTURES_BUFFER, TEMPORARIES, replaced, write_json
+from clipkit.shards.checksums import checksum, with_checksums
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.format import HEADER_BYTES, sample_key, shard_name, tar_end, tar_member
 from clipkit.shards.index import Index, IndexEntry
@@ -29,10 +30,12 @@ def write_shard(directory: Path, number: int, samples: pa.Table, images: Iterabl
     digest = hashlib.sha256()
     size = 0
     content_offsets: list[tuple[int, int]] = []
+    checksums: list[int] = []
     with replaced(path) as temporary, temporary.open("wb", PICTURES_BUFFER) as tar:
         for key, ext, caption, image in zip(keys, extensions, captions, images, strict=True):
             picture, text = tar_member(f"{key}.{ext}", image), tar_member(f"{key}.txt", caption.encode())
             content_offsets.append((size + HEADER_BYTES, size + len(picture) + HEADER_BYTES))
+            checksums.append(checksum(image))
             sample = picture + text
             digest.update(sample)
             tar.write(sample)
@@ -40,7 +43,7 @@ def write_shard(directory: Path, number: int, samples: pa.Table, images: Iterabl
         end = tar_end(size)
         digest.update(end)
         tar.write(end)
-    manifest = _manifest(samples, keys, content_offsets)
+    manifest = with_checksums(_manifest(samples, keys, content_offsets), checksums)
     manifest_sha256 = write_hashed(path.with_suffix(".parquet"), manifest)
     return IndexEntry("shard", path.name, len(keys), size + len(end), digest.hexdigest(), manifest_sha256)
 

@@ -196,6 +196,18 @@ def test_a_lost_manifest_is_made_of_its_tar(
     assert ShardSet(dataset).read(1, 5) == ShardSet(small_dataset).read(1, 5)
 
 
+def test_checksums_that_were_damaged_are_made_anew(dataset: Path) -> None:
+    manifest = dataset / "000001.parquet"
+    before = manifest.read_bytes()
+    place = before.index(b"clipkit.image_crc32") + 40
+    for wrong, pictures in ((b"\0", 0), (b"00000" * 4, 4)):
+        manifest.write_bytes(before[:place] + wrong + before[place + len(wrong) :])
+        assert abs(verify(dataset, decode=True).counts.get("picture", 0) - pictures) <= 1
+        assert repair(dataset).remade == ["000001.parquet"]
+        assert manifest.read_bytes() == before
+        assert verify(dataset, decode=True).ok
+
+
 def test_a_manifest_that_cannot_be_read_is_kept(dataset: Path) -> None:
     path, kept = dataset / "000001.parquet", dataset / "000001.parquet.broken"
     spoil(path.name)(dataset)
