@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
+from tests.conftest import WriteDataset
 from tests.object_store import BUCKET, ObjectStore
 from tests.serving import answering
 
@@ -102,6 +104,19 @@ def test_tars_are_waited_for_several_at_a_time(
     store.fault = meeting = Meeting("tar")
     READERS[reader](uploaded, tmp_path)
     assert meeting.took_place
+
+
+def test_what_comes_ahead_fits_into_the_cache(
+    store: ObjectStore, write_dataset: WriteDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "dataset", 7000, 1000)
+    store.fs.put(str(tmp_path / "dataset"), f"{BUCKET}/{tmp_path.name}", recursive=True)
+    largest = max(path.stat().st_size for path in (tmp_path / "dataset").glob("*.tar"))
+    monkeypatch.setenv("CLIPKIT_CACHE_BYTES", str(3 * largest))
+    directory = location(f"s3://{BUCKET}/{tmp_path.name}")
+    assert not filter_dataset(directory, tmp_path / "derived", FilterConfig(where="source_row % 2 = 0")).lost
+    asked = Counter(path for _, path in store.requests if path.endswith(".tar"))
+    assert len(asked) == 7 == asked.total()
 
 
 def test_a_report_reads_no_whole_tars(store: ObjectStore, uploaded: Path, small_dataset: Path) -> None:
