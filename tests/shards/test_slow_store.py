@@ -1,7 +1,9 @@
 """What is read behind addresses is waited for several at a time, and asked for again if it came damaged."""
 
+import pickle
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.locations import location
+from clipkit.model.preprocess import TrainTransform
+from clipkit.model.tokenizer import Tokenizer
+from clipkit.shards.bench import bench
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.parquet import write_hashed
@@ -117,6 +122,23 @@ def test_what_comes_ahead_fits_into_the_cache(
     assert not filter_dataset(directory, tmp_path / "derived", FilterConfig(where="source_row % 2 = 0")).lost
     asked = Counter(path for _, path in store.requests if path.endswith(".tar"))
     assert len(asked) == 7 == asked.total()
+
+
+def test_processes_of_a_machine_fetch_each_file_once(store: ObjectStore, uploaded: Path) -> None:
+    shard_set = ShardSet(str(uploaded))
+    store.requests.clear()
+    for each in (shard_set, pickle.loads(pickle.dumps(shard_set)), ShardSet(str(uploaded))):
+        assert [each.read(shard, 5).key[-1] for shard in range(3)] == ["5", "5", "5"]
+    asked = Counter(path.rpartition("/")[2] for _, path in store.requests if "/00000" in path)
+    assert asked == {f"{number:06d}.{kind}": 1 for number in range(3) for kind in ("tar", "parquet")}
+
+
+def test_fetching_is_not_measured_as_reading(store: ObjectStore, uploaded: Path) -> None:
+    shard_set = ShardSet(str(uploaded))
+    store.fault = lambda method, path: time.sleep(1)
+    settings = {"batch_size": 16, "workers": 0, "steps": 2}
+    found = bench(shard_set, **settings, transform=TrainTransform(16), tokenize=Tokenizer())
+    assert found.bottleneck != "read", found
 
 
 def test_a_report_reads_no_whole_tars(store: ObjectStore, uploaded: Path, small_dataset: Path) -> None:
