@@ -216,11 +216,14 @@ class _OnePass:
 
     def _rows(self) -> Iterator[UrlRow]:
         if self.which.kind == "list":
-            return self.source.stretch(self.which.first, self.which.records)
+            yield from self.source.stretch(self.which.first, self.which.records)
+            return
         retried = Retried(parts_folder(self.dataset.directory, self.number))
-        rows = (row for row in self.source if (row.source, row.source_row) in retried)
-        # What another tool could not fetch is a problem of the record until it is tried here.
-        return (row._replace(problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
+        with closing(self.source.read()) as every:
+            rows = (row for row in every if (row.source, row.source_row) in retried)
+            for row in itertools.islice(rows, self.which.records):  # behind the last one nothing is read
+                # What another tool could not fetch is a problem of the record until it is tried here.
+                yield row._replace(problem=None) if row.problem and REASONS[row.reason] else row
 
 
 def _survived(
