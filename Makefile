@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python examples/emoji/demo.py
 
-# Each file's tests in one of several processes of up to 3 GB: they wait for timeouts more than they compute.
+# Each file's tests in one of several processes, more than there are processors: a third of the time they wait.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --dist loadfile \
+	  --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # One of the long tests looks at a page in Chromium, and fails where there is none: apt-get install chromium.
 test-all: .venv/installed-all .venv-img2dataset/installed

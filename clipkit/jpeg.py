@@ -43,11 +43,13 @@ def decode_jpeg(jpeg: bytes, colour: str, **how: Any) -> Pixels:
     return np.asarray(simplejpeg.decode_jpeg(jpeg, colour, strict=False, **how), np.uint8)
 
 
-def check_whole(jpeg: bytes) -> None:
-    """Read all of the coded data, of an eighth of the pixels; raises ValueError as `decode_jpeg` does.
+def check_whole(jpeg: bytes, *, encoded_here: bool = False) -> None:
+    """Read all of the coded data, of an eighth of the pixels; raises ValueError as `decode_jpeg` does, of a
+    picture that was `encoded_here` for any complaint of libjpeg's: each tells of damage then.
 
     Pillow, which decodes what simplejpeg makes no RGB of, says nothing of pixels that are lost.
     """
     colours = jpeg_header(jpeg)[2]
     colour = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
-    decode_jpeg(jpeg, colour, min_height=1, min_width=1, fastdct=True)
+    decode = simplejpeg.decode_jpeg if encoded_here else decode_jpeg
+    decode(jpeg, colour, min_height=1, min_width=1, fastdct=True)

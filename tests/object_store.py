@@ -13,8 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import s3fs
-
 from tests.serving import answering
 
 BUCKET = "bucket"
@@ -103,6 +101,8 @@ class ObjectStore:
         self.http = _Listener(("127.0.0.1", 0), _Door)
         self.http.store = self
         self.endpoint = f"http://127.0.0.1:{self.http.server_address[1]}"
+        import s3fs  # here: loader processes import tests, and this takes longer than all the rest
+
         self.fs: Any = fs or s3fs.S3FileSystem(
             key="test", secret="test", endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True
         )

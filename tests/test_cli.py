@@ -216,7 +216,7 @@ def test_ingest_of_a_table_keeps_columns(server: Server, tmp_path: Path) -> None
 def test_ingest_of_yfcc(server: Server, tmp_path: Path) -> None:
     url = server.add("/0.jpg", answer(encoded(photo())))
     (tmp_path / "subset.tsv").write_text("".join(f"{line}\t{line + 10}\t{line:032x}\n" for line in (3, 5, 8)))
-    lines = [[str(line), str(line + 10), *["x"] * 23] for line in (3, 8)]
+    lines = [[str(line), str(line + 10), f"{line:032x}", *["x"] * 22] for line in (3, 8)]
     for line, title, marker in zip(lines, ("A+%26amp%3B+B", "video"), "01", strict=True):
         line[8], line[9], line[16], line[24] = title, "", url, marker
     (tmp_path / "yfcc100m_dataset").write_text("".join("\t".join(line) + "\n" for line in lines))

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -11,14 +12,20 @@ from clipkit.pictures import MAX_PIXELS
 
 MAX_DECODED_PIXELS = 89_000_000  # above this Pillow itself warns of a decompression bomb
 
-_PROXY = re.compile(r"(https?|socks4a?|socks5h?)://([!-~]+@)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}/?")
+_LABEL = "[A-Za-z0-9_-]{1,63}"
+_PROXY = re.compile(
+    rf"(https?|socks4a?|socks5h?)://([!-~]+@)?({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]):[0-9]{{1,5}}/?"
+)
 _CONTACT = re.compile(r"[\x20-\x7e]{1,200}")
 
 
 def _proxy(value: str) -> str:
-    if not _PROXY.fullmatch(value):
-        raise ValueError(f"expected http://HOST:PORT or socks5h://HOST:PORT, found {value!r}")
-    return value
+    try:
+        if _PROXY.fullmatch(value) and urlsplit(value).port:
+            return value
+    except ValueError:  # a port above 65,535, or what is no address of IPv6
+        pass
+    raise ValueError(f"expected http://HOST:PORT or socks5h://HOST:PORT, found {value!r}")
 
 
 def _contact(value: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from clipkit.ingest.sources import Source, identify, unique_names
+from clipkit.ingest.sources import Source, identify_all, unique_names
 from clipkit.ingest.table_files import row
 from clipkit.shards.picture_files import picture_table, read_picture
 from clipkit.shards.text_files import shortened
@@ -27,7 +27,7 @@ def local_files(path: Path, image_column: str = "filepath", caption_column: str 
             yield made if made.problem else made._replace(file=os.path.join(folder, made.url))  # noqa: PTH118
 
     reading = {"kind": "files", "image_col": image, "caption_col": caption}
-    return Source((identify(path, name),), table.count(), read, reading)
+    return Source(identify_all([path], [name]), table.count(), read, reading)
 
 
 def look_for_pictures(rows: Iterable[UrlRow]) -> None:

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import pycurl
@@ -17,14 +17,18 @@ import pycurl
 from clipkit.errors import NetworkError
 from clipkit.ingest.addresses import is_allowed
 from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.failures import curl_reason
 from clipkit.ingest.resolve import Resolve, system_resolve
 from clipkit.ingest.rows import UrlRow
+from clipkit.ingest.transfer import authorities
 from clipkit.ingest.urls import Target, request_target
 
 HOSTS = 10
 HOSTS_THAT_TELL = 5  # fewer may well be down by themselves
 CONTROL = "example.com"  # a name that is always there (RFC 2606)
-_WHO_ASKS = (12, 33)  # libcurl's numbers for what SOCKS proxies say: CURLPX_NO_AUTH, CURLPX_USER_REJECTED
+# libcurl's numbers, for which pycurl has no names.
+_WHO_ASKS = (12, 33)  # CURLPX_NO_AUTH, CURLPX_USER_REJECTED
+_NO_SOCKS = (2, 14, 15)  # CURLPX_BAD_VERSION, CURLPX_RECV_AUTH, CURLPX_RECV_CONNECT: not what SOCKS says
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
 
 Connect = Callable[[str, int, float], None]
@@ -160,20 +164,34 @@ def _ask_proxy(proxy: str, scheme: str, config: IngestConfig) -> None:
         pycurl.NOSIGNAL: 1,
         pycurl.TIMEOUT_MS: int(1000 * config.timeout),
         pycurl.USERAGENT: config.user_agent,
+        **authorities(),
     }.items():
         curl.setopt(option, value)
+    code, message = 0, ""
     with closing(curl):
-        with suppress(pycurl.error):  # any trouble but one may be that of this host
+        try:
             curl.perform()
+        except pycurl.error as error:
+            code, message = error.args
         statuses = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.HTTP_CONNECTCODE)
-        is_unknown = 407 in statuses or curl.getinfo(pycurl.PROXY_ERROR) in _WHO_ASKS
-    if is_unknown:
-        parts, told = urlsplit(proxy), " (HTTP 407)" if 407 in statuses else ""
-        raise NetworkError(
-            f"expected a proxy that lets us through at {parts.hostname}:{parts.port}, found that it wants a "
-            f"name and a password, or others{told}; nothing was marked as "
-            f"failed: give --proxy {parts.scheme}://NAME:PASSWORD@HOST:PORT and run the same again"
-        )
+        socks = curl.getinfo(pycurl.PROXY_ERROR)
+    parts = urlsplit(proxy)
+    if 407 in statuses or socks in _WHO_ASKS:
+        told = " (HTTP 407)" if 407 in statuses else ""
+        found = f"that it wants a name and a password, or others{told}"
+        mend = f"give --proxy {parts.scheme}://NAME:PASSWORD@HOST:PORT"
+    elif socks in _NO_SOCKS or (code and not any(statuses) and _is_tls(code, message)):
+        found, mend = message, "check --proxy"
+    else:
+        return  # any other trouble may be that of this host
+    raise NetworkError(
+        f"expected a proxy that lets us through at {parts.hostname}:{parts.port}, found {found}; nothing was "
+        f"marked as failed: {mend} and run the same again"
+    )
+
+
+def _is_tls(code: int, message: str) -> bool:
+    return curl_reason(code, message, received=False) == "tls"
 
 
 def _is_unknown(host: str, resolve: Resolve) -> bool:

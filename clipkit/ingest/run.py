@@ -19,7 +19,7 @@ from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
-from clipkit.shards.failure_files import count_retryable, urls_to_retry
+from clipkit.shards.failure_files import count_retryable, first_detail, urls_to_retry
 from clipkit.shards.index import index_sha256
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
@@ -129,7 +129,7 @@ def _judge(result: IngestResult) -> None:
         hint = f"; if the hosts are yours, start anew with {option}" if option else ""
         raise DatasetError(
             f"{result.out}: none of {result.records:,} URLs gave a sample, {count:,} of them ended as "
-            f"{reason}{hint}; {result.report} tells more"
+            f"{reason} ({shortened(first_detail(result.out, reason), 200)}){hint}; {result.report} tells more"
         )
 
 
@@ -216,11 +216,14 @@ class _OnePass:
 
     def _rows(self) -> Iterator[UrlRow]:
         if self.which.kind == "list":
-            return self.source.stretch(self.which.first, self.which.records)
+            yield from self.source.stretch(self.which.first, self.which.records)
+            return
         retried = Retried(parts_folder(self.dataset.directory, self.number))
-        rows = (row for row in self.source if (row.source, row.source_row) in retried)
-        # What another tool could not fetch is a problem of the record until it is tried here.
-        return (row._replace(problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
+        with closing(self.source.read()) as every:
+            rows = (row for row in every if (row.source, row.source_row) in retried)
+            for row in itertools.islice(rows, self.which.records):  # behind the last one nothing is read
+                # What another tool could not fetch is a problem of the record until it is tried here.
+                yield row._replace(problem=None) if row.problem and REASONS[row.reason] else row
 
 
 def _survived(

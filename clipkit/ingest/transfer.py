@@ -251,9 +251,13 @@ def _options(config: IngestConfig) -> dict[int, object]:
     }
     if pycurl.version_info()[2] >= _QUICK_EXIT_SINCE:
         options[_QUICK_EXIT] = 1  # a silent name server keeps its own URL waiting, not the worker
-    if bundle := _ca_bundle():
-        options[pycurl.CAINFO] = bundle
-    return options
+    return options | authorities()
+
+
+def authorities() -> dict[int, object]:
+    """Return libcurl's options for whose certificates are believed: those of servers, and of proxies."""
+    bundle = _ca_bundle()
+    return {pycurl.CAINFO: bundle, pycurl.PROXY_CAINFO: bundle} if bundle else {}
 
 
 @lru_cache(maxsize=1)

@@ -14,13 +14,16 @@ from clipkit.pictures import MAX_PIXELS, check_scans
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]  # what ingest stores; decoders of pixels alone
 
 
-def picture_fault(data: bytes, width: int | None, height: int | None, max_pixels: int) -> str | None:
+def picture_fault(
+    data: bytes, width: int | None, height: int | None, max_pixels: int, *, encoded_here: bool = False
+) -> str | None:
     """Decode a picture whole; return what is wrong with it, None if nothing is.
 
     A picture stored as served may lie on its side, as its Exif says: `width` and `height` are of it upright.
+    What the decoder forgives such a one is damage to one that was `encoded_here`, by ingest.
     """
     try:
-        size = _decoded(data, max_pixels)
+        size = _decoded(data, max_pixels, encoded_here)
     except Exception as error:  # decoders fed with damaged bytes raise anything
         return f"expected a picture that can be decoded, found: {' '.join(str(error).split())[:200]}"
     if None not in (width, height) and size != (width, height):
@@ -48,7 +51,7 @@ def opened_picture(data: bytes) -> Iterator[Image.Image]:
         yield picture
 
 
-def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
+def _decoded(data: bytes, max_pixels: int, encoded_here: bool) -> tuple[int, int]:
     """Decode all of a picture; return its width and height, upright."""
     check_scans(data)
     with opened_picture(data) as picture:
@@ -60,7 +63,7 @@ def _decoded(data: bytes, max_pixels: int) -> tuple[int, int]:
             and picture.mode in ("L", "RGB", "CMYK")
             and _is_known_to_turbojpeg(data)
         ):
-            check_whole(data)
+            check_whole(data, encoded_here=encoded_here)
         else:
             picture.load()
     return size

@@ -53,7 +53,9 @@ def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Fiel
         known = _known(old, int(path.stem), walked.samples)
         for sample in walked.samples:
             data = os.pread(descriptor, sample.place.image_bytes, sample.place.image_offset)
-            if how.decode and (fault := picture_fault(data, None, None, how.max_pixels)):
+            if how.decode and (
+                fault := picture_fault(data, None, None, how.max_pixels, encoded_here=how.encoded_here)
+            ):
                 key = sample_key(int(path.stem), sample.number)
                 return Remade(None, f"{path.name}, {key}.{sample.ext}: {fault}")
             row = _row(int(path.stem), sample, data, known, as_served=how.as_served)

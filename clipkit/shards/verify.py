@@ -129,7 +129,8 @@ def how_of(dataset: Dataset | None, decode: bool) -> How:
     image = dataset.description.image if dataset else {}
     most = image.get("max_pixels")
     pixels = most if isinstance(most, int) and not isinstance(most, bool) else MAX_PIXELS
-    return How(decode, image.get("keep_original") is True, max(pixels, MAX_PIXELS))
+    kept = image.get("keep_original")
+    return How(decode, kept is True, kept is False, max(pixels, MAX_PIXELS))
 
 
 def shard_verdicts(

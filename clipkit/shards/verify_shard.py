@@ -31,10 +31,13 @@ class Listed(NamedTuple):
 
 
 class How(NamedTuple):
-    """How thoroughly: with `decode` each picture is decoded, and hashed if they are `as_served`."""
+    """How thoroughly: with `decode` each picture is decoded, and hashed if they are `as_served`, and not
+    `encoded_here`. Neither is so where that is not known.
+    """
 
     decode: bool = False
     as_served: bool = False
+    encoded_here: bool = False
     max_pixels: int = MAX_PIXELS
 
 
@@ -183,7 +186,7 @@ class _Tar:
         columns = (table[name].to_pylist() for name in ("key", "image_offset", "width", "height", "sha256"))
         for row, key, offset, width, height, sha256 in zip(rows, *columns, strict=True):
             data = os.pread(self._descriptor, row.image_bytes, offset)
-            found = picture_fault(data, width, height, how.max_pixels)
+            found = picture_fault(data, width, height, how.max_pixels, encoded_here=how.encoded_here)
             if found is None and how.as_served and sha256 not in (None, hashlib.sha256(data).hexdigest()):
                 found = "expected the bytes as served, of the manifest's SHA-256, found others"
             if found:

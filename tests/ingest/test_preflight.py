@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from clipkit.errors import NetworkError
 from clipkit.ingest.conceptual_captions import conceptual_captions
@@ -136,10 +137,20 @@ def test_an_ingest_through_a_proxy_that_refuses_our_name_marks_nothing(
     assert not list((tmp_path / "dataset").glob("failures/*"))
 
 
+NAME_WANTED = "wants a name and a password.*socks5h://NAME:PASSWORD"
+
+
 @pytest.mark.parametrize(
-    "answers", [[b"\x05\xff"], [b"\x05\x02", b"\x01\x01"]], ids=["not without", "refused"]
+    ("answers", "found"),
+    [
+        ([b"\x05\xff"], NAME_WANTED),
+        ([b"\x05\x02", b"\x01\x01"], NAME_WANTED),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], "check --proxy"),
+        ([b""], "check --proxy"),
+    ],
+    ids=["not without a name", "not with this one", "no SOCKS", "nothing"],
 )
-def test_a_socks_proxy_that_refuses_our_name_stops_it(answers: list[bytes]) -> None:
+def test_a_socks_proxy_that_lets_nobody_through_stops_it(answers: list[bytes], found: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def work() -> None:
@@ -153,6 +164,16 @@ def test_a_socks_proxy_that_refuses_our_name_stops_it(answers: list[bytes]) -> N
         thread = threading.Thread(target=work)
         thread.start()
         config = CONFIG.model_copy(update={"proxy": f"socks5h://127.0.0.1:{listening.getsockname()[1]}"})
-        with pytest.raises(NetworkError, match=r"wants a name and a password.*socks5h://NAME:PASSWORD"):
+        with pytest.raises(NetworkError, match=found):
             preflight(NAMED, config)
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["h:1", "http://h:0", "http://h:65536", "http://h..i:1", "http://[zz]:1", "http://::1:1", "http://u@:1"],
+)
+def test_what_is_no_proxy_is_refused_as_a_setting(proxy: str) -> None:
+    with pytest.raises(ValidationError, match="expected http://HOST:PORT"):
+        IngestConfig(proxy=proxy)
+    assert IngestConfig(proxy="socks5h://u:p@[::1]:1/").proxy

@@ -117,3 +117,23 @@ def test_connections_that_end_without_a_goodbye_end_as_over_http(
     finished = clipkit("ingest", "cc", tmp_path / "list.tsv", *words)
     assert finished.returncode == 0, finished.stderr
     assert became(tmp_path / "out") == expected
+
+
+def test_proxies_that_speak_tls_are_believed_like_servers(
+    servers: dict[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "known.pem"))
+    (tmp_path / "list.tsv").write_text("x\thttp://nobody.invalid/picture\n")
+    out = tmp_path / "out"
+    for name in ("expired", "good"):
+        servers[name].add("http://nobody.invalid/picture", answer(encoded(photo())))
+        proxy = servers[name].url("").replace("http://127.0.0.1", "https://localhost")
+        words = ["--proxy", proxy, "--retries", 0, "--out", out]
+        finished = clipkit("ingest", "cc", tmp_path / "list.tsv", *words)
+        if name == "good":
+            assert finished.returncode == 0, finished.stderr
+            assert "samples   1 (100.0%)" in finished.stdout
+        else:
+            assert "expected a proxy that lets us through at localhost" in finished.stderr
+            assert "certificate" in finished.stderr and "check --proxy" in finished.stderr
+            assert not (out / "failures").exists()

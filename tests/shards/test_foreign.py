@@ -23,7 +23,7 @@ from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet, name_of
 from tests.conftest import picture
 from tests.datasets import everything
-from tests.shards.test_loader import tokenize, transform
+from tests.shards.functions import tokenize, transform
 from tests.tars import write_img2dataset, write_tar
 
 

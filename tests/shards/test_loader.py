@@ -21,17 +21,7 @@ from clipkit.shards.plan import ShardPlan
 from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
-
-
-def transform(image: bytes, key: int) -> np.ndarray:
-    """Stands for a decoder: pixels that depend on the bytes and on the key, so that both are compared."""
-    digest = np.frombuffer(image[-24:], np.uint8).copy()
-    digest[:8] ^= np.frombuffer(key.to_bytes(8, "little"), np.uint8)
-    return digest.reshape(3, 2, 4)
-
-
-def tokenize(captions: list[str]) -> np.ndarray:
-    return np.array([[int(caption.rsplit(" ", 1)[1]), len(caption)] for caption in captions])
+from tests.shards.functions import tokenize, transform
 
 
 def read(shard_set: ShardSet | Mixture, **settings: Any) -> list[Batch]:

@@ -127,7 +127,7 @@ ARGUMENTS = """
 import sys
 if "--given" not in sys.argv:
     sys.exit("expected arguments")
-from tests.shards.test_loader import tokenize, transform as made
+from tests.shards.functions import tokenize, transform as made
 
 def transform(image, key):
     return made(image, key)

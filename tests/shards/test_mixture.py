@@ -16,15 +16,7 @@ from clipkit.errors import ConfigError
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.mixture import Mixture, MixturePlan
 from clipkit.shards.shard_set import ShardSet
-
-
-def transform(image: bytes, key: int) -> np.ndarray:
-    pixels = np.frombuffer(image[-16:] + key.to_bytes(8, "little"), np.uint8)
-    return pixels.reshape(3, 2, 4)
-
-
-def tokenize(captions: list[str]) -> np.ndarray:
-    return np.array([[int(caption.rsplit(" ", 1)[1])] for caption in captions])
+from tests.shards.functions import tokenize, transform
 
 
 def read(shards: ShardSet | Mixture, **settings: Any) -> list[Batch]:

@@ -86,6 +86,8 @@ def test_bytes_between_the_last_scan_and_the_end_cost_no_picture(options: dict[s
     assert all(isinstance(picture, Picture) for picture in pictures)
     assert len({getattr(picture, "content", None) for picture in pictures}) == 1
     assert picture_fault(padded, 100, 50, max_pixels=10_000) is None
+    assert picture_fault(padded, 100, 50, max_pixels=10_000, encoded_here=True) is not None
+    assert picture_fault(whole, 100, 50, max_pixels=10_000, encoded_here=True) is None
     short = whole[: len(whole) * 3 // 4] + whole[-2:]
     assert isinstance(process(short, IngestConfig()), Failed)
     assert picture_fault(short, 100, 50, max_pixels=10_000) is not None

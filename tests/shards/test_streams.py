@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
 from tests.conftest import WriteDataset
 from tests.processes import living, until, wait_until_gone
+from tests.shards.functions import tokenize, transform
 from tests.shards.streaming import content, stream
 
 SCRIPT = "tests.shards.streaming"
@@ -36,14 +36,6 @@ def said(*words: Any) -> Any:
         output, _ = process.communicate()
     assert process.returncode == 0
     return json.loads(output)
-
-
-def transform(image: bytes, key: int) -> np.ndarray:
-    return np.frombuffer(key.to_bytes(8, "little") + image[-16:], np.uint8).reshape(3, 2, 4)
-
-
-def tokenize(captions: list[str]) -> np.ndarray:
-    return np.array([[int(caption.rsplit(" ", 1)[1])] for caption in captions])
 
 
 def plain(shard_set: ShardSet, count: int, **settings: Any) -> list[Batch]:

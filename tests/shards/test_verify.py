@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 
 from clipkit.errors import DatasetError
 from clipkit.shards.dataset import Pass, open_for_writing, read_dataset
@@ -136,6 +137,29 @@ def test_a_change_that_no_decoder_sees_is_a_fault_all_the_same(dataset: Path) ->
     result = verify(dataset, decode=True)
     assert causes(result) == {"sha256": 1}
     assert "which of the pictures changed cannot be told" in result.faults[0].words
+
+
+def test_what_is_forgiven_pictures_of_others_is_damage_to_one_of_ingests(dataset: Path) -> None:
+    """A flipped bit that makes the coded pixels end early, so that bytes are left over."""
+    known = row(dataset, 7)
+    places = range(known["image_offset"] + known["image_bytes"] - 3, known["image_offset"], -1)
+    for byte in places:
+        flip(dataset / SHARD, byte)
+        with (dataset / SHARD).open("rb") as tar:
+            tar.seek(known["image_offset"])
+            try:
+                simplejpeg.decode_jpeg(tar.read(known["image_bytes"]))
+            except ValueError as error:
+                if "extraneous bytes before marker 0xd9" in str(error):
+                    break
+        flip(dataset / SHARD, byte)
+    assert causes(verify(dataset)) == {"sha256": 1}  # it may have come so
+    described = json.loads((dataset / "dataset.json").read_text())
+    described["image"]["keep_original"] = False
+    write_sealed(dataset / "dataset.json", described)
+    result = verify(dataset)
+    assert causes(result) == {"picture": 1, "sha256": 1}
+    assert one(result, "picture").member == f"{known['key']}.jpg"
 
 
 def test_what_was_cut_off(dataset: Path) -> None:

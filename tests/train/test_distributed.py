@@ -49,6 +49,7 @@ def test_parameter_gradients_of_two_ranks_are_those_of_one(one: Path, two: Path)
             torch.testing.assert_close(gradient, whole["gradients"][name], rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_the_first_step_of_processes_rounds_as_all_others() -> None:
     launched(4, Path(__file__).with_name("two_passes.py"))
 
