@@ -20,7 +20,6 @@ from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
 from clipkit.shards.failure_files import count_retryable, first_detail, urls_to_retry
-from clipkit.shards.index import index_sha256
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
@@ -176,7 +175,7 @@ class _OnePass:
             )
         totals = Totals(records=dataset.listed, samples=samples, failures=failures, shards=len(index.shards))
         write_report(dataset.directory)
-        dataset.finish(totals, index_sha256(dataset.directory))
+        dataset.finish(totals, index.sha256)
 
     def _fill(self, packer: Packer, todo: list[int], display: Progress) -> None:
         directory, records, config = self.dataset.directory, self.which.records, self.config

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from clipkit.atomic import write_table
 from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import MAGIC, REMEDY, parsed
+from clipkit.shards.parquet import MAGIC, REMEDY, parsed, write_hashed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
@@ -58,7 +57,7 @@ class IngestProgress(NamedTuple):
 class Index:
     """The committed files of a dataset, in order, and how far ingest has come.
 
-    `sha256` (hex) is that of the file that was read.
+    `sha256` (hex) is that of the file that was read or written last.
     """
 
     entries: list[IndexEntry] = field(default_factory=list)
@@ -113,11 +112,13 @@ class Index:
         return [size or 0 for size in sizes[len(tars) :]]
 
     def write(self, directory: Path) -> None:
-        """Replace the directory's index by this one: shards by number, then failure files."""
+        """Replace the directory's index by this one, whose `sha256` it gets: shards by number, then failure
+        files.
+        """
         self.entries.sort(key=lambda entry: (entry.kind != "shard", entry.name))
         columns = {name: [getattr(entry, name) for entry in self.entries] for name in INDEX_SCHEMA.names}
         schema = INDEX_SCHEMA.with_metadata({_PROGRESS: json.dumps(self.progress._asdict()).encode()})
-        write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
+        self.sha256 = write_hashed(directory / INDEX_FILE, pa.table(columns, schema=schema))
 
 
 def index_sha256(directory: Path) -> str:

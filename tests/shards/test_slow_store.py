@@ -23,7 +23,10 @@ from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.bench import bench
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.index import index_sha256
+from clipkit.shards.packing import Packer
 from clipkit.shards.parquet import write_hashed
+from clipkit.shards.parts import PartWriter
 from clipkit.shards.report import gather
 from clipkit.shards.resemblance import Pictures
 from clipkit.shards.shard_set import ShardSet
@@ -154,6 +157,24 @@ def test_a_report_reads_no_whole_tars(store: ObjectStore, uploaded: Path, small_
     of_bucket, of_disk = gather(uploaded), gather(small_dataset)
     assert of_bucket.pictures == of_disk.pictures and len(of_disk.pictures) == 48 == len(asked)
     assert sum(path.endswith(".tar") for _, path in store.requests) == 48
+
+
+def test_parts_in_a_bucket_are_removed_once_and_the_index_is_not_read_again(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    directory = location(f"s3://{BUCKET}/{tmp_path.name}")
+    packer = Packer(directory, commit_seconds=0)
+    for chunk in range(5):
+        with PartWriter(packer.parts, chunk) as part:
+            for row in range(1000):
+                known = {"source": "list.tsv", "source_row": 1000 * chunk + row, "url": "u", "caption": "c"}
+                part.success(known | {"ext": "jpg"}, b"picture")
+        packer.add(chunk)
+    index = packer.finish(5)
+    removed = Counter(path.partition("?")[0] for method, path in store.requests if method == "DELETE")
+    assert len(removed) == 10 == removed.total()
+    assert not [path for method, path in store.requests if method == "GET" and path.endswith("index.parquet")]
+    assert index.sha256 == index_sha256(directory)
 
 
 def test_the_hash_of_a_manifest_is_that_of_what_was_written(store: ObjectStore, tmp_path: Path) -> None:
