@@ -88,10 +88,11 @@ class Index:
                 f"{directory / INDEX_FILE}: expected each shard once, found {twice} twice; {REMEDY}"
             )
 
-    def check_files(self, directory: Path) -> None:
+    def check_files(self, directory: Path) -> list[int]:
         """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed.
 
-        Also for one whose manifest is missing, or that is listed twice.
+        Also for one whose manifest is missing, or that is listed twice. Return the manifests' sizes in bytes,
+        below 0 where a server does not tell it.
         """
         self.check_once(directory)
         tars = [directory / shard.name for shard in self.shards]
@@ -109,6 +110,7 @@ class Index:
                 raise DatasetError(
                     f"{path}: expected {shard.bytes} bytes as the index says, found {found}; restore it"
                 )
+        return [size or 0 for size in sizes[len(tars) :]]
 
     def write(self, directory: Path) -> None:
         """Replace the directory's index by this one: shards by number, then failure files."""
