@@ -29,7 +29,7 @@ from clipkit.shards.text_files import shortened
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
-_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts and files
+_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts
 _LOOKED_FOR_SECONDS = 5.0
 _ALLOWED_BY = {"address": "--allow-private-hosts", "opted_out": "--ignore-robots-tag"}
 
@@ -72,8 +72,10 @@ def ingest(
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
-                first = _first_rows(source, dataset, which)
-                look_for_pictures(first)
+                listed = max(dataset.listed, which.first + which.records)
+                first = _first_rows(source, dataset, which, listed)
+                if any(row.file for row in first):
+                    look_for_pictures(source.stretch(0, listed))
                 preflight(first, config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:
@@ -101,13 +103,13 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield Pass(kind="retry", records=records)
 
 
-def _first_rows(source: Source, dataset: Dataset, which: Pass) -> list[UrlRow]:
+def _first_rows(source: Source, dataset: Dataset, which: Pass, listed: int) -> list[UrlRow]:
     if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind
         urls = itertools.islice(urls_to_retry(dataset.directory), _TRIED_FIRST)
         return [UrlRow("", 0, url, "") for url in urls]
     first: list[UrlRow] = []
     begun = time.monotonic()
-    with closing(source.stretch(0, which.first + which.records)) as rows:
+    with closing(source.stretch(0, listed)) as rows:
         for row in itertools.islice(rows, _TRIED_FIRST):
             first.append(row)
             if time.monotonic() - begun > _LOOKED_FOR_SECONDS:
