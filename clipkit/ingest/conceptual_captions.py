@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, identify_all, refuse_mixed_splits, unique_names
 from clipkit.shards.text_files import check_utf8, count_lines, opened, read_records, shortened
 
 _RECORDS_LOOKED_AT = 100
@@ -31,8 +31,7 @@ def conceptual_captions(paths: Sequence[Path]) -> Source:
                 for number, record in enumerate(read_records(stream)):
                     yield _row(name, number, record, url_column)
 
-    files = tuple(identify(path, name) for path, name in zip(paths, names, strict=True))
-    return Source(files, sum(map(count_lines, paths)), read)
+    return Source(identify_all(paths, names), sum(map(count_lines, paths)), read)
 
 
 def _row(source: str, number: int, record: str, url_column: int) -> UrlRow:

@@ -1,12 +1,13 @@
 """Tables of pictures on this machine, as OpenCLIP's CSV files are: a path and a caption in each record."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from clipkit.ingest.sources import Source, identify, unique_names
+from clipkit.ingest.sources import Source, identify_all, unique_names
 from clipkit.ingest.table_files import row
 from clipkit.shards.picture_files import picture_table, read_picture
 from clipkit.shards.text_files import shortened
@@ -27,28 +28,32 @@ def local_files(path: Path, image_column: str = "filepath", caption_column: str 
             yield made if made.problem else made._replace(file=os.path.join(folder, made.url))  # noqa: PTH118
 
     reading = {"kind": "files", "image_col": image, "caption_col": caption}
-    return Source((identify(path, name),), table.count(), read, reading)
+    return Source(identify_all([path], [name]), table.count(), read, reading)
 
 
-def look_for_pictures(rows: Iterable[UrlRow]) -> None:
-    """Raise SourceError if rows have pictures on this machine, and none of them is there.
+def look_for_pictures(rows: Generator[UrlRow]) -> None:
+    """Raise SourceError if the rows have pictures on this machine, and none of them is there.
 
-    Then the paths begin elsewhere, or a disk is not mounted, and all would fail for good.
+    Then the paths begin elsewhere, or a disk is not mounted, and all would fail for good. One that is there
+    ends the search.
     """
-    looked_at, first = 0, ""
-    for path in (each.file for each in rows if isinstance(each.file, str) and not each.span):
-        try:
-            Path(path).stat()
-        except (OSError, ValueError) as error:
-            first = first or f"{shortened(path, 500)}: {getattr(error, 'strerror', None) or error}"
-            looked_at += 1
-        else:
-            return
-    if looked_at:
+    looked_for, first = 0, ""
+    with closing(rows):
+        for path in (row.file for row in rows if not row.problem):
+            if not isinstance(path, str):
+                return
+            try:
+                Path(path).stat()
+            except (OSError, ValueError) as error:
+                first = first or f"{shortened(path, 500)}: {getattr(error, 'strerror', None) or error}"
+                looked_for += 1
+            else:
+                return
+    if looked_for:
         raise SourceError(
-            f"expected pictures at the table's paths, found none at the first {looked_at:,} ({first}); "
-            "nothing was marked as failed: relative paths begin at the table's folder; move the table, or "
-            "mend its paths, and run the same command again"
+            f"expected pictures at the table's paths, found none of {looked_for:,} ({first}); nothing was "
+            "marked as failed: relative paths begin at the table's folder; move the table, or mend its "
+            "paths, and run the same command again"
         )
 
 

@@ -19,8 +19,7 @@ from clipkit.ingest.tally import Tally
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.progress import Progress
 from clipkit.shards.dataset import Dataset, DatasetDescription, Pass, Totals, open_for_writing
-from clipkit.shards.failure_files import count_retryable, urls_to_retry
-from clipkit.shards.index import index_sha256
+from clipkit.shards.failure_files import count_retryable, first_detail, urls_to_retry
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import parts_folder
 from clipkit.shards.passes import Retried, prepare_pass
@@ -30,7 +29,7 @@ from clipkit.shards.text_files import shortened
 
 WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest before a worker does
 _CRASHES_IN_A_ROW = 3
-_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts and files
+_TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts
 _LOOKED_FOR_SECONDS = 5.0
 _ALLOWED_BY = {"address": "--allow-private-hosts", "opted_out": "--ignore-robots-tag"}
 
@@ -73,8 +72,10 @@ def ingest(
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             if not tallies and engine is local:  # the others' network is another one
-                first = _first_rows(source, dataset, which)
-                look_for_pictures(first)
+                listed = max(dataset.listed, which.first + which.records)
+                first = _first_rows(source, dataset, which, listed)
+                if any(row.file for row in first):
+                    look_for_pictures(source.stretch(0, listed))
                 preflight(first, config)
             one = _OnePass(dataset, which, source, config, engine)
             with progress(one.title, which.records, "URLs") as display:
@@ -102,13 +103,13 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield Pass(kind="retry", records=records)
 
 
-def _first_rows(source: Source, dataset: Dataset, which: Pass) -> list[UrlRow]:
+def _first_rows(source: Source, dataset: Dataset, which: Pass, listed: int) -> list[UrlRow]:
     if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind
         urls = itertools.islice(urls_to_retry(dataset.directory), _TRIED_FIRST)
         return [UrlRow("", 0, url, "") for url in urls]
     first: list[UrlRow] = []
     begun = time.monotonic()
-    with closing(source.stretch(0, which.first + which.records)) as rows:
+    with closing(source.stretch(0, listed)) as rows:
         for row in itertools.islice(rows, _TRIED_FIRST):
             first.append(row)
             if time.monotonic() - begun > _LOOKED_FOR_SECONDS:
@@ -129,7 +130,7 @@ def _judge(result: IngestResult) -> None:
         hint = f"; if the hosts are yours, start anew with {option}" if option else ""
         raise DatasetError(
             f"{result.out}: none of {result.records:,} URLs gave a sample, {count:,} of them ended as "
-            f"{reason}{hint}; {result.report} tells more"
+            f"{reason} ({shortened(first_detail(result.out, reason), 200)}){hint}; {result.report} tells more"
         )
 
 
@@ -176,7 +177,7 @@ class _OnePass:
             )
         totals = Totals(records=dataset.listed, samples=samples, failures=failures, shards=len(index.shards))
         write_report(dataset.directory)
-        dataset.finish(totals, index_sha256(dataset.directory))
+        dataset.finish(totals, index.sha256)
 
     def _fill(self, packer: Packer, todo: list[int], display: Progress) -> None:
         directory, records, config = self.dataset.directory, self.which.records, self.config
@@ -216,11 +217,14 @@ class _OnePass:
 
     def _rows(self) -> Iterator[UrlRow]:
         if self.which.kind == "list":
-            return self.source.stretch(self.which.first, self.which.records)
+            yield from self.source.stretch(self.which.first, self.which.records)
+            return
         retried = Retried(parts_folder(self.dataset.directory, self.number))
-        rows = (row for row in self.source if (row.source, row.source_row) in retried)
-        # What another tool could not fetch is a problem of the record until it is tried here.
-        return (row._replace(problem=None) if row.problem and REASONS[row.reason] else row for row in rows)
+        with closing(self.source.read()) as every:
+            rows = (row for row in every if (row.source, row.source_row) in retried)
+            for row in itertools.islice(rows, self.which.records):  # behind the last one nothing is read
+                # What another tool could not fetch is a problem of the record until it is tried here.
+                yield row._replace(problem=None) if row.problem and REASONS[row.reason] else row
 
 
 def _survived(

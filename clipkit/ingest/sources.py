@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -15,12 +15,15 @@ import pyarrow as pa
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import Chunk, UrlRow
 from clipkit.locations import is_remote
+from clipkit.progress import Progress
 from clipkit.shards.dataset import SourceFile
 from clipkit.shards.text_files import check_regular, name_without_compression
 
 _VALIDATION = re.compile(r"(?<![a-z])val")
 _SPLIT = re.compile(r"train(ing)?|val(id(ation)?)?")
 _NAMED_IN_A_CALL = 3
+_MB = 1_000_000
+_MUCH_BYTES = 2_000 * _MB  # some seconds to read
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,32 @@ def chunks(rows: Iterable[UrlRow], size: int) -> Iterator[Chunk]:
         yield Chunk(number, taken)
 
 
-def identify(path: Path, name: str) -> SourceFile:
-    """Return what identifies a file: size and SHA-256 of its bytes as stored. Raises SourceError."""
+def identify_all(paths: Sequence[Path], names: Sequence[str]) -> tuple[SourceFile, ...]:
+    """Return what identifies each file, under these names; of much to read is shown how far it is.
+
+    Raises SourceError.
+    """
+    total, done = sum(path.stat().st_size for path in paths if path.is_file()), 0
+    with Progress("check", total // _MB, "MB") if total >= _MUCH_BYTES else nullcontext() as display:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            if display:
+                display.update(done // _MB)
+
+        return tuple(identify(path, name, read) for path, name in zip(paths, names, strict=True))
+
+
+def identify(path: Path, name: str, read: Callable[[int], None] = lambda _: None) -> SourceFile:
+    """Return what identifies a file: size and SHA-256 of its bytes as stored. `read` is told of each piece.
+
+    Raises SourceError.
+    """
     try:
         with path.open("rb") as stream:
             check_regular(stream, path)
-            return identified(stream, name)
+            return identified(stream, name, read)
     except OSError as error:
         raise SourceError(
             f"{path}: expected a list or a table, found that it cannot be read ({error.strerror}); "
@@ -82,9 +105,12 @@ def identify(path: Path, name: str) -> SourceFile:
         ) from None
 
 
-def identified(stream: BinaryIO, name: str) -> SourceFile:
+def identified(stream: BinaryIO, name: str, read: Callable[[int], None] = lambda _: None) -> SourceFile:
     """Return what identifies an opened file."""
-    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    while piece := stream.read(_MB):
+        digest.update(piece)
+        read(len(piece))
     return SourceFile(name=name, bytes=stream.tell(), sha256=digest.hexdigest())
 
 

@@ -11,7 +11,7 @@ from clipkit.errors import SourceError
 from clipkit.ingest.blurring import with_boxes
 from clipkit.ingest.expected_hash import with_hash
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, identify_all, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_formats import JsonLines, Parquet, Table, as_text, is_nested
 from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.picture_files import SEPARATORS
@@ -110,7 +110,7 @@ def table_files(
                 yield made
 
     return Source(
-        files=tuple(identify(path, name) for path, name in zip(files, names, strict=True)),
+        files=identify_all(files, names),
         records=sum(one.table.count() for one in tables),
         read=read,
         reading={

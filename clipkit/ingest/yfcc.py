@@ -20,7 +20,7 @@ import numpy as np
 
 from clipkit.errors import SourceError, tell
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify, unique_names
+from clipkit.ingest.sources import Source, identify_all, unique_names
 from clipkit.shards.text_files import check_utf8, count_lines, opened, read_lines, read_records, shortened
 
 CAPTIONS = ("title", "description", "both")
@@ -66,7 +66,6 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     in the subset's order. Raises SourceError for files that cannot be read as such.
     """
     names = unique_names([subset, metadata])
-    files = (identify(subset, names[0]), identify(metadata, names[1]))
     in_order = _check(subset)
     with opened(metadata) as stream:
         sqlite = stream.read(len(_SQLITE)) == _SQLITE
@@ -92,6 +91,7 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
                 yield _row(names[0], row, photo, caption, mirror)
 
     reading: dict[str, str | bool] = {"kind": "yfcc", "caption": caption, "mirror": mirror}
+    files = identify_all([subset, metadata], names)  # minutes: what is wrong is better known before
     return Source(files, count_lines(subset), read, reading, read_stretch=read)
 
 

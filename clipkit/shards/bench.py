@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from clipkit.cpus import available_cpus
 from clipkit.errors import DatasetError
+from clipkit.locations import each_of
 from clipkit.pictures import Pixels
 from clipkit.processes import keep_freed_memory
 from clipkit.shards.bottleneck import Figures, judged
@@ -167,6 +168,8 @@ class _Alone:
                 with suppress(DatasetError):
                     sets[number].read(place.shard, place.row)
 
+        for each in sets:
+            self._fetched(each, places)
         with ThreadPoolExecutor(at_once) as threads:
             begun = time.perf_counter()
             list(threads.map(read, range(at_once)))
@@ -174,11 +177,25 @@ class _Alone:
 
     def _batch(self, number: int) -> Batch:
         collator = Collator(self._batch_size, self._tokenize)
-        places = [place for place in self._plan.places(number, slice(None)) if self._made(place, collator)]
+        there = self._plan.places(number, slice(None))
+        self._fetched(self._shard_set, there)
+        places = [place for place in there if self._made(place, collator)]
         if not places:
             raise DatasetError(f"{self._shard_set.source}: none of {self._batch_size} samples can be read")
         self._samples += len(places)
         return self._clock.timed("collate", collator.batch, [place.position for place in places])
+
+    def _fetched(self, shard_set: ShardSet, places: Sequence[Place]) -> None:
+        """Have what lies behind an address here, as it is for a stream, which fetches it ahead."""
+        if not shard_set.is_remote:
+            return
+
+        def read(place: Place) -> None:
+            with suppress(DatasetError):  # which the reading itself meets
+                shard_set.read(place.shard, place.row)
+
+        for _ in each_of(read, {place.shard: place for place in places}.values(), remote=True):
+            pass
 
     def _made(self, place: Place, collator: Collator) -> bool:
         clock = self._clock

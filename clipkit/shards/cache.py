@@ -98,6 +98,11 @@ class Cache:
             os.close(descriptor)
             path.unlink(missing_ok=True)
 
+    def read(self, wanted: Wanted) -> bytes:
+        """Return the file's content. Raises as `open`."""
+        with os.fdopen(self.open(wanted), "rb") as file:
+            return file.read()
+
     def fill(self, wanted: Wanted) -> None:
         """Download the file if it is not there, nor what others download now leaves no room for it.
 

@@ -43,6 +43,14 @@ def count_retryable(directory: Path) -> int:
     return sum(counts)
 
 
+def first_detail(directory: Path, reason: str) -> str:
+    """Return what the first failure of that reason says more. Raises DatasetError as reading does."""
+    for table in failures_of(directory, ["reason", "detail"]):
+        if len(found := table.filter(pc.equal(table["reason"], reason))):
+            return str(found["detail"][0])
+    return ""
+
+
 def urls_to_retry(directory: Path) -> Iterator[str]:
     """Yield the URLs whose requests failed and may be tried again. Raises DatasetError as reading does."""
     for table in failures_of(directory, ["url", "reason", "retryable"]):

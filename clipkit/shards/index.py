@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from clipkit.atomic import write_table
 from clipkit.errors import DatasetError, NoDatasetError
 from clipkit.json_values import parsed_json
 from clipkit.locations import can_list, infos, is_remote, read_bytes
 from clipkit.shards.format import SHARD_SAMPLES
-from clipkit.shards.parquet import MAGIC, REMEDY, parsed
+from clipkit.shards.parquet import MAGIC, REMEDY, parsed, write_hashed
 from clipkit.shards.schemas import INDEX_SCHEMA
 
 INDEX_FILE = "index.parquet"
@@ -58,7 +57,7 @@ class IngestProgress(NamedTuple):
 class Index:
     """The committed files of a dataset, in order, and how far ingest has come.
 
-    `sha256` (hex) is that of the file that was read.
+    `sha256` (hex) is that of the file that was read or written last.
     """
 
     entries: list[IndexEntry] = field(default_factory=list)
@@ -88,10 +87,11 @@ class Index:
                 f"{directory / INDEX_FILE}: expected each shard once, found {twice} twice; {REMEDY}"
             )
 
-    def check_files(self, directory: Path) -> None:
+    def check_files(self, directory: Path) -> list[int]:
         """Raise DatasetError for a shard that is missing in `directory`, or of another size than listed.
 
-        Also for one whose manifest is missing, or that is listed twice.
+        Also for one whose manifest is missing, or that is listed twice. Return the manifests' sizes in bytes,
+        below 0 where a server does not tell it.
         """
         self.check_once(directory)
         tars = [directory / shard.name for shard in self.shards]
@@ -109,13 +109,16 @@ class Index:
                 raise DatasetError(
                     f"{path}: expected {shard.bytes} bytes as the index says, found {found}; restore it"
                 )
+        return [size or 0 for size in sizes[len(tars) :]]
 
     def write(self, directory: Path) -> None:
-        """Replace the directory's index by this one: shards by number, then failure files."""
+        """Replace the directory's index by this one, whose `sha256` it gets: shards by number, then failure
+        files.
+        """
         self.entries.sort(key=lambda entry: (entry.kind != "shard", entry.name))
         columns = {name: [getattr(entry, name) for entry in self.entries] for name in INDEX_SCHEMA.names}
         schema = INDEX_SCHEMA.with_metadata({_PROGRESS: json.dumps(self.progress._asdict()).encode()})
-        write_table(directory / INDEX_FILE, pa.table(columns, schema=schema))
+        self.sha256 = write_hashed(directory / INDEX_FILE, pa.table(columns, schema=schema))
 
 
 def index_sha256(directory: Path) -> str:

@@ -101,12 +101,14 @@ class Original:
         if not is_remote(self.directory):
             yield from shards
             return
-        filling = Filling(
-            lambda place: Cache().fill(_wanted(self.directory / shards[place].name, shards[place]))
-        )
+        cache = Cache()
+        wanted = [_wanted(self.directory / shard.name, shard) for shard in shards]
+        # No more than it holds beside the one that is read and the one that is taken out for the next.
+        held = cache.max_bytes // max((each.bytes for each in wanted), default=1)
+        filling = Filling(lambda place: cache.fill(wanted[place]))
         try:
             for place, shard in enumerate(shards):
-                for ahead in range(place + 1, min(place + 1 + _AHEAD, len(shards))):
+                for ahead in range(place + 1, min(place + 1 + min(_AHEAD, held - 2), len(shards))):
                     filling.want(ahead)
                 yield shard
         finally:

@@ -7,7 +7,8 @@ A shard is sealed as soon as the parts under it are complete; parts go once the 
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.errors import DatasetError
-from clipkit.locations import downloaded, remove_tree
+from clipkit.locations import downloaded, each_of, is_remote, remove_tree
 from clipkit.shards.failure_files import write_failures
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, read_index
@@ -61,6 +62,7 @@ class Packer:
         self._available = 0
         self._loaded = progress.chunk
         self._complete = set(complete_parts(self.parts))
+        self._removed_to = 0  # of the parts before it the tars are gone
         self._committed = time.monotonic()
         discard_unlisted(directory, self._index)
         self._remove_parts(progress.chunk)
@@ -145,13 +147,18 @@ class Packer:
             self._failures = stop
 
     def _remove_parts(self, packed_to: int) -> None:
-        for chunk in sorted(self._complete):
-            tar, table = part_paths(self.parts, chunk)
-            if chunk < packed_to:
-                tar.unlink(missing_ok=True)
-            if chunk < min(packed_to, self._failures):
-                table.unlink(missing_ok=True)
-                self._complete.remove(chunk)
+        packed = [chunk for chunk in self._complete if self._removed_to <= chunk < packed_to]
+        done = [chunk for chunk in self._complete if chunk < min(packed_to, self._failures)]
+        _remove(part_paths(self.parts, chunk)[0] for chunk in packed)
+        _remove(part_paths(self.parts, chunk)[1] for chunk in done)
+        self._removed_to = packed_to
+        self._complete.difference_update(done)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    there = list(paths)
+    for _ in each_of(lambda path: path.unlink(missing_ok=True), there, remote=any(map(is_remote, there))):
+        pass
 
 
 def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
@@ -171,7 +178,6 @@ def _images(parts: Path, pieces: list[_Piece]) -> Iterator[bytes]:
 
 def _failures(parts: Path, chunks: range) -> pa.Table:
     tables = []
-    for chunk in chunks:
-        part = read_part(parts, chunk)
+    for part in each_of(partial(read_part, parts), chunks, remote=is_remote(parts)):
         tables.append(part.filter(pc.is_valid(part["reason"])).select(FAILURE_SCHEMA.names))
     return pa.concat_tables(tables).combine_chunks()

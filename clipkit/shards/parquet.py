@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,21 @@ def read_parquet(
     columns: list[str] | None = None,
     sha256: str | None = None,
     remedy: str = REMEDY,
+    read: Callable[[], bytes] | None = None,
 ) -> pa.Table:
     """Read a Parquet file, or `columns` of it, each value valid; `sha256` is the file's in hex, if known.
 
-    Raises DatasetError, which says what was `expected`, and the `remedy`.
+    With `read`, that gives what is known to be the file's content. Raises DatasetError, which says what was
+    `expected`, and the `remedy`.
     """
     try:
-        content = None
-        if sha256 is not None:
+        content = read() if read else None
+        if content is None and sha256 is not None:
             content, found = read_hashed(path, sha256)
             if found != sha256:
                 known = f"of SHA-256 {sha256[:12]}… as the index says"
                 raise DatasetError(f"{path}: expected {expected}, {known}, found another file; {remedy}")
-        elif is_remote(path):
+        elif content is None and is_remote(path):
             content = read_bytes(path)
         with os.fdopen(opened(path), "rb") if content is None else pa.BufferReader(content) as file:
             return _table(file, columns)

@@ -1,6 +1,7 @@
 """What a ShardSet reads from: shards by number, each a tar with the byte ranges of its samples."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -87,13 +88,14 @@ class DatasetFiles:
         self.fingerprint = index.fingerprint()
         if not self.sizes.sum():
             raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
-        index.check_files(directory)
+        manifest_bytes = index.check_files(directory)
         self.tar_bytes = np.array([shard.bytes for shard in index.shards], dtype=np.int64)
         self._sha256 = [shard.sha256 for shard in index.shards] if is_remote(directory) else []
         hashes = b"".join(bytes.fromhex(str(shard.manifest_sha256)) for shard in index.shards)
         self._manifest_sha256 = np.frombuffer(hashes, np.uint8).reshape(len(self.names), 32)
         self.remote = is_remote(directory)
         self._cache = Cache() if self.remote else None
+        self._manifest_bytes = np.array(manifest_bytes if self.remote else [], dtype=np.int64)
 
     def place(self, shard: int) -> str:
         """Return where the shard lies, for messages."""
@@ -133,7 +135,10 @@ class DatasetFiles:
     def _columns(self, shard: int, names: list[str]) -> Int64s:
         sha256 = self._manifest_sha256[shard].tobytes().hex()
         path = self._manifest(shard)
-        table = read_parquet(path, "the shard's manifest", names, sha256)
+        read = None
+        if self._cache and (count := int(self._manifest_bytes[shard])) > 0:
+            read = partial(self._cache.read, Wanted(path, count, sha256))
+        table = read_parquet(path, "the shard's manifest", names, sha256, read=read)
         if strange := [name for name in names if table.schema.field(name) != MANIFEST_SCHEMA.field(name)]:
             raise DatasetError(f"{path}: expected numbers in the column {strange[0]}, found others; {REMEDY}")
         return np.stack([table[name].to_numpy().astype(np.int64) for name in names], axis=1)

@@ -9,13 +9,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
 from clipkit.errors import SourceError
 
 MAX_RECORD_BYTES = 1 << 20
+_BLOCK = 1 << 16
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 _MARK_OF_UTF16 = "\ufffd\ufffd"  # its two bytes, read as UTF-8
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -107,16 +108,49 @@ def shortened(text: str, characters: int = 80) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
+class _Bzip2(io.RawIOBase):
+    """The content of a bzip2 file, of one stream or, as parallel programs write it, of many.
+
+    Python's own reader takes a stream that is damaged at its beginning for the end of the file.
+    """
+
+    def __init__(self, stored: BinaryIO):
+        self._stored = stored
+        self._stream = bz2.BZ2Decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = b""
+            if self._stream.eof:
+                if not (data := self._next_stream()):
+                    return 0
+                self._stream = bz2.BZ2Decompressor()
+            elif self._stream.needs_input and not (data := self._stored.read(_BLOCK)):
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            if piece := self._stream.decompress(data, len(buffer)):
+                buffer[: len(piece)] = piece
+                return len(piece)
+
+    def _next_stream(self) -> bytes:
+        data = self._stream.unused_data.lstrip(b"\0")  # padding is allowed, as for gzip
+        while not data and (block := self._stored.read(_BLOCK)):
+            data = block.lstrip(b"\0")
+        return data
+
+
 @contextmanager
 def _decompressed(stored: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
     if suffix == ".gz":
         with gzip.open(stored) as stream:
             yield cast(BinaryIO, stream)
     elif suffix == ".bz2":
-        with bz2.open(stored) as stream:
+        with io.BufferedReader(_Bzip2(stored), _BLOCK) as stream:
             yield cast(BinaryIO, stream)
     elif suffix == ".zst":
         with pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd") as compressed:
-            yield cast(BinaryIO, io.BufferedReader(compressed, 1 << 16))
+            yield cast(BinaryIO, io.BufferedReader(compressed, _BLOCK))
     else:
         yield stored

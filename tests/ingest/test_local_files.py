@@ -100,14 +100,15 @@ def test_a_file_that_cannot_be_read_for_now_can_be_tried_again(tmp_path: Path) -
 
 def test_paths_that_all_lead_nowhere_mark_nothing(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
-    path.write_text("filepath\ttitle\n" + "".join(f"below/{number}.jpg\tx\n" for number in range(9)))
-    missing = re.escape(f"found none at the first 9 ({tmp_path}/below/0.jpg: No such file or directory)")
+    path.write_text("filepath\ttitle\n" + "".join(f"below/{number}.jpg\tx\n" for number in range(1200)))
+    config = CONFIG.model_copy(update={"chunk_rows": 1000})
+    missing = re.escape(f"found none of 1,200 ({tmp_path}/below/0.jpg: No such file or directory)")
     with pytest.raises(SourceError, match=missing):
-        ingest(local_files(path), tmp_path / "dataset", CONFIG)
+        ingest(local_files(path), tmp_path / "dataset", config)
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "8.jpg").write_bytes(encoded(photo(50, 40)))
-    result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
-    assert (result.records, result.samples, result.failures) == (9, 1, {"bad_url": 8})
+    (tmp_path / "below" / "1199.jpg").write_bytes(encoded(photo(50, 40)))
+    result = ingest(local_files(path), tmp_path / "dataset", config)
+    assert (result.records, result.samples, result.failures) == (1200, 1, {"bad_url": 1199})
 
 
 def test_rows_of_both_kinds_keep_their_places(tmp_path: Path, server: Server) -> None:

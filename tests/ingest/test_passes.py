@@ -3,7 +3,7 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from clipkit.errors import DatasetError, NetworkError
 from clipkit.ingest.engines.engine import Crashed, Outcomes
 from clipkit.ingest.engines.local import local
-from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.run import ingest
 from clipkit.ingest.table_files import table_files
 from clipkit.ingest.worker import PartMaker
@@ -154,6 +154,23 @@ def test_a_retry_of_many_sources(tmp_path: Path) -> None:
         record = (rng.randrange(401), rng.randrange(100_100))
         assert ((f"{record[0]}.tar", record[1]) in retried) == (record in known)
     assert all((f"{source}.tar", row) in retried for source, row in records)
+
+
+def test_a_retry_does_not_wait_for_the_rest_of_the_list(
+    listed: Path, illness: Illness, tmp_path: Path
+) -> None:
+    run(listed, tmp_path / "dataset", limit=50)
+    illness.level = 0
+    source = table_files([listed], keep=["twice"])
+
+    def read() -> Generator[UrlRow]:
+        for row in source.read():
+            assert row.source_row <= 40 + LATE, "which may be tens of gigabytes"
+            yield row
+
+    config = CONFIG.model_copy(update={"limit": 50})
+    result = ingest(replace(source, read=read), tmp_path / "dataset", config, retry_failed=True)
+    assert (result.records, result.failures) == (50, {"http_4xx": 5})
 
 
 def test_a_retry_without_a_network_leaves_the_dataset_as_it_was(

@@ -1,3 +1,4 @@
+import hashlib
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -7,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.errors import SourceError
+from clipkit.ingest import sources
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, chunks, identify, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, chunks, identify_all, refuse_mixed_splits, unique_names
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -34,7 +36,24 @@ def test_a_source_is_called_by_its_first_file(tmp_path: Path, name: str, stem: s
     path = tmp_path / "file"
     path.write_bytes(b"x")
     rows: list[UrlRow] = []
-    assert Source((identify(path, name),), 0, lambda: (row for row in rows)).stem == stem
+    assert Source(identify_all([path], [name]), 0, lambda: (row for row in rows)).stem == stem
+
+
+def test_how_far_the_reading_of_large_files_is_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = {"a": bytes(2_500_000), "b": b"x" * 1_500_001}
+    paths = [tmp_path / name for name in contents]
+    for path in paths:
+        path.write_bytes(contents[path.name])
+    found = identify_all(paths, list(contents))
+    assert capsys.readouterr().err == ""
+    assert [(each.name, each.bytes, each.sha256) for each in found] == [
+        (name, len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()
+    ]
+    monkeypatch.setattr(sources, "_MUCH_BYTES", 4_000_000)
+    assert identify_all(paths, list(contents)) == found
+    assert capsys.readouterr().err == "check: 4 of 4 MB in 0 s\n"
 
 
 def test_the_calls_to_make_stay_short() -> None:

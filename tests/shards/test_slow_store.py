@@ -1,7 +1,10 @@
 """What is read behind addresses is waited for several at a time, and asked for again if it came damaged."""
 
+import pickle
 import re
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,15 +18,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.locations import location
+from clipkit.model.preprocess import TrainTransform
+from clipkit.model.tokenizer import Tokenizer
+from clipkit.shards.bench import bench
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, filter_dataset
+from clipkit.shards.index import index_sha256
+from clipkit.shards.packing import Packer
 from clipkit.shards.parquet import write_hashed
+from clipkit.shards.parts import PartWriter
 from clipkit.shards.report import gather
 from clipkit.shards.resemblance import Pictures
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
+from tests.conftest import WriteDataset
 from tests.object_store import BUCKET, ObjectStore
 from tests.serving import answering
 
@@ -104,6 +114,38 @@ def test_tars_are_waited_for_several_at_a_time(
     assert meeting.took_place
 
 
+def test_what_comes_ahead_fits_into_the_cache(
+    store: ObjectStore, write_dataset: WriteDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "dataset", 7000, 1000)
+    store.fs.put(str(tmp_path / "dataset"), f"{BUCKET}/{tmp_path.name}", recursive=True)
+    largest = max(path.stat().st_size for path in (tmp_path / "dataset").glob("*.tar"))
+    monkeypatch.setenv("CLIPKIT_CACHE_BYTES", str(3 * largest))
+    directory = location(f"s3://{BUCKET}/{tmp_path.name}")
+    assert not filter_dataset(directory, tmp_path / "derived", FilterConfig(where="source_row % 2 = 0")).lost
+    asked = Counter(path for _, path in store.requests if path.endswith(".tar"))
+    assert len(asked) == 7 == asked.total()
+
+
+def test_processes_of_a_machine_fetch_each_file_once(store: ObjectStore, uploaded: Path) -> None:
+    shard_set = ShardSet(str(uploaded))
+    store.requests.clear()
+    for each in (shard_set, pickle.loads(pickle.dumps(shard_set)), ShardSet(str(uploaded))):
+        assert [each.read(shard, 5).key[-1] for shard in range(3)] == ["5", "5", "5"]
+    asked = Counter(
+        path.rpartition("/")[2] for way, path in store.requests if way == "GET" and "/00000" in path
+    )
+    assert asked == {f"{number:06d}.{kind}": 1 for number in range(3) for kind in ("tar", "parquet")}
+
+
+def test_fetching_is_not_measured_as_reading(store: ObjectStore, uploaded: Path) -> None:
+    shard_set = ShardSet(str(uploaded))
+    store.fault = lambda method, path: time.sleep(1)
+    settings = {"batch_size": 16, "workers": 0, "steps": 2}
+    found = bench(shard_set, **settings, transform=TrainTransform(16), tokenize=Tokenizer())
+    assert found.bottleneck != "read", found
+
+
 def test_a_report_reads_no_whole_tars(store: ObjectStore, uploaded: Path, small_dataset: Path) -> None:
     asked: list[str] = []
 
@@ -115,6 +157,24 @@ def test_a_report_reads_no_whole_tars(store: ObjectStore, uploaded: Path, small_
     of_bucket, of_disk = gather(uploaded), gather(small_dataset)
     assert of_bucket.pictures == of_disk.pictures and len(of_disk.pictures) == 48 == len(asked)
     assert sum(path.endswith(".tar") for _, path in store.requests) == 48
+
+
+def test_parts_in_a_bucket_are_removed_once_and_the_index_is_not_read_again(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    directory = location(f"s3://{BUCKET}/{tmp_path.name}")
+    packer = Packer(directory, commit_seconds=0)
+    for chunk in range(5):
+        with PartWriter(packer.parts, chunk) as part:
+            for row in range(1000):
+                known = {"source": "list.tsv", "source_row": 1000 * chunk + row, "url": "u", "caption": "c"}
+                part.success(known | {"ext": "jpg"}, b"picture")
+        packer.add(chunk)
+    index = packer.finish(5)
+    removed = Counter(path.partition("?")[0] for method, path in store.requests if method == "DELETE")
+    assert len(removed) == 10 == removed.total()
+    assert not [path for method, path in store.requests if method == "GET" and path.endswith("index.parquet")]
+    assert index.sha256 == index_sha256(directory)
 
 
 def test_the_hash_of_a_manifest_is_that_of_what_was_written(store: ObjectStore, tmp_path: Path) -> None:

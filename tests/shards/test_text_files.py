@@ -28,7 +28,8 @@ def test_an_endless_line_is_cut(tmp_path: Path) -> None:
 def test_compressed_files_are_streams_of_their_content(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"list.tsv{ending}"
     half = len(CONTENT) // 2
-    path.write_bytes(COMPRESS[ending](CONTENT[:half]) + COMPRESS[ending](CONTENT[half:]))
+    padding = b"" if ending == ".zst" else bytes(100_000)
+    path.write_bytes(COMPRESS[ending](CONTENT[:half]) + padding + COMPRESS[ending](CONTENT[half:]) + padding)
     with opened(path) as stream:
         assert list(read_records(stream)) == CONTENT.decode().split("\n")[:-1]
     assert count_lines(path) == 20_000
@@ -37,7 +38,8 @@ def test_compressed_files_are_streams_of_their_content(tmp_path: Path, ending: s
 @pytest.mark.parametrize("ending", COMPRESS)
 def test_damaged_compression_is_one_clear_error(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"list.tsv{ending}"
-    for content in (COMPRESS[ending](CONTENT)[:-20], b"no compressed file"):
+    whole = COMPRESS[ending](CONTENT)
+    for content in (whole[:-20], b"no compressed file", whole + b"BZ" + whole, whole + whole[:-20]):
         path.write_bytes(content)
         with pytest.raises(SourceError, match=f"list.tsv{ending}: .*cannot be read") as raised:
             count_lines(path)
