@@ -153,10 +153,5 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
     """Write `table` as Parquet (zstd) to a file that `replaced` has given."""
     import pyarrow.parquet as pq
 
-    schema = table.schema.remove_metadata()  # else that is written twice
-    with (
-        path.open("wb") as file,  # of a file's name pyarrow takes UTF-8 alone
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
-    ):
-        writer.write_table(table)
-        writer.add_key_value_metadata(table.schema.metadata or {})
+    with path.open("wb") as file:  # of a file's name pyarrow takes UTF-8 alone
+        pq.write_table(table, file, compression="zstd")

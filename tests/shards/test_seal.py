@@ -14,6 +14,7 @@ from clipkit.errors import DatasetError
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.index import index_sha256, read_index
+from clipkit.shards.parquet import write_hashed
 from clipkit.shards.repair import repair
 from clipkit.shards.verify import verify
 from tests.datasets import contents
@@ -82,7 +83,18 @@ def test_an_index_at_fault_costs_no_sample(dataset: Path, values: dict[str, obje
     assert read_index(dataset).entries == before
 
 
+def test_a_picture_that_its_manifest_speaks_against_is_given_up(dataset: Path) -> None:
+    change_index(dataset, 0, bytes=5)
+    flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
+    result = repair(dataset)
+    assert result.lost == 1000 and "000001.tar, 000001000.jpg" in result.left_out[0]
+
+
 def test_a_tar_at_fault_beside_such_an_index_is_told(dataset: Path) -> None:
+    """Its manifest is of an older release, without checksums."""
+    manifest = dataset / "000001.parquet"
+    sha256 = write_hashed(manifest, pq.read_table(manifest).replace_schema_metadata(None))
+    change_index(dataset, 1, manifest_sha256=sha256)
     change_index(dataset, 0, bytes=5)
     flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
     result = repair(dataset)
