@@ -43,13 +43,12 @@ def folder() -> Iterator[Path]:
 
 
 def clear() -> None:
-    """Remove what dead processes left, and this one's folder if there is nothing in it."""
+    """Remove what dead processes left, and this one's, which ends: its threads may be downloading yet."""
     global _own
     if _own is not None and _own.process == os.getpid():
-        with suppress(OSError):
-            _own.place.rmdir()
-            _own.lock.close()
-            _own = None
+        shutil.rmtree(_own.place, ignore_errors=True)
+        _own.lock.close()
+        _own = None
     with suppress(OSError):
         _clear_dead(_root())
         _root().rmdir()

@@ -46,7 +46,7 @@ class Outage:
         self._known: dict[str, Target] = {}  # the last one to answer last
         self._noted = self._due = self._answered = float("-inf")
         self._unheard = 0
-        self._unheard_since = 0.0
+        self._unheard_since = self._doubted_since = 0.0
         self._probe: Future[bool] | None = None
         self._since: float | None = None
         self._may_try = False
@@ -69,7 +69,7 @@ class Outage:
     def heard(self, target: Target, asked: float) -> None:
         """Take note of an answer to what was asked then; one from before says nothing of the network now."""
         now = self._answered = time.monotonic()
-        if asked > self._unheard_since:
+        if asked > (self._doubted_since if self._unheard >= _IN_A_ROW else self._unheard_since):
             self._unheard, self._since, self._probe = 0, None, None  # what that one finds is out of date
         if now - self._noted >= _BETWEEN_NOTES:
             self._noted = now
@@ -83,6 +83,8 @@ class Outage:
         if not self._unheard:
             self._unheard_since = time.monotonic()
         self._unheard += 1
+        if self._unheard == _IN_A_ROW:
+            self._doubted_since = time.monotonic()
 
     def is_on(self) -> bool:
         """Tell whether to ask for nothing now. Raises NetworkError when that has been so for too long."""

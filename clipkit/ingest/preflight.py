@@ -180,7 +180,7 @@ def _ask_proxy(proxy: str, scheme: str, config: IngestConfig) -> None:
         told = " (HTTP 407)" if 407 in statuses else ""
         found = f"that it wants a name and a password, or others{told}"
         mend = f"give --proxy {parts.scheme}://NAME:PASSWORD@HOST:PORT"
-    elif socks in _NO_SOCKS or (code and not any(statuses) and _is_tls(code, message)):
+    elif socks in _NO_SOCKS or (parts.scheme == "https" and not any(statuses) and _is_tls(code, message)):
         found, mend = message, "check --proxy"
     else:
         return  # any other trouble may be that of this host

@@ -74,7 +74,7 @@ def ingest(
             if not tallies and engine is local:  # the others' network is another one
                 listed = max(dataset.listed, which.first + which.records)
                 first = _first_rows(source, dataset, which, listed)
-                if any(row.file for row in first):
+                if source.reading.get("kind") == "files":  # of a retry, too: its disk may be gone
                     look_for_pictures(source.stretch(0, listed))
                 preflight(first, config)
             one = _OnePass(dataset, which, source, config, engine)

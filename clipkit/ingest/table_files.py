@@ -165,7 +165,7 @@ def row(source: str, number: int, record: Values | Malformed, keep: Sequence[str
     url, caption = ("" if value is None or value != value else str(_plain(value)) for value in record[:2])
     if any(map(is_nested, record[:2])):
         return UrlRow(source, number, url, caption, "a list or an object where a text is to be")
-    if record[0] is None:
+    if record[0] is None or record[0] != record[0]:  # NaN, which is null of pandas'
         return UrlRow(source, number, "", caption, "the URL is null")
     kept = dict(zip(keep, map(_plain, record[2 : 2 + len(keep)]), strict=True)) if keep else None
     return UrlRow(source, number, url.strip(), caption, kept=kept)

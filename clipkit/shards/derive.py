@@ -187,14 +187,14 @@ class _Copy:
         return write_shard(self._out, number, samples, self._images(pieces))
 
     def _manifest_of(self, shard: IndexEntry) -> pa.Table:
-        if self._manifest is None or self._manifest[0] != shard:
+        while self._manifest is None or self._manifest[0] != shard:
             self._manifest = next(self._manifests)
         return self._manifest[1]
 
     def _tar_of(self, shard: IndexEntry) -> int:
         if self._tar is None or self._tar[0] != shard:
             self._open.close()
-            shard = next(self._tars)
+            next(each for each in self._tars if each == shard)  # the next ones are on their way then
             self._tar = shard, self._open.enter_context(self._original.tar(shard))
         return self._tar[1]
 

@@ -191,7 +191,7 @@ class _Repair:
         made = remake(self._directory / verdict.name, how, old.of(verdict.name), old.kept)
         if made.manifest is None:
             return made.broken
-        self._others += [f"{verdict.name}: {AS_FOUND}"] if is_other else []
+        self._others += [f"{verdict.name}: {AS_FOUND}"] if is_other else verdict.beside(entry)
         name, table = verdict.name.replace(".tar", ".parquet"), made.manifest
         again = self._account(records_of(table))
         table = without_records(table, again)

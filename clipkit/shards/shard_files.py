@@ -133,11 +133,9 @@ class DatasetFiles:
         return (self.directory / self.names[shard]).with_suffix(".parquet")
 
     def _columns(self, shard: int, names: list[str]) -> Int64s:
-        sha256 = self._manifest_sha256[shard].tobytes().hex()
-        path = self._manifest(shard)
-        read = None
-        if self._cache and (count := int(self._manifest_bytes[shard])) > 0:
-            read = partial(self._cache.read, Wanted(path, count, sha256))
+        wanted = self._wanted_manifest(shard)
+        path, sha256 = wanted.source, wanted.sha256
+        read = partial(self._cache.read, wanted) if self._cache and wanted.bytes > 0 else None
         table = read_parquet(path, "the shard's manifest", names, sha256, read=read)
         if strange := [name for name in names if table.schema.field(name) != MANIFEST_SCHEMA.field(name)]:
             raise DatasetError(f"{path}: expected numbers in the column {strange[0]}, found others; {REMEDY}")
@@ -151,13 +149,19 @@ class DatasetFiles:
             raise SampleError("its caption is not UTF-8") from None
 
     def fill(self, shard: int) -> None:
-        """Have a shard behind an address copied into the cache."""
+        """Have a shard behind an address, and its manifest, copied into the cache."""
         if self._cache:
-            self._cache.fill(self._wanted(shard))
+            manifest = self._wanted_manifest(shard)
+            for wanted in ([manifest] if manifest.bytes > 0 else []) + [self._wanted(shard)]:
+                self._cache.fill(wanted)
 
     def key(self, shard: int, rows: Rows, row: int) -> str:
         """Return a sample's key."""
         return sample_key(int(Path(self.names[shard]).stem), row)
+
+    def _wanted_manifest(self, shard: int) -> Wanted:
+        count = int(self._manifest_bytes[shard]) if self._cache else 0  # 0: a listing does not tell
+        return Wanted(self._manifest(shard), count, self._manifest_sha256[shard].tobytes().hex())
 
     def _wanted(self, shard: int) -> Wanted:
         path = self.directory / self.names[shard]

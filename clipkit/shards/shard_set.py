@@ -226,8 +226,6 @@ _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; th
 
 def _fill(shard_set: ShardSet | None, shard: int) -> None:
     if shard_set is not None:
-        with suppress(IndexError):  # of an empty shard
-            shard_set._rows_of(shard, 0)
         shard_set._files.fill(shard)
 
 

@@ -90,6 +90,13 @@ def test_a_picture_that_its_manifest_speaks_against_is_given_up(dataset: Path) -
     assert result.lost == 1000 and "000001.tar, 000001000.jpg" in result.left_out[0]
 
 
+def test_a_picture_that_its_manifest_speaks_against_is_told_where_no_index_is(dataset: Path) -> None:
+    (dataset / "index.parquet").unlink()
+    flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
+    told = repair(dataset).doubtful
+    assert [line for line in told if "000001.tar, 000001000.jpg" in line and "CRC-32" in line], told
+
+
 def test_a_tar_at_fault_beside_such_an_index_is_told(dataset: Path) -> None:
     """Its manifest is of an older release, without checksums."""
     manifest = dataset / "000001.parquet"
@@ -133,7 +140,7 @@ def test_what_no_index_vouches_for_is_proven_or_told(dataset: Path) -> None:
     (dataset / "index.parquet").unlink()
     flip(dataset / "000001.tar", 575, 0)  # a number in a JPEG, which decodes
     result = repair(dataset, decode=True)
-    assert not result.ok and "index.parquet: made anew, and not the one" in result.doubtful[0]
+    assert not result.ok and "index.parquet: made anew, and not the one" in result.doubtful[-1]
     assert verify(dataset).ok and repair(dataset).ok
 
 

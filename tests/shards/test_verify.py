@@ -139,6 +139,9 @@ def test_a_change_that_no_decoder_sees_is_located_all_the_same(dataset: Path) ->
         found = one(result, "picture")
         assert (found.member, found.byte) == (f"{known['key']}.jpg", known["image_offset"])
         assert "although it can be decoded" in found.words
+    flip(dataset / SHARD, known["caption_offset"])
+    assert causes(verify(dataset)) == {"caption": 1, "picture": 1, "sha256": 1}
+    flip(dataset / SHARD, known["caption_offset"])
     # A manifest of an older release has no checksums.
     change_manifest(dataset, lambda table: table.replace_schema_metadata(None))
     result = verify(dataset, decode=True)
