@@ -84,16 +84,22 @@ def test_every_path_is_a_sample_or_a_failure(tmp_path: Path, server: Server) -> 
 
 
 def test_a_file_that_cannot_be_read_for_now_can_be_tried_again(tmp_path: Path) -> None:
-    (tmp_path / "good.jpg").write_bytes(encoded(photo(50, 40)))
-    (tmp_path / "ill.jpg").symlink_to("/proc/self/mem")  # a regular file, of which the first page gives EIO
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "good.jpg").write_bytes(encoded(photo(50, 40)))
+    (disk / "ill.jpg").symlink_to("/proc/self/mem")  # a regular file, of which the first page gives EIO
     path = tmp_path / "train.csv"
-    path.write_text("filepath\ttitle\ngood.jpg\ta\nill.jpg\tb\n")
+    path.write_text("filepath\ttitle\ndisk/good.jpg\ta\ndisk/ill.jpg\tb\n")
     result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
     assert (result.samples, result.failures, result.retryable) == (1, {"connect": 1}, 1)
     (failure,) = pq.read_table(tmp_path / "dataset" / "failures").to_pylist()
     assert failure["detail"] == "Input/output error"
-    (tmp_path / "ill.jpg").unlink()
-    (tmp_path / "ill.jpg").write_bytes(encoded(photo(50, 40)))
+    disk.rename(tmp_path / "unmounted")
+    with pytest.raises(SourceError, match="found none of 2"):
+        ingest(local_files(path), tmp_path / "dataset", CONFIG, retry_failed=True)
+    (tmp_path / "unmounted").rename(disk)
+    (disk / "ill.jpg").unlink()
+    (disk / "ill.jpg").write_bytes(encoded(photo(50, 40)))
     result = ingest(local_files(path), tmp_path / "dataset", CONFIG, retry_failed=True)
     assert (result.samples, result.failures) == (2, {})
 
