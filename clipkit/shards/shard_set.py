@@ -162,9 +162,7 @@ class ShardSet:
 
     def prepare(self, shards: Iterable[int]) -> None:
         """Begin to copy what lies behind addresses of these shards into the cache; returns at once."""
-        if self._filling is None:
-            own = weakref.ref(self)  # whose end ends the threads
-            self._filling = Filling(lambda shard: _fill(own(), shard))
+        self._filling = self._filling or Filling(self._files.fill)
         for shard in shards:
             self._filling.want(shard)
 
@@ -222,11 +220,6 @@ class _Descriptor:
 
 
 _READING: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()  # of this process; they share its descriptors
-
-
-def _fill(shard_set: ShardSet | None, shard: int) -> None:
-    if shard_set is not None:
-        shard_set._files.fill(shard)
 
 
 def _check_size(what: str, size: int, most: int) -> None:

@@ -153,9 +153,11 @@ class _Tar:
             self._faults.take(walked.faults)
             located = len(walked.faults)
         is_whole = self._entry is None or passed.bytes == self._entry.bytes
-        doubted = (wrong or self._entry is None) and is_whole and self._has_checksums()
-        if self._rows is not None and (how.decode or doubted or (wrong and not located)):
-            located += self._check_pictures(self._rows, how)
+        if self._manifest is not None and self._rows is not None:
+            checksums = checksums_of(self._manifest.table)
+            doubted = checksums is not None and is_whole and (wrong or self._entry is None)
+            if how.decode or doubted or (wrong and not located):
+                located += self._check_pictures(self._manifest.table, self._rows, checksums, how)
         if wrong:
             assert self._entry is not None
             words = f"expected the SHA-256 {self._entry.sha256} as the index says, found {passed.sha256}"
@@ -166,9 +168,6 @@ class _Tar:
                 "changed", self._name, "expected a shard that stays, found that it changed while read"
             )
         return passed
-
-    def _has_checksums(self) -> bool:
-        return self._manifest is not None and checksums_of(self._manifest.table) is not None
 
     def _state(self) -> tuple[int, int]:
         found = os.fstat(self._descriptor)
@@ -186,12 +185,12 @@ class _Tar:
             place += read
         return _Passed(digest.hexdigest(), place, pieces.are_all_found(place))
 
-    def _check_pictures(self, rows: Sequence[Row], how: How) -> int:
-        assert self._manifest is not None
+    def _check_pictures(
+        self, table: pa.Table, rows: Sequence[Row], checksums: Sequence[int] | None, how: How
+    ) -> int:
         faults = Faults(LISTED_OF_FILE)
-        table = self._manifest.table
         names = ("key", "image_offset", "width", "height", "sha256")
-        columns = [*(table[name].to_pylist() for name in names), checksums_of(table) or [None] * len(rows)]
+        columns = [*(table[name].to_pylist() for name in names), checksums or [None] * len(rows)]
         for row, key, offset, width, height, sha256, crc in zip(rows, *columns, strict=True):
             data = os.pread(self._descriptor, row.image_bytes, offset)
             is_other = crc not in (None, checksum(data))

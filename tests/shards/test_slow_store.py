@@ -96,20 +96,16 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_manifests_are_waited_for_several_at_a_time(
-    store: ObjectStore, uploaded: Path, tmp_path: Path, reader: str
-) -> None:
-    store.fault = meeting = Meeting("parquet")
-    READERS[reader](uploaded, tmp_path)
-    assert meeting.took_place
+OF_TARS = ["verify", "filter", "skip broken", "the stream", "show"]
 
 
-@pytest.mark.parametrize("reader", ["verify", "filter", "skip broken", "the stream", "show"])
-def test_tars_are_waited_for_several_at_a_time(
-    store: ObjectStore, uploaded: Path, tmp_path: Path, reader: str
+@pytest.mark.parametrize(
+    ("kind", "reader"), [*(("parquet", each) for each in READERS), *(("tar", each) for each in OF_TARS)]
+)
+def test_files_are_waited_for_several_at_a_time(
+    store: ObjectStore, uploaded: Path, tmp_path: Path, kind: str, reader: str
 ) -> None:
-    store.fault = meeting = Meeting("tar")
+    store.fault = meeting = Meeting(kind)
     READERS[reader](uploaded, tmp_path)
     assert meeting.took_place
 
