@@ -20,6 +20,8 @@ from clipkit.locks import Held, ThreadLock, exclusive
 _LOCK = ".lock"
 _making = ThreadLock()
 _own: "_Own | None" = None
+_ended = False
+_TRIES = 100
 
 
 class _Own(NamedTuple):
@@ -32,7 +34,8 @@ class _Own(NamedTuple):
 def folder() -> Iterator[Path]:
     """Yield a new folder for temporary files, which is removed with all that is in it.
 
-    Raises OSError as the file system does, StorageError if the place for it is somebody else's.
+    Raises OSError as the file system does, StorageError if the place for it is somebody else's, or if this
+    process has cleared it.
     """
     place = _of_this_process() / secrets.token_hex(8)
     place.mkdir(mode=0o700)
@@ -43,10 +46,15 @@ def folder() -> Iterator[Path]:
 
 
 def clear() -> None:
-    """Remove what dead processes left, and this one's, which ends: its threads may be downloading yet."""
-    global _own
+    """Remove what dead processes left, and this one's, which ends and gets no more."""
+    global _ended, _own
+    with _making:
+        _ended = True
     if _own is not None and _own.process == os.getpid():
-        shutil.rmtree(_own.place, ignore_errors=True)
+        for _ in range(_TRIES):  # a thread that downloads yet may put something into what is just removed
+            shutil.rmtree(_own.place, ignore_errors=True)
+            if not _own.place.exists():
+                break
         _own.lock.close()
         _own = None
     with suppress(OSError):
@@ -57,6 +65,8 @@ def clear() -> None:
 def _of_this_process() -> Path:
     global _own
     with _making:  # a thread would take for dead what another one just makes
+        if _ended:
+            raise StorageError("expected temporary files only while the command runs, found that it ends")
         if _own is None or _own.process != os.getpid() or not _own.place.is_dir():
             _own = _new(_root())
         return _own.place

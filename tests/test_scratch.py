@@ -24,11 +24,30 @@ with scratch.folder() as folder:
 scratch.clear()
 """
 
+ENDS = """
+import os, threading, time
+from clipkit import scratch
+
+def download():
+    while True:
+        with scratch.folder() as folder:
+            for number in range(20):
+                (folder / str(number)).write_bytes(b"x")
+
+for _ in range(8):
+    threading.Thread(target=download, daemon=True).start()
+time.sleep(0.05)
+scratch.clear()
+time.sleep(0.05)
+os._exit(0)
+"""
+
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("clipkit.scratch._own", None)
+    monkeypatch.setattr("clipkit.scratch._ended", False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 
@@ -53,6 +72,12 @@ def test_what_a_kill_leaves_goes_at_the_next_start_and_what_is_used_stays(tempor
     assert list(used.rglob("half"))
     living.communicate("")
     assert living.returncode == 0 and not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("time", range(5))
+def test_threads_that_go_on_leave_nothing_at_the_end(temporary: Path, time: int) -> None:
+    subprocess.run([sys.executable, "-c", ENDS], stderr=subprocess.DEVNULL, check=True)
+    assert not list(temporary.iterdir())
 
 
 def test_an_error_leaves_nothing(temporary: Path) -> None:

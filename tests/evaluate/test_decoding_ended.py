@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.serving import encoded, photo
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +23,7 @@ sys.exit(3)
 """
 
 
+@pytest.mark.slow
 def test_the_end_waits_for_decoders_of_c_that_would_abort_it(tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(encoded(photo(1200, 900, 1)))
     command = [sys.executable, "-c", ENDING_EARLY, str(tmp_path / "picture")]

@@ -41,13 +41,8 @@ def evaluation(tmp_path: Path, command: list[str]) -> Iterator["subprocess.Popen
         yield process
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        signal.SIGKILL,
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_what_ends_a_command_within_a_set_leaves_the_results_as_they_were(
     evaluation: "subprocess.Popen[str]", tmp_path: Path, sent: signal.Signals
 ) -> None:

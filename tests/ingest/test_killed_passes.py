@@ -75,7 +75,7 @@ def killed_at_every(step: int, kind: str, listed: Path, illness: Illness, tmp_pa
     return outcomes
 
 
-@pytest.mark.parametrize("kind", ["retry", "list"])
+@pytest.mark.parametrize("kind", [pytest.param("retry", marks=pytest.mark.slow), "list"])
 def test_a_pass_killed_at_some_moments_ends_in_the_same_bytes(
     kind: str, listed: Path, illness: Illness, tmp_path: Path
 ) -> None:

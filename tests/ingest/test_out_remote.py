@@ -125,6 +125,7 @@ def test_a_quarter_of_all_requests_may_fail(
     assert everything(ShardSet(f"{out}-chosen")) == everything(ShardSet(tmp_path / "chosen"))
 
 
+@pytest.mark.slow
 def test_a_later_pass_goes_into_the_bucket_too(
     store: ObjectStore, server: Server, listed: Path, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_dataset_of_clipkit_behind_a_web_server_is_adopted(web: Web, images: P
     assert contents(tmp_path / "web") == contents(tmp_path / "disk")
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_cut_off_is_one_line(
     store: ObjectStore, there: str, web: Web, images: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_tar_that_changed_since_it_was_checked_is_not_read(
         read_member(file, *span, 10**6)
 
 
+@pytest.mark.slow
 def test_a_cache_that_holds_one_tar_at_a_time_is_enough(
     store: ObjectStore, there: str, images: Path, tmp_path: Path
 ) -> None:

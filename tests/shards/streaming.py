@@ -63,8 +63,11 @@ def lines(dataset: str, settings: str) -> None:
 def stops(dataset: str) -> None:
     begin_and_leave(dataset)  # what is made once and stays: the server that workers are forked from
     before = held()
-    for _ in range(3):
+    for _ in range(3):  # each that left one thing would leave more than what `before` may not have let go yet
         begin_and_leave(dataset)
+    deadline = time.monotonic() + 30
+    while any(now > before[name] for name, now in held().items()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     print(json.dumps([before, held()]))
 
 

@@ -28,6 +28,7 @@ def hurried_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 def test_each_gets_the_samples_that_it_asks_for(tmp_path: Path) -> None:
     for number in range(30):
         samples = [

@@ -318,6 +318,7 @@ def test_foreign_tars_are_indexed_several_at_a_time(store: ObjectStore, tmp_path
     assert shard_set.names == [f"{number}.tar" for number in range(8)] and not together.broken
 
 
+@pytest.mark.slow
 def test_verify_lists_the_bucket_for_the_sizes_of_shards(
     store: ObjectStore, write_dataset: WriteDataset, tmp_path: Path
 ) -> None:
@@ -521,6 +522,7 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
     assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
 
 
+@pytest.mark.slow
 def test_single_files_go_to_buckets_too(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
     page, picture, pairs = (f"{uploaded}-{name}" for name in ("page", "7.jpg", "pairs.parquet"))
     for _ in range(2):  # what is there of the same kind is replaced

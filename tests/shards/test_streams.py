@@ -51,16 +51,16 @@ def rows_of(made: list[Batch]) -> list[tuple[int, ...]]:
     return [tuple(map(int, row)) for row in torch.cat([joined[1], positions[:, None], joined[0]], 1)]
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 8))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 16))])
 def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
     small_dataset: Path, seed: int
 ) -> None:
-    """8 × 25 sequences. A sitting is left after any batch; those made ahead by then are lost, and so are
-    those trained on since the last checkpoint. Of each 25, one has loader processes.
+    """16 × 13 sequences. A sitting is left after any batch; those made ahead by then are lost, and so are
+    those trained on since the last checkpoint. Of each 13, one has loader processes.
     """
     chance = random.Random(seed)
     shard_set = ShardSet(small_dataset)
-    for number in range(25):
+    for number in range(13):
         batch_size = chance.choice([12, 24, 36, 60, 120])
         steps = chance.randint(2, 14)
         first = chance.randrange(0, 5 * len(shard_set) // batch_size)
@@ -163,7 +163,7 @@ def shared_memory() -> set[tuple[int, int]]:
 
 def test_a_stream_that_is_left_leaves_nothing(small_dataset: Path) -> None:
     before, after = said("stops", small_dataset)
-    assert before == after
+    assert all(after[name] <= before[name] for name in before), (before, after)
     assert after["workers"] == after["shared"] == after["maps"] == 0
 
 

@@ -68,6 +68,7 @@ def test_a_finished_run_tells_how_many(damaged: Path, tmp_path: Path) -> None:
     assert "unreadable  18, others took their places" in result.lines()
 
 
+@pytest.mark.slow
 def test_all_processes_count_together(damaged: Path, tmp_path: Path) -> None:
     unbroken = ended(damaged, tmp_path / "unbroken")
     words = f"--nproc-per-node=2 --standalone -m clipkit train --model {CONFIG.model} --name two"

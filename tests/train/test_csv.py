@@ -88,6 +88,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(table: Path, tmp_pat
         go(CsvSet(table), tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_evaluates_on_tables(table: Path, tmp_path: Path) -> None:
     lines = table.read_text().splitlines()
     validation = table.with_name("val.tsv")

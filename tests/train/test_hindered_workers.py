@@ -12,6 +12,7 @@ from tests.processes import children_of, living, until, wait_until_gone, with_sh
 from tests.train.commands import TWO, steps, training
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_worker(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, "--batch-size", "120", "--samples-seen", "9000000") as process:
         until(lambda: steps(tmp_path), "it trains")

@@ -41,13 +41,9 @@ def test_two_processes_are_the_run_of_one_and_speak_once(tiny_dataset: Path, tmp
     assert two == pytest.approx(one, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "exit_code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
-    ],
+    ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)]
 )
 def test_a_signal_to_the_command_ends_all_after_the_step(
     small_dataset: Path, tmp_path: Path, number: int, exit_code: int

@@ -94,7 +94,9 @@ def furthest(losses: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one - other) for one, other in zip(losses, others, strict=True))
 
 
-@pytest.mark.parametrize("settings", [VIT, RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(VIT, id="vit", marks=pytest.mark.slow), pytest.param(RESNET, id="resnet")]
+)
 def test_losses_equal_those_of_open_clips_training_program(
     settings: Settings, small_dataset: Path, tmp_path: Path
 ) -> None:

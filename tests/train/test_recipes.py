@@ -59,6 +59,7 @@ def test_what_is_given_wins_over_the_recipe() -> None:
         TrainConfig(recipe="cc4m")
 
 
+@pytest.mark.slow
 def test_the_command_says_and_stores_what_the_recipe_comes_to(
     write_dataset: WriteDataset, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def whole(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_gradient_checkpointing_and_changes_no_number(
     tiny_dataset: Path, tmp_path: Path, whole: Path
 ) -> None:

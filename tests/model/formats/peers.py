@@ -18,7 +18,15 @@ from clipkit.model.config import OPENAI_VOCABULARY, STRIDE, ClipConfig, ResNetCo
 from tests.model.conftest import inputs
 from tests.model.conversions import OPENAI_MODELS
 
-LONG = {"RN50x16", "RN50x64", "ViT-B/16", "ViT-L/14"}  # they are like others that are smaller
+LONG = {
+    "RN101",
+    "RN50x4",
+    "RN50x16",
+    "RN50x64",
+    "ViT-B/16",
+    "ViT-L/14",
+    "ViT-L/14@336px",
+}  # they are like others that are smaller
 VISION_TRANSFORMERS = [name for name in OPENAI_MODELS if name.startswith("ViT")]
 PICTURES = 2
 WHOLE = "CLIPKIT_TEST_WHOLE"
