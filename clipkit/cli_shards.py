@@ -91,7 +91,10 @@ def shards_verify(
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=MOST_WORKERS, help="Processes that read. Default: one a CPU.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_WORKERS, help="Processes that read. Default: one a CPU, behind an address eight."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -11,12 +11,11 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from clipkit import scratch
 from clipkit.errors import ConfigError, install_extra
 from clipkit.remote import MOST_BYTES, RefusedError
 from clipkit.threads import mapped_in_threads
@@ -158,12 +157,7 @@ def remove_tree(path: Path) -> None:
 @contextmanager
 def downloaded(path: Path) -> Iterator[Path]:
     """Yield the file itself if it is on this machine, else a copy that is removed afterwards."""
-    if not is_remote(path):
-        yield path
-        return
-    with scratch.folder() as folder:
-        copy = folder / path.name
-        download(path, copy)
+    with _remote(path).copied() if is_remote(path) else nullcontext(path) as copy:
         yield copy
 
 

@@ -28,6 +28,10 @@ _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
 _ENDING_SECONDS = 5
 _LIMITED = threading.RLock()
+# A process that is forked while another thread has little memory to take would keep that limit and that lock.
+os.register_at_fork(
+    before=_LIMITED.acquire, after_in_parent=_LIMITED.release, after_in_child=_LIMITED.release
+)
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def deaf_to_interrupts() -> Iterator[None]:
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _held_back():
+        with _held_back(), _LIMITED:  # they would inherit the limit
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,17 +1,30 @@
 """A path behind an address, with what is used here of a Path's interface. Each request is `tried`."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
-from clipkit.remote import MOST_BYTES, NO_BUCKET, PATIENCE, RefusedError, RemoteError, Transfer, tried
+from clipkit.errors import StorageError
+from clipkit.remote import (
+    MOST_BYTES,
+    NO_BUCKET,
+    PATIENCE,
+    RefusedError,
+    RemoteError,
+    Transfer,
+    is_full,
+    tried,
+)
 from clipkit.stores import byte_range, called, file_system
 
 _LEAST_UPLOADED = 100_000  # bytes a second
 _WEB = ("http", "https")
+_LONGEST_NAME = 60  # characters of a copy's, which may be four bytes each
 
 Result = TypeVar("Result")
 
@@ -168,10 +181,9 @@ class RemotePath:
             return
 
     def read_bytes(self, at_most: int = MOST_BYTES) -> bytes:
-        """Return the file's content. Raises TooLargeError beyond `at_most` bytes."""
-        with scratch.folder() as folder:
-            self.download(folder / "content", at_most)
-            return (folder / "content").read_bytes()
+        """Return the file's content. Raises as `copied`."""
+        with self.copied(at_most) as path:
+            return path.read_bytes()
 
     def read_range(self, start: int, length: int) -> bytes:
         """Return a byte range; fewer bytes where the file ends."""
@@ -182,6 +194,25 @@ class RemotePath:
             return called(system, content, None, transfer)
 
         return self._tried("read it", action)
+
+    @contextmanager
+    def copied(self, at_most: int | None = None) -> Iterator[Path]:
+        """Yield a copy of the file on this machine, which is removed afterwards.
+
+        Raises TooLargeError beyond `at_most` bytes, StorageError if there is no room for it.
+        """
+        with scratch.folder() as folder:
+            copy = folder / (self.name[-_LONGEST_NAME:] or "content")
+            try:
+                self.download(copy, at_most)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                raise StorageError(
+                    f"{tempfile.gettempdir()}: expected room for a copy of {self}, found the disk full; make "
+                    "room, or set TMPDIR to a folder on a larger disk"
+                ) from None
+            yield copy
 
     def download(self, target: Path, at_most: int | None = None) -> None:
         """Copy the file to a path of this machine. Raises TooLargeError beyond `at_most` bytes."""

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ def a_cache_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CLIPKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_fork_server_for_each_file() -> Iterator[None]:
+    """It has imported what its first user's workers need; each of another one's would import that itself."""
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def picture(seed: int, width: int = 48, height: int = 40) -> bytes:

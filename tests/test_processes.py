@@ -196,6 +196,47 @@ def test_more_memory_than_that_is_refused_and_only_meanwhile() -> None:
     assert done.stdout.split() == ["0", "100000000", "True"]
 
 
+LIMITED = """
+import multiprocessing, resource, sys, threading
+from clipkit.processes import at_most_more_memory, deaf_to_interrupts
+
+def limited(inside):
+    with at_most_more_memory(50_000_000):
+        inside.set()
+        threading.Event().wait(0.5)
+
+def tell(told):
+    with at_most_more_memory(10**9):
+        pass
+    told.put(resource.getrlimit(resource.RLIMIT_DATA))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    before, inside, told = resource.getrlimit(resource.RLIMIT_DATA), threading.Event(), context.SimpleQueue()
+    threading.Thread(target=limited, args=(inside,)).start()
+    inside.wait()
+    process = context.Process(target=tell, args=(told,))
+    if sys.argv[1] == "fork":
+        process.start()
+    else:
+        with deaf_to_interrupts():
+            process.start()
+    process.join(20)
+    print(process.exitcode == 0 and told.get() == before)
+    process.kill()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_that_starts_while_a_thread_has_little_memory_is_not_limited(
+    method: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(LIMITED)
+    command = [sys.executable, str(tmp_path / "program.py"), method]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_peak_memory_is_this_processs_own_and_stays() -> None:
     """Also where a larger process started it, whose peak getrusage would give."""
     program = """

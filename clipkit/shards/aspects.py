@@ -36,7 +36,7 @@ def count_longer(source: str, aspect: float) -> Aspects | None:
     looked_at = longer = 0
     for place in np.unique(np.linspace(0, len(shards) - 1, _MANIFESTS).astype(int)):
         manifest = (directory / shards[place].name).with_suffix(".parquet")
-        table = read_parquet(manifest, "the shard's manifest", _SIDES)
+        table = read_parquet(manifest, "the shard's manifest", _SIDES, shards[place].manifest_sha256)
         served_width, served_height, width, height = (
             table[name].to_numpy().astype(np.int64) for name in _SIDES
         )

@@ -61,7 +61,7 @@ def urls_to_retry(directory: Path) -> Iterator[str]:
 
 def read_failures(directory: Path, entry: IndexEntry, columns: list[str] | None = None) -> pa.Table:
     """Read one failure file. Raises DatasetError as reading does."""
-    return read_parquet(directory / entry.name, "a failure file", columns)
+    return read_parquet(directory / entry.name, "a failure file", columns, entry.sha256)
 
 
 def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEntry:

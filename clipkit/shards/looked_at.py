@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from clipkit.errors import DatasetError
 from clipkit.locations import each_of, is_remote, read_range
-from clipkit.shards.index import read_index
+from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.parquet import REMEDY, read_parquet
 from clipkit.shards.schemas import begins_as_manifest
 
@@ -47,50 +47,51 @@ class Samples:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._sizes = {shard.name: shard.samples for shard in read_index(directory).shards}
+        self._shards = {shard.name: shard for shard in read_index(directory).shards}
 
     def __len__(self) -> int:
-        return sum(self._sizes.values())
+        return sum(shard.samples for shard in self._shards.values())
 
     def row(self, shard: str, row: int) -> Row:
         """Return the row at this place of the shard of that name. Raises DatasetError if there is none."""
-        return self._rows(shard, [row])[0]
-
-    def at(self, places: Iterable[int]) -> Iterator[LookedAt]:
-        """Yield the samples at these places, which rise; raises DatasetError for a manifest."""
-        by_shard: dict[str, list[int]] = {}
-        first, shards = 0, iter(self._sizes.items())
-        name, size = "", 0
-        for place in places:
-            while place - first >= size:
-                first += size
-                name, size = next(shards)
-            by_shard.setdefault(name, []).append(place - first)
-        for looked_at in each_of(self._looked_at, by_shard.items(), remote=is_remote(self._directory)):
-            yield from looked_at
-
-    def _looked_at(self, of_shard: tuple[str, list[int]]) -> list[LookedAt]:
-        return [LookedAt(row, _picture_or_error(row)) for row in self._rows(*of_shard)]
-
-    def _rows(self, shard: str, rows: list[int]) -> list[Row]:
-        if not 0 <= max(rows) < self._sizes.get(shard, 0):
-            known = f"{len(self):,} samples in {len(self._sizes):,} shards"
+        if shard not in self._shards or not 0 <= row < self._shards[shard].samples:
+            known = f"{len(self):,} samples in {len(self._shards):,} shards"
             raise DatasetError(
                 f"{self._directory}: expected a key of its {known}, found none such in {shard}"
             )
-        path = (self._directory / shard).with_suffix(".parquet")
-        table = read_parquet(path, "the shard's manifest")
+        return self._rows((self._shards[shard], [row]))[0]
+
+    def at(self, places: Iterable[int]) -> Iterator[LookedAt]:
+        """Return the samples at these places, which rise. Raises DatasetError for a manifest."""
+        of_shards: list[tuple[IndexEntry, list[int]]] = []
+        first = end = 0
+        shards = iter(self._shards.values())
+        for place in places:
+            while place >= end:
+                shard = next(shards)
+                first, end = end, end + shard.samples
+                of_shards.append((shard, []))
+            of_shards[-1][1].append(place - first)
+        asked = [each for each in of_shards if each[1]]
+        remote = is_remote(self._directory)
+        rows = [row for of_shard in each_of(self._rows, asked, remote=remote) for row in of_shard]
+        return each_of(_looked_at, rows, remote=remote)  # pictures may be many and large: few are held
+
+    def _rows(self, of_shard: tuple[IndexEntry, list[int]]) -> list[Row]:
+        shard, rows = of_shard
+        path = (self._directory / shard.name).with_suffix(".parquet")
+        table = read_parquet(path, "the shard's manifest", sha256=shard.manifest_sha256)
         if not begins_as_manifest(table.schema):
             raise DatasetError(f"{path}: expected a manifest's columns, found others; {REMEDY}")
         if max(rows) >= len(table):
             raise DatasetError(
-                f"{self._directory}: expected {max(rows) + 1:,} rows in the manifest of {shard}"
+                f"{self._directory}: expected {max(rows) + 1:,} rows in the manifest of {shard.name}"
             )
-        return [Row(self._directory, shard, row) for row in table.take(pa.array(rows)).to_pylist()]
+        return [Row(self._directory, shard.name, row) for row in table.take(pa.array(rows)).to_pylist()]
 
 
-def _picture_or_error(row: Row) -> bytes | DatasetError:
+def _looked_at(row: Row) -> LookedAt:
     try:
-        return row.picture()
+        return LookedAt(row, row.picture())
     except DatasetError as error:  # what a store says is none: the other pictures would show the same
-        return error
+        return LookedAt(row, error)

@@ -104,7 +104,7 @@ def _count_samples(report: Report, directory: Path, index: Index) -> None:
 
     def manifest_of(entry: IndexEntry) -> pa.Table:
         manifest = (directory / entry.name).with_suffix(".parquet")
-        return read_parquet(manifest, "the shard's manifest", _COLUMNS)
+        return read_parquet(manifest, "the shard's manifest", _COLUMNS, entry.manifest_sha256)
 
     for table in each_of(manifest_of, _spread(index.shards, MAX_FILES), remote=is_remote(directory)):
         column = {name: table[name].to_pylist() for name in _COLUMNS}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from clipkit.shards.patterns import tar_paths
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
-from tests.conftest import WriteDataset
+from tests.conftest import WriteDataset, disk_of
 from tests.datasets import everything
 from tests.object_store import BUCKET, Fault, ObjectStore
 from tests.serving import Route, Server, answer
@@ -431,6 +432,20 @@ def test_a_full_disk_under_the_cache_is_one_line(
     with pytest.raises(StorageError, match="found the disk full; make room, or set CLIPKIT_CACHE"):
         everything(shard_set)
     shard_set.close()
+
+
+def test_a_full_disk_under_temporary_files_says_nothing_of_a_shard(uploaded: str, tmp_path: Path) -> None:
+    with disk_of("1m", tmp_path / "disk") as disk:
+        command = [sys.executable, "-m", "clipkit", "shards", "verify", uploaded]
+        environment = os.environ | {"TMPDIR": str(disk)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert not list(disk.iterdir())
+    assert done.returncode == 1 and done.stdout == ""
+    line = done.stderr.splitlines()[-1]
+    assert re.match(
+        rf"clipkit: {disk}: expected room for a copy of {uploaded}/\d+\.tar, found the disk", line
+    )
+    assert line.endswith("full; make room, or set TMPDIR to a folder on a larger disk")
 
 
 def test_a_dataset_on_a_web_server(

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from clipkit.errors import DatasetError
 from clipkit.ingest.conceptual_captions import conceptual_captions
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
+from clipkit.shards.report import gather
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.show import show_random, show_sample
 from tests.chromium import chromium
@@ -131,6 +133,21 @@ def test_what_cannot_be_read_is_shown_as_that(small_dataset: Path, tmp_path: Pat
     with pytest.raises(DatasetError, match=r"000001\.tar: expected the shard"):
         show_sample(dataset, "000001000", tmp_path / "x.jpg")
     assert show_sample(dataset, "000001000").row["key"] == "000001000", "what is known is shown all the same"
+
+
+def test_a_manifest_that_is_not_the_indexs_is_told(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    manifest = dataset / "000000.parquet"
+    table = pq.read_table(manifest)
+    pq.write_table(table.set_column(2, "caption", table["caption"].take(list(range(63, -1, -1)))), manifest)
+    shows: list[Callable[[], object]] = [
+        lambda: show_sample(dataset, "000000005"),
+        lambda: show_random(dataset, 3, tmp_path / "page.html"),
+        lambda: gather(dataset),
+    ]
+    for show in shows:
+        with pytest.raises(DatasetError, match=r"000000\.parquet: expected the shard's manifest, of SHA-256"):
+            show()
 
 
 def test_the_command(tiny_dataset: Path, tmp_path: Path) -> None:

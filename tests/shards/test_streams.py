@@ -90,12 +90,12 @@ def test_killed_programs_with_workers_see_what_the_unbroken_run_sees(small_datas
     common = {"batch_size": 120, "seed": seed, "stop": 2160 + 600}
     expected = [content(batch) for batch in stream(small_dataset, **common)]
     found: list[str] = []
-    for sitting in range(4):
+    for sitting in range(3):
         settings = {**common, "position": 120 * len(found), "workers": chance.randint(0, 3)}
         with program("lines", small_dataset, json.dumps(settings), start_new_session=True) as process:
             assert process.stdout is not None
             for line, _ in zip(
-                process.stdout, range(chance.randint(1, 8) if sitting < 3 else 99), strict=False
+                process.stdout, range(chance.randint(1, 8) if sitting < 2 else 99), strict=False
             ):
                 position, digest = line.split()
                 found.append(digest)
@@ -175,6 +175,7 @@ def test_batches_are_held_as_the_limit_of_open_files_allows(small_dataset: Path)
     )
 
 
+@pytest.mark.slow
 def test_a_process_forked_from_a_program_that_reads_reads_too(small_dataset: Path) -> None:
     """It inherits the parent's server of workers, which is no child of its own."""
     parents, childs = said("forks", small_dataset)
@@ -185,6 +186,7 @@ def test_a_process_forked_from_a_program_that_reads_takes_nothing_from_it(small_
     assert said("lets_go", small_dataset) == [11, True]
 
 
+@pytest.mark.slow
 def test_a_process_forked_from_a_program_that_reads_keeps_what_it_holds(small_dataset: Path) -> None:
     """Its parent's loader processes do not write into it when the parent lets go."""
     assert said("keeps", small_dataset) == [11, True]
