@@ -93,7 +93,9 @@ def shards_verify(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_WORKERS, help="Processes that read. Default: one a CPU, behind an address eight."
+            min=1,
+            max=MOST_WORKERS,
+            help="Shards to read at a time. Default: one a CPU, behind an address eight.",
         ),
     ] = None,
     as_json: Json = False,

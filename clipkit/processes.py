@@ -28,10 +28,7 @@ _LARGEST_KEPT_BYTES = 32_000_000  # more is not allowed
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that a socket's name fits behind
 _ENDING_SECONDS = 5
 _LIMITED = threading.RLock()
-# A process that is forked while another thread has little memory to take would keep that limit and that lock.
-os.register_at_fork(
-    before=_LIMITED.acquire, after_in_parent=_LIMITED.release, after_in_child=_LIMITED.release
-)
+_unlimited: tuple[int, int] | None = None  # what the limit was, while there is one of ours
 
 
 @contextmanager
@@ -42,15 +39,16 @@ def deaf_to_interrupts() -> Iterator[None]:
     that one with half of its orders.
     """
     _make_folder_of_sockets()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with _held_back(), _LIMITED:  # they would inherit the limit
-            yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _LIMITED:  # they would inherit the limit
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        # The first process that multiprocessing spawns brings its tracker along, whose start unblocks SIGINT.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _held_back():
+                yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -141,14 +139,29 @@ def _limited(count: int) -> Iterator[None]:
     except (OSError, IndexError, ValueError):
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    global _unlimited
+    outer, (soft, hard) = _unlimited, resource.getrlimit(resource.RLIMIT_DATA)
     most = pages * resource.getpagesize() + count
     limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    _unlimited = outer or (soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (min([most, *limits]), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        _unlimited = outer
+
+
+def _renew_limit() -> None:
+    """In a process that was forked: another thread had the limit, and the lock, and is not here."""
+    global _LIMITED, _unlimited
+    _LIMITED = threading.RLock()
+    if _unlimited:
+        resource.setrlimit(resource.RLIMIT_DATA, _unlimited)
+        _unlimited = None
+
+
+os.register_at_fork(after_in_child=_renew_limit)
 
 
 def end_with_parent() -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,6 @@ from clipkit.stores import byte_range, called, file_system
 
 _LEAST_UPLOADED = 100_000  # bytes a second
 _WEB = ("http", "https")
-_LONGEST_NAME = 60  # characters of a copy's, which may be four bytes each
 
 Result = TypeVar("Result")
 
@@ -201,9 +200,9 @@ class RemotePath:
 
         Raises TooLargeError beyond `at_most` bytes, StorageError if there is no room for it.
         """
-        with scratch.folder() as folder:
-            copy = folder / (self.name[-_LONGEST_NAME:] or "content")
+        with ExitStack() as stack:
             try:
+                copy = stack.enter_context(scratch.folder()) / "content"
                 self.download(copy, at_most)
             except OSError as error:
                 if not is_full(error):

@@ -1,8 +1,9 @@
 import io
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from multiprocessing import forkserver
 from pathlib import Path
@@ -33,9 +34,13 @@ def a_cache_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module", autouse=True)
 def a_fork_server_for_each_file() -> Iterator[None]:
-    """It has imported what its first user's workers need; each of another one's would import that itself."""
+    """That which another file began lacks what this one's workers import, and each would import it itself."""
     yield
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    server = forkserver._forkserver
+    if server._forkserver_pid is not None:  # type: ignore[attr-defined]
+        with suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    server._stop()  # type: ignore[attr-defined]
 
 
 def picture(seed: int, width: int = 48, height: int = 40) -> bytes:

@@ -227,7 +227,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_process_that_starts_while_a_thread_has_little_memory_is_not_limited(
     method: str, tmp_path: Path
 ) -> None:

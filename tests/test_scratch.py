@@ -74,8 +74,8 @@ def test_what_a_kill_leaves_goes_at_the_next_start_and_what_is_used_stays(tempor
     assert living.returncode == 0 and not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("time", range(5))
-def test_threads_that_go_on_leave_nothing_at_the_end(temporary: Path, time: int) -> None:
+@pytest.mark.parametrize("repetition", range(5))
+def test_threads_that_go_on_leave_nothing_at_the_end(temporary: Path, repetition: int) -> None:
     subprocess.run([sys.executable, "-c", ENDS], stderr=subprocess.DEVNULL, check=True)
     assert not list(temporary.iterdir())
 

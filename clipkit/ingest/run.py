@@ -9,6 +9,7 @@ from pathlib import Path
 from clipkit.errors import DatasetError, SourceError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines.engine import Crashed, Engine
+from clipkit.ingest.engines.img2dataset import with_img2dataset
 from clipkit.ingest.engines.local import local
 from clipkit.ingest.local_files import look_for_pictures
 from clipkit.ingest.preflight import preflight
@@ -71,7 +72,7 @@ def ingest(
     tallies: list[Tally] = []
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
-            if not tallies and engine is local:  # the others' network is another one
+            if not tallies and _asks_from_here(engine):
                 listed = max(dataset.listed, which.first + which.records)
                 first = _first_rows(source, dataset, which, listed)
                 if source.reading.get("kind") == "files":  # of a retry, too: its disk may be gone
@@ -84,6 +85,14 @@ def ingest(
         result = result_of(out, tallies, time.monotonic() - begun)
     _judge(result)
     return result
+
+
+def _asks_from_here(engine: Engine) -> bool:
+    # A cluster's network is another one; and img2dataset takes a proxy from the environment, which may look
+    # all names up.
+    from urllib.request import getproxies
+
+    return engine is local or (engine is with_img2dataset and not getproxies())
 
 
 def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pass]:

@@ -8,9 +8,10 @@ import html
 import itertools
 import re
 import sqlite3
-from array import array
+import struct
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_plus
@@ -18,6 +19,7 @@ from zlib import crc32
 
 import numpy as np
 
+from clipkit import scratch
 from clipkit.errors import SourceError, tell
 from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.sources import Source, identify_all, unique_names
@@ -28,6 +30,7 @@ MIRROR = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images"
 _COLUMNS = 25
 _LINES_LOOKED_AT = 100
 _WANTED = re.compile(r"(\d{1,9})\t(\d{1,18})\t([0-9a-f]{6,40})", re.ASCII)
+_ROW, _PLACE = struct.Struct("<IIIq"), struct.Struct("<Q")  # of a subset that is sorted on disk
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _SQLITE = b"SQLite format 3\0"
 _QUERY = "SELECT title, description, downloadurl, marker FROM yfcc100m_dataset WHERE photoid = ?"
@@ -61,9 +64,9 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     """Open a subset of YFCC100M; `caption` is one of CAPTIONS, `mirror` takes pictures from MIRROR.
 
     Rows come in the subset's order, which the metadata's text is streamed beside; from a subset that is not
-    in order of its line numbers, which is said, those of each stretch of it come in that order instead, for
-    28 bytes of memory a row (and a failure's text lacks the hash). The SQLite file is asked photo by photo,
-    in the subset's order. Raises SourceError for files that cannot be read as such.
+    in order of its line numbers, which is said, those of each stretch of it come in that order instead, from
+    temporary files of 28 bytes a row (and a failure's text lacks the hash). The SQLite file is asked photo
+    by photo, in the subset's order. Raises SourceError for files that cannot be read as such.
     """
     names = unique_names([subset, metadata])
     in_order = _check(subset)
@@ -153,19 +156,24 @@ def _check_metadata(metadata: Path) -> None:
 
 
 def _sorted(unsorted: Iterator[_Wanted]) -> Iterator[_Wanted]:
-    lines, records, checks, photos = array("I"), array("I"), array("I"), array("q")
-    for wanted in unsorted:
-        if wanted.photo is None:
-            yield wanted
-        else:
-            lines.append(wanted.line)
-            records.append(wanted.record)
-            checks.append(wanted.check)
-            photos.append(wanted.photo)
-    for place in np.argsort(np.frombuffer(lines, np.uint32), kind="stable"):
-        photo = photos[place]
-        text = f"{lines[place]}\t{photo}"
-        yield _Wanted(records[place], lines[place], photo, "", checks[place], text)
+    with scratch.folder() as folder:  # on disk: memory must not grow with the list
+        count = 0
+        with (folder / "rows").open("wb") as rows, (folder / "order").open("wb") as order:
+            for wanted in unsorted:
+                if wanted.photo is None:
+                    yield wanted
+                    continue
+                rows.write(_ROW.pack(wanted.record, wanted.line, wanted.check, wanted.photo))
+                order.write(_PLACE.pack(wanted.line << 32 | count))
+                count += 1
+        if not count:
+            return
+        places = np.memmap(folder / "order", np.uint64, mode="r+")
+        places.sort()
+        with (folder / "rows").open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored:
+            for place in places:
+                record, line, check, photo = _ROW.unpack_from(stored, (int(place) & 0xFFFFFFFF) * _ROW.size)
+                yield _Wanted(record, line, photo, "", check, f"{line}\t{photo}")
 
 
 def _beside(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wanted, _Photo | str]]:

@@ -59,6 +59,21 @@ def visit(listed: list[str], folder: Path, *options: str) -> Visit:
     (folder / "list.tsv").write_text("".join(f"x\t{url}\n" for url in listed))
     command = [sys.executable, "-m", "clipkit", "ingest", "cc", str(folder / "list.tsv"), *options]
     command += ["--out", str(folder / "out"), "--timeout", "2", "--deadline", "6", "--retries", "1"]
+    proxy = dict.fromkeys(
+        ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"), f"http://{PUBLIC}:3128"
+    )
+    told = in_own_internet(command, folder, proxy)
+    assert told["code"] == 0, told["errors"]
+    failed = folder / "out" / "failures"
+    failures = pq.read_table(failed).to_pylist() if failed.exists() else []
+    samples = pq.read_table(folder / "out" / "000000.parquet")["url"].to_pylist()
+    became = dict.fromkeys(samples, "ok") | {row["url"]: row["reason"] for row in failures}
+    tried = {f"{address} {port}" for address, port in told["tried"]}
+    return Visit(tried, told["asked"], became, failures)
+
+
+def in_own_internet(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """What a command said and did: `code`, `errors`, the addresses `tried`, the names `asked` for."""
     own_internet = [sys.executable, "-m", "tests.ingest.own_internet", str(folder), *command]
     rights = [] if os.geteuid() == 0 else ["--map-root-user"]
     unshare = ["unshare", *rights, "--mount", "--net", "sh", "-c"]
@@ -68,23 +83,16 @@ def visit(listed: list[str], folder: Path, *options: str) -> Visit:
         pytest.skip("no unshare here")
     if possible.returncode:
         pytest.skip(f"no namespace of its own here: {possible.stderr.strip()}")
-    proxy = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), f"http://{PUBLIC}:3128")
     finished = subprocess.run(
         [*unshare, f"{ROUTES} && exec {shlex.join(own_internet)}"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
-        env={**os.environ, **proxy},
+        env={**os.environ, **environment},
     )
-    told = json.loads(finished.stdout)
-    assert told["code"] == 0, told["errors"]
-    failed = folder / "out" / "failures"
-    failures = pq.read_table(failed).to_pylist() if failed.exists() else []
-    samples = pq.read_table(folder / "out" / "000000.parquet")["url"].to_pylist()
-    became = dict.fromkeys(samples, "ok") | {row["url"]: row["reason"] for row in failures}
-    tried = {f"{address} {port}" for address, port in told["tried"]}
-    return Visit(tried, told["asked"], became, failures)
+    told: dict[str, Any] = json.loads(finished.stdout)
+    return told
 
 
 def test_only_public_addresses_are_ever_connected_to(tmp_path: Path) -> None:
@@ -123,3 +131,28 @@ def test_names_whose_servers_are_silent_keep_no_others_waiting(tmp_path: Path) -
     silent = [way.format(f"{number}.{SILENT}") for way in ways for number in range(25)]
     seen = visit([*well[:10], *silent, *well[10:]], tmp_path, "--workers", "1")
     assert seen.became == dict.fromkeys(well, "ok") | dict.fromkeys(silent, "timeout")
+
+
+WITH_IMG2DATASET = """
+import sys
+from pathlib import Path
+from clipkit.errors import NetworkError
+from clipkit.ingest.conceptual_captions import conceptual_captions
+from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.engines.img2dataset import with_img2dataset
+from clipkit.ingest.run import ingest
+source = conceptual_captions([Path(sys.argv[1])])
+try:
+    ingest(source, Path(sys.argv[2]), IngestConfig(), engine=with_img2dataset)
+except NetworkError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("program", [["-m", "clipkit", "ingest", "cc"], ["-c", WITH_IMG2DATASET]])
+def test_a_broken_name_resolver_marks_nothing(tmp_path: Path, program: list[str]) -> None:
+    (tmp_path / "list.tsv").write_text("x\thttp://broken.example/\n")
+    words = [str(tmp_path / "list.tsv"), *(["--out"] if program[0] == "-m" else []), str(tmp_path / "out")]
+    told = in_own_internet([sys.executable, *program, *words], tmp_path, {})
+    assert told["code"] == 1 and not (tmp_path / "out" / "failures").exists()
+    assert "expected a working name resolver, found that neither the only host" in told["errors"]

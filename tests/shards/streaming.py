@@ -62,13 +62,10 @@ def lines(dataset: str, settings: str) -> None:
 
 def stops(dataset: str) -> None:
     begin_and_leave(dataset)  # what is made once and stays: the server that workers are forked from
-    before = held()
-    for _ in range(3):  # each that left one thing would leave more than what `before` may not have let go yet
+    before = settled()
+    for _ in range(3):
         begin_and_leave(dataset)
-    deadline = time.monotonic() + 30
-    while any(now > before[name] for name, now in held().items()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    print(json.dumps([before, held()]))
+    print(json.dumps([before, settled()]))
 
 
 def holds(dataset: str, soft: str, hard: str) -> None:
@@ -126,6 +123,15 @@ def begin_and_leave(dataset: str) -> None:
     next(made)
     next(made)
     made.close()  # type: ignore[attr-defined]
+
+
+def settled() -> dict[str, int]:
+    """What is held once that has not changed for a second: processes and threads end a while later."""
+    found: list[dict[str, int]] = []
+    while len(found) < 5 or any(each != found[-1] for each in found[-5:]):
+        time.sleep(0.25)
+        found.append(held())
+    return found[-1]
 
 
 def held() -> dict[str, int]:

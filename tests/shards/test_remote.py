@@ -443,7 +443,7 @@ def test_a_full_disk_under_temporary_files_says_nothing_of_a_shard(uploaded: str
     assert done.returncode == 1 and done.stdout == ""
     line = done.stderr.splitlines()[-1]
     assert re.match(
-        rf"clipkit: {disk}: expected room for a copy of {uploaded}/\d+\.tar, found the disk", line
+        rf"clipkit: {disk}: expected room for a copy of {uploaded}/\d+\.(tar|parquet), found the disk", line
     )
     assert line.endswith("full; make room, or set TMPDIR to a folder on a larger disk")
 

@@ -44,8 +44,11 @@ def labelled_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def one(tiny_dataset: Path, labelled_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ranks.py leaves behind in this process alone."""
-    measure = runpy.run_path(str(RANKS))["measure"]
-    return made_once(tmp_path_factory, "one", lambda out: measure(tiny_dataset, labelled_pictures, out))
+
+    def make(out: Path) -> None:
+        runpy.run_path(str(RANKS))["measure"](tiny_dataset, labelled_pictures, out)
+
+    return made_once(tmp_path_factory, "one", make)
 
 
 @pytest.fixture(scope="session")
