@@ -341,9 +341,12 @@ def test_a_site_of_one_s_own_may_be_taken_although_it_opts_out(server: Server) -
 
 
 def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, server.url(""))
+        monkeypatch.setenv(name.upper(), server.url(""))
     assert outcome(server.add("/", answer(b"direct"))) == Fetched(b"direct", 200, 1)
+    outcome(server.url("/").replace("http:", "https:"))  # that of a proxy would begin with a CONNECT
+    assert server.hits == {"/": 1}
 
 
 def test_a_proxy_is_asked_for_everything_and_judges_addresses_itself(server: Server) -> None:
