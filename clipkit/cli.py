@@ -98,7 +98,7 @@ _NO_ROOM = re.compile("failed to map segment from shared object|can't start new 
 
 
 def main() -> None:
-    """Run the command line; end the process with its exit code."""
+    """Run the command line, once in a process, and end that with its exit code."""
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are no UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from clipkit.errors import NoDatasetError
-from clipkit.locations import location, scheme_of
-from clipkit.shards.index import read_index
+from clipkit.locations import each_of, is_remote, location, scheme_of
+from clipkit.shards.index import IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet
 
 _SIDES = ["original_width", "original_height", "width", "height"]
@@ -34,9 +35,13 @@ def count_longer(source: str, aspect: float) -> Aspects | None:
     if directory is None or not shards:
         return None
     looked_at = longer = 0
-    for place in np.unique(np.linspace(0, len(shards) - 1, _MANIFESTS).astype(int)):
-        manifest = (directory / shards[place].name).with_suffix(".parquet")
-        table = read_parquet(manifest, "the shard's manifest", _SIDES, shards[place].manifest_sha256)
+
+    def sides(shard: IndexEntry) -> pa.Table:
+        manifest = (directory / shard.name).with_suffix(".parquet")
+        return read_parquet(manifest, "the shard's manifest", _SIDES, shard.manifest_sha256)
+
+    spread = np.unique(np.linspace(0, len(shards) - 1, _MANIFESTS).astype(int))
+    for table in each_of(sides, [shards[place] for place in spread], remote=is_remote(directory)):
         served_width, served_height, width, height = (
             table[name].to_numpy().astype(np.int64) for name in _SIDES
         )
