@@ -197,8 +197,9 @@ def ink_profile() -> bytes:
 
 def test_the_colour_profile_of_inks_is_honoured() -> None:
     cyan = Image.new("CMYK", (40, 30), (255, 0, 0, 0))
-    for options, expected in (({}, [0, 255, 255]), ({"icc_profile": ink_profile()}, [255, 0, 0])):
-        got = pixels(made(encoded(cyan, **options)))
+    profiled = encoded(cyan, icc_profile=ink_profile())
+    for data, expected in ((encoded(cyan), [0, 255, 255]), (profiled, [255, 0, 0])):
+        got = pixels(made(data))
         assert (abs(got.mean(axis=(0, 1)) - expected) < 12).all()
 
 
