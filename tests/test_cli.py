@@ -95,6 +95,12 @@ def test_what_lies_on_this_machine_alone_is_no_folder_named_like_an_address(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_help_says_where_no_address_is_checked() -> None:
+    said = " ".join(clipkit("ingest", "cc", "--help").stdout.split())
+    assert "--proxy <str> http://HOST:PORT or socks5h://…; the check of addresses is its then." in said
+    assert "img2dataset: that tool makes the requests, by its own rules: no check of addresses, no" in said
+
+
 @pytest.mark.parametrize("option", ["--timeout", "--deadline"])
 def test_waits_that_no_clock_knows_are_bad_usage(option: str, tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("x\thttp://example.com/\n")

@@ -4,6 +4,7 @@ import gzip
 import socket
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from clipkit._version import VERSION
+from clipkit.ingest.budget import BODY_BYTES
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
@@ -196,6 +198,44 @@ def test_what_may_pass_is_tried_again(server: Server, failure: Route) -> None:
     assert server.hits["/later"] == 3
 
 
+def test_each_wait_before_a_retry_is_longer_than_the_last(server: Server) -> None:
+    times: list[float] = []
+
+    def broken(request: BaseHTTPRequestHandler) -> None:
+        times.append(time.monotonic())
+        answer(b"", 500)(request)
+
+    assert outcome(server.add("/", broken), backoff=0.2) == Failed("http_5xx", "HTTP 500", 500, 3)
+    first, second, third = times
+    assert second - first >= 0.15 and third - second >= 0.3  # a quarter less at most
+
+
+def slow_to_fail(request: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.5)
+    answer(b"", 500)(request)
+
+
+def slow_to_end(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.end_headers()
+    for _ in range(200):
+        request.wfile.write(bytes(1000))
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("route", [slow_to_fail, slow_to_end])
+def test_a_url_has_one_deadline_over_all_its_attempts(server: Server, route: Route) -> None:
+    times: list[float] = []
+
+    def timed(request: BaseHTTPRequestHandler) -> None:
+        times.append(time.monotonic())
+        route(request)
+
+    failed = outcome(server.add("/", timed), deadline=1.5, retries=9)
+    assert isinstance(failed, Failed) and failed.retryable and failed.attempts == len(times)
+    assert time.monotonic() - times[0] < 1.5 + 2.5
+
+
 def test_retry_after_is_obeyed_within_the_deadline(server: Server) -> None:
     times: list[float] = []
 
@@ -341,9 +381,12 @@ def test_a_site_of_one_s_own_may_be_taken_although_it_opts_out(server: Server) -
 
 
 def test_the_environment_sets_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, server.url(""))
+        monkeypatch.setenv(name.upper(), server.url(""))
     assert outcome(server.add("/", answer(b"direct"))) == Fetched(b"direct", 200, 1)
+    outcome(server.url("/").replace("http:", "https:"))  # that of a proxy would begin with a CONNECT
+    assert server.hits == {"/": 1}
 
 
 def test_a_proxy_is_asked_for_everything_and_judges_addresses_itself(server: Server) -> None:
@@ -518,6 +561,23 @@ def test_bodies_beyond_the_memory_wait_and_then_come(server: Server) -> None:
     urls = [server.add(f"/{number}", answer(body)) for number in range(8)]
     config = CONFIG.model_copy(update={"max_bytes": 63_999_000, "timeout": 30.0, "deadline": 60.0})
     assert outcomes(urls, config) == [Fetched(body, 200, 1)] * 8
+
+
+def test_bodies_that_come_at_once_are_held_within_the_budget(server: Server) -> None:
+    body, together = bytes(5_000_000), threading.Barrier(40)
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        together.wait(30)
+        answer(body)(request)
+
+    rows = [UrlRow("list", number, server.add(f"/{number}", route), "") for number in range(40)]
+    config = CONFIG.model_copy(update={"timeout": 30.0, "deadline": 60.0})
+    tracemalloc.start()
+    ended = [outcome == Fetched(body, 200, 1) for _, outcome in filter(None, fetch(enumerate(rows), config))]
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ended == [True] * 40
+    assert held < BODY_BYTES + len(body)
 
 
 def test_leaving_early_stops_the_transfers(server: Server) -> None:

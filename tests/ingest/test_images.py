@@ -10,9 +10,10 @@ import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.decoding import Limits, decode
 from clipkit.ingest.images import Picture, difference_hash, process
 from clipkit.ingest.rows import Failed
 from clipkit.pictures import MAX_SCANS
@@ -50,7 +51,7 @@ def oriented(orientation: int) -> Image.Exif:
     return exif
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
     data = encoded(photo(300, 180), kind, exif=oriented(orientation))
@@ -148,7 +149,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert np.abs(got - ramp / 257).max() < 4
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_of_an_animation_the_first_frame_is_kept(kind: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "lime")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -171,7 +172,7 @@ def swapped_profile() -> bytes:
     return icc.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_the_colour_profile_is_honoured(kind: str) -> None:
     red = Image.new("RGB", (40, 30), (255, 0, 0))
     swapped = made(encoded(red, kind, icc_profile=swapped_profile()))
@@ -180,6 +181,26 @@ def test_the_colour_profile_is_honoured(kind: str) -> None:
     for harmless in (srgb, swapped_profile()[:200], b"no profile at all"):
         same = made(encoded(red, kind, icc_profile=harmless))
         assert (abs(pixels(same).mean(axis=(0, 1)) - [255, 0, 0]) < 6).all()
+
+
+def ink_profile() -> bytes:
+    """A profile of inks (ICC.1:2001, 6.5.8) by which cyan prints red, black black, the others nothing."""
+    white, red, black = bytes((255, 128, 128)), bytes((136, 208, 195)), bytes((0, 128, 128))  # in Lab
+    table = b"mft1" + struct.pack(">4xBBBx9i", 4, 3, 2, *(65536 if at % 4 == 0 else 0 for at in range(9)))
+    table += bytes(range(256)) * 4 + (white + black) * 4 + (red + black) * 4 + bytes(range(256)) * 3
+    content = struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+    header = struct.pack(
+        ">I4xI4s4s4s12x4s", 128 + len(content), 0x02100000, b"prtr", b"CMYK", b"Lab ", b"acsp"
+    )
+    return header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48) + content
+
+
+def test_the_colour_profile_of_inks_is_honoured() -> None:
+    cyan = Image.new("CMYK", (40, 30), (255, 0, 0, 0))
+    profiled = encoded(cyan, icc_profile=ink_profile())
+    for data, expected in ((encoded(cyan), [0, 255, 255]), (profiled, [255, 0, 0])):
+        got = pixels(made(data))
+        assert (abs(got.mean(axis=(0, 1)) - expected) < 12).all()
 
 
 def test_a_profile_in_several_segments_is_put_together() -> None:
@@ -333,6 +354,27 @@ def test_pictures_of_unwanted_sizes_are_refused_before_they_are_decoded(kind: st
     small, long = wanted.model_copy(update={"min_size": 41}), wanted.model_copy(update={"max_aspect": 2.99})
     assert failed(data, small) == Failed("too_small", "40 x 120")
     assert failed(data, long) == Failed("aspect", "40 x 120")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("side", "reduction"), [(511, 1), (512, 2), (1025, 4), (2049, 8)])
+def test_a_large_jpeg_is_decoded_at_a_fraction(mode: str, side: int, reduction: int) -> None:
+    data = encoded(Image.new(mode, (side, side + 10)))
+    decoded = decode(data, "jpeg", short_side=256, limits=Limits(36_000_000))
+    assert (decoded.width, decoded.height, decoded.reduction) == (side, side + 10, reduction)
+    assert decoded.pixels.shape[:2] == (-(-(side + 10) // reduction), -(-side // reduction))
+
+
+def test_the_quality_is_that_of_the_stored_jpeg() -> None:
+    data = encoded(photo())
+
+    def tables(jpeg: bytes) -> dict[int, list[int]]:
+        image = Image.open(io.BytesIO(jpeg))
+        assert isinstance(image, JpegImagePlugin.JpegImageFile)
+        return image.quantization
+
+    for config, quality in ((CONFIG, 95), (CONFIG.model_copy(update={"quality": 50}), 50)):
+        assert tables(made(data, config).content) == tables(encoded(photo(), quality=quality))
 
 
 def test_the_bytes_as_served_can_be_kept() -> None:

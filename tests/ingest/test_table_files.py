@@ -1,5 +1,6 @@
 """Tables of URLs in every form that people have them in, and the columns kept from them."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -52,6 +53,7 @@ WRITERS: dict[str, Callable[[Columns], bytes]] = {
     "jsonl": json_lines,
     "parquet": parquet,
     "csv.gz": lambda columns: gzip.compress(csv_text(columns)),
+    "tsv.bz2": lambda columns: bz2.compress(csv_text(columns, "\t")),
     "jsonl.zst": lambda columns: bytes(pa.compress(json_lines(columns), "zstd", asbytes=True)),
 }
 
@@ -252,6 +254,18 @@ def test_a_directory_stands_for_its_tables_in_order(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"empty: expected files ending in \.csv"):
         table_files([tmp_path / "empty"])
+
+
+def test_files_named_together_are_read_in_that_order(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_bytes(b"URL,TEXT\nhttp://h/0,a\nhttp://h/1,b\n")
+    (tmp_path / "a.jsonl").write_bytes(b'{"caption": "c", "image_url": "http://h/2"}\n')
+    source = table_files([tmp_path / "b.csv", tmp_path / "a.jsonl"])
+    assert [(row.source, row.source_row, row.url, row.caption) for row in source] == [
+        ("b.csv", 0, "http://h/0", "a"),
+        ("b.csv", 1, "http://h/1", "b"),
+        ("a.jsonl", 0, "http://h/2", "c"),
+    ]
+    assert (source.records, source.stem, len(source.files)) == (3, "b", 2)
 
 
 def test_kept_columns_have_names_of_their_own_and_one_type(tmp_path: Path) -> None:
