@@ -17,7 +17,9 @@ from tests.serving import answering
 
 BUCKET = "bucket"
 Fault = Callable[[str, str], str | None]
-"""(method, path) → a status such as "503", "short", "slow", "reset", "changed"; None for a proper answer."""
+"""(method, path) → a status such as "503", "short", "slow", "late" (by a second), "reset", "changed"; None
+for a proper answer.
+"""
 
 _REFUSALS = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
 _HOP = {"connection", "transfer-encoding", "host"}
@@ -57,6 +59,8 @@ class _Door(BaseHTTPRequestHandler):
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
         if fault == "slow":
             self.server.store.stopping.wait(20)
+        if fault == "late":
+            self.server.store.stopping.wait(1)
         length = int(headers.pop("Content-Length", len(content)))
         if fault == "short":
             content = content[: len(content) // 2]

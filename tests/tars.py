@@ -1,6 +1,7 @@
 """Tars as other tools write them: by webdataset's own writer, and laid out as img2dataset 1.47 does."""
 
 import json
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,22 @@ def write_img2dataset(folder: Path, shard: int, rows: Sequence[Mapping[str, Any]
         json.dumps({"count": len(rows), "successes": len(samples)})
     )
     return write_tar(folder / f"{shard:05d}.tar", samples)
+
+
+class _Touching:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def write_hostile(path: Path, made_by_pickles: Path, jpg: bytes) -> list[str]:
+    """Write samples whose names lead out of any folder, with pickles that make a file; return their keys."""
+    members = {"jpg": jpg, "txt": "a caption of number 7"}
+    members |= dict.fromkeys(("pyd", "pkl", "pickle", "pth"), pickle.dumps(_Touching(made_by_pickles)))
+    keys = ["plain", "../beside", "folder/below", f"{path.parent}/absolute", "./../../above"]
+    write_tar(path, [{"__key__": key, **members} for key in keys])
+    return keys

@@ -25,7 +25,8 @@ from clipkit.ingest.run import ingest
 from clipkit.ingest.tars import tars
 from tests.datasets import contents
 from tests.serving import Server, answer, encoded, photo
-from tests.tars import write_img2dataset, write_tar
+from tests.tars import write_hostile, write_img2dataset, write_tar
+from tests.test_cli import clipkit
 
 CONFIG = IngestConfig(image_size=32, workers=2, chunk_rows=100, max_bytes=100_000)
 SIZES = (840, 1, 0, 880)  # samples of the tars
@@ -130,6 +131,21 @@ def test_any_number_of_workers_gives_the_same_bytes(folder: Path, tmp_path: Path
     run(folder, tmp_path / "two")
     run(folder, tmp_path / "one", workers=1, connections=1)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_nothing_is_unpickled_and_nothing_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tars", "here", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    tar = tmp_path / "tars" / "x.tar"
+    keys = write_hostile(tar, tmp_path / "touched", encoded(photo()))
+    before = set(tmp_path.rglob("*"))
+    done = clipkit("ingest", "tars", tar, "--out", tmp_path / "out", "--json", cwd=tmp_path / "here")
+    assert done.returncode == 0 and json.loads(done.stdout)["samples"] == len(keys), done.stderr
+    out = {tmp_path / "out", *(tmp_path / "out").rglob("*")}
+    assert set(tmp_path.rglob("*")) - out == before
+    made = [sample["__key__"] for sample in read_by_webdataset(tmp_path / "out")]
+    assert made == [f"{number:09d}" for number in range(len(keys))]
 
 
 PROGRAM = """

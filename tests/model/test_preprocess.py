@@ -4,11 +4,13 @@ import random
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 import torchvision.transforms.functional as vision
 from PIL import Image, ImageCms
@@ -161,14 +163,23 @@ def test_a_training_crop_is_torchvisions_of_the_same_box(kind: str, mode: str) -
         assert (difference**2).mean() < 0.05  # 61 dB: rounded otherwise here and there
 
 
-def test_a_large_jpeg_is_decoded_smaller_to_nearly_the_same() -> None:
+def test_a_large_jpeg_is_decoded_smaller_to_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(picture(1600, 1200), "JPEG", quality=95)
+    decoded: list[tuple[int, ...]] = []
+
+    def decode_jpeg(*values: Any, **options: Any) -> Pixels:
+        pixels: Pixels = simplejpeg.decode_jpeg(*values, **options)
+        decoded.append(pixels.shape)
+        return pixels
+
+    monkeypatch.setattr("clipkit.model.pictures.simplejpeg", SimpleNamespace(decode_jpeg=decode_jpeg))
     for key in range(5):
         left, top, width, height = crop_box(1600, 1200, (0.9, 1.0), (3 / 4, 4 / 3), Draws(key))
         whole = Image.open(io.BytesIO(data)).crop((left, top, left + width, top + height))
         expected = np.asarray(whole.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
         difference = np.abs(TrainTransform(64)(data, key).astype(int) - expected)
         assert difference.mean() < 1.5
+    assert decoded == [(150, 200, 3)] * 5, "an eighth of its sides, which is still twice 64"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -13,7 +13,7 @@ import torch
 from clipkit.errors import DatasetError
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
-from clipkit.shards.bad_samples import MAX_BAD, BadCount
+from clipkit.shards.bad_samples import MAX_BAD, Bad, BadCount
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
 
@@ -92,6 +92,19 @@ def test_more_than_a_few_end_the_stream_with_their_list(damaged: Path) -> None:
         read(damaged, say=len)
     assert str(raised.value).count("cannot be decoded") + str(raised.value).count("not UTF-8") == 11
     assert len(read(damaged, say=len, max_bad=0.01)) == 18
+
+
+@pytest.mark.parametrize(
+    ("seen", "allowed"), [(1, 10), (10_000, 10), (20_000, 20), (20_999, 20), (10**6, 1000)]
+)
+def test_one_in_a_thousand_is_allowed_by_default_and_ten_in_any_case(seen: int, allowed: int) -> None:
+    bad = Bad()
+    count = BadCount(say=len, bad=bad)
+    count.add(["bad"] * allowed, seen)
+    count.add([], seen)
+    with pytest.raises(DatasetError, match=rf"{allowed + 1} of the {seen:,} samples .* the 0\.10% allowed"):
+        count.add(["bad"], seen)
+    assert bad.count == allowed + 1
 
 
 def test_none_is_allowed_if_none_is_asked_for(damaged: Path) -> None:

@@ -27,6 +27,7 @@ from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
 from tests.conftest import WriteDataset, picture
 from tests.datasets import contents
+from tests.shards.test_verify import change_manifest
 
 PROVENANCE = [name for name in MANIFEST_SCHEMA.names if name not in {"key", "image_offset", "caption_offset"}]
 
@@ -134,6 +135,35 @@ def test_a_split_divides_the_pictures_for_ever(small_dataset: Path, tmp_path: Pa
     assert parent is not None
     assert parent.settings == {"where": "source_row < 500", "split": 0.2, "part": "val"}
     assert sum(parent.left_out.values()) + len(found) == 2160 and parent.left_out["split"] > 0
+
+
+def with_copies(table: pa.Table) -> pa.Table:
+    """A manifest of 270 pictures, each of which has its copies in every shard."""
+    names = [hashlib.sha256(b"%d" % (row % 300)).hexdigest() for row in table["source_row"].to_pylist()]
+    place = table.schema.get_field_index("sha256")
+    return table.set_column(place, table.schema.field(place), pa.array(names))
+
+
+def test_copies_of_a_picture_fall_on_one_side_also_of_derived_datasets(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(small_dataset, tmp_path / "old")
+    for shard in read_index(old).shards:
+        change_manifest(old, with_copies, shard.name)
+    filtered(old, tmp_path / "odd", where="source_row % 2 = 1")
+    dedup(old, DedupConfig(), out=tmp_path / "single", hash_folder=hash_folder)
+    sides = {}
+    for name, samples_of in (("old", 2160), ("odd", 1200), ("single", 270)):
+        made = filtered(tmp_path / name, tmp_path / f"{name}-parts", split=0.2)
+        assert made.samples == samples_of
+        train, val = (
+            set(manifests(tmp_path / f"{name}-parts" / part)["sha256"].to_pylist())
+            for part in ("train", "val")
+        )
+        assert train and val and not train & val
+        sides[name] = train, val
+    assert sides["single"] == sides["old"]
+    assert all(some < all_of for some, all_of in zip(sides["odd"], sides["old"], strict=True))
 
 
 def test_samples_without_hashes_as_a_repair_makes_them_are_left_out_on_demand(

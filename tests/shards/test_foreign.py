@@ -3,9 +3,11 @@
 import gc
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -24,7 +26,7 @@ from clipkit.shards.shard_set import ShardSet, name_of
 from tests.conftest import picture
 from tests.datasets import everything
 from tests.shards.functions import tokenize, transform
-from tests.tars import write_img2dataset, write_tar
+from tests.tars import write_hostile, write_img2dataset, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,29 @@ def test_loader_processes_read_them(folder: Path) -> None:
     assert len(here) == 6
     for ours, theirs in zip(here, there, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_nothing_is_unpickled_and_nothing_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tars", "here", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    tar, touched = tmp_path / "tars" / "x.tar", tmp_path / "touched"
+    keys = write_hostile(tar, touched, picture(0))
+    with tarfile.open(tar) as read:
+        pickles = [read.extractfile(name) for name in read.getnames() if name.startswith("plain.p")]
+        contents = [file.read() for file in pickles if file]
+    for content in contents:
+        pickle.loads(content)
+        touched.unlink()
+    before = set(tmp_path.rglob("*"))
+    shard_set = ShardSet(tar)
+    assert everything(shard_set) == [(key, picture(0), "a caption of number 7") for key in keys]
+    settings: dict[str, Any] = {"batch_size": 5, "stop": 10, "transform": transform, "tokenize": tokenize}
+    assert len(list(batches(shard_set, **settings))) == 2
+    assert len(contents) == 4 and set(tmp_path.rglob("*")) - before == {
+        tar.with_name(".x.tar.headers.parquet")
+    }
 
 
 def test_an_img2dataset_folder(tmp_path: Path) -> None:

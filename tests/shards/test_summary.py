@@ -23,6 +23,7 @@ def dataset(small_dataset: Path, tmp_path: Path) -> Path:
     for number, row in enumerate(rows):
         row["sha256"] = f"{number % 400:064x}"
         row["url"] = ["http://a.example:80/x", "HTTPS://User@B.Example/", "", "http://[::1]:8/"][number % 4]
+        row["width"], row["height"] = 20 + number, 5000 - 3 * number
         row["original_format"] = "png" if number % 10 == 0 else "jpeg"
         row["caption"] = "" if number % 2 else "zwei Wörter"
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
@@ -53,6 +54,15 @@ def test_counts_are_those_of_the_manifests(dataset: Path) -> None:
     assert (found.least, found.greatest, found.values) == (0, lengths[-1], 2160)
     assert found.mean == pytest.approx(sum(lengths) / 2160, abs=0.005)
     assert found.percentiles["p25"] == lengths[-(-25 * 2160 // 100) - 1]
+    assert summary.bytes == sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    for name in ("width", "height", "image_bytes"):
+        values = sorted(row[name] for row in rows)
+        found = summary.spreads[name]
+        assert (found.least, found.greatest, found.values) == (values[0], values[-1], 2160)
+        assert found.mean == pytest.approx(sum(values) / 2160, abs=0.005)
+        for percent, value in found.percentiles.items():
+            exact = values[-(-int(percent[1:]) * 2160 // 100) - 1]
+            assert value == pytest.approx(exact, rel=0 if exact < 2048 else 0.001)
     assert summary.spreads["caption_words"].least == 0 and summary.spreads["caption_words"].greatest == 5
 
 
