@@ -262,11 +262,6 @@ def _is_of_this_machine(error: Exception) -> bool:
     return not any(isinstance(each, known) for each in _chain(error))
 
 
-def is_full(error: BaseException) -> bool:
-    """Tell whether an error is that this machine's disk is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     for _ in range(10):
         if error is None:

@@ -1,6 +1,5 @@
 """A path behind an address, with what is used here of a Path's interface. Each request is `tried`."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
-from clipkit.errors import StorageError
 from clipkit.remote import (
     MOST_BYTES,
     NO_BUCKET,
@@ -17,7 +15,6 @@ from clipkit.remote import (
     RefusedError,
     RemoteError,
     Transfer,
-    is_full,
     tried,
 )
 from clipkit.stores import byte_range, called, file_system
@@ -201,16 +198,9 @@ class RemotePath:
         Raises TooLargeError beyond `at_most` bytes, StorageError if there is no room for it.
         """
         with ExitStack() as stack:
-            try:
+            with scratch.told_if_full(f"a copy of {self}"):
                 copy = stack.enter_context(scratch.folder()) / "content"
                 self.download(copy, at_most)
-            except OSError as error:
-                if not is_full(error):
-                    raise
-                raise StorageError(
-                    f"{tempfile.gettempdir()}: expected room for a copy of {self}, found the disk full; make "
-                    "room, or set TMPDIR to a folder on a larger disk"
-                ) from None
             yield copy
 
     def download(self, target: Path, at_most: int | None = None) -> None:

@@ -4,6 +4,7 @@ All lie in one folder of the user's, in a folder for each process that has any. 
 process as long as this holds the lock beside it; whose lock nobody holds is of a dead one.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -43,6 +44,25 @@ def folder() -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error is that this machine's disk is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def told_if_full(what: object) -> Iterator[None]:
+    """Raise StorageError if there is no room for `what`, which is written into a `folder` inside."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise StorageError(
+            f"{tempfile.gettempdir()}: expected room for {what}, found the disk full; make room, or set "
+            "TMPDIR to a folder on a larger disk"
+        ) from None
 
 
 def clear() -> None:

@@ -1,6 +1,7 @@
 """What a user meets at the command line: exit codes, one clear line, nothing lost."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from clipkit.model.config import config_names
 from clipkit.shards.shard_set import ShardSet
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_img2dataset
+from tests.test_progress import on_a_terminal
 
 
 def clipkit(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -175,6 +177,11 @@ def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert (result["records"], result["samples"], result["failures"]) == (63, 60, {"http_4xx": 3})
+    last = json.loads(first.stderr.splitlines()[-1])
+    assert all(last.pop(name) > 0 for name in ("seconds", "urls_per_second", "mb_per_second"))
+    assert last == {
+        "stage": "ingest", "done": 63, "total": 63, "ok": 0.9524, "causes": {"http_4xx": 3}, "eta_seconds": 0
+    }  # fmt: skip
     again = json.loads(clipkit(*words).stdout)
     assert again["was_complete"] and again["fetched"] == 0
     shown = clipkit("shards", "info", tmp_path / "dataset", "--json")
@@ -182,6 +189,22 @@ def test_ingest_info_and_json(listed: Path, tmp_path: Path) -> None:
     assert summary["records"] == 63 and summary["reasons"] == {"http_4xx": 3} and shown.stderr == ""
     read = clipkit("shards", "info", tmp_path / "dataset").stdout
     assert "records             63" in read and "http_4xx" in read
+
+
+def test_ingest_shows_its_figures_on_a_terminal(listed: Path, server: Server, tmp_path: Path) -> None:
+    usual = server.routes["/7.jpg"]
+
+    def late(request: BaseHTTPRequestHandler) -> None:
+        server.stopping.wait(1.5)
+        usual(request)
+
+    server.add("/7.jpg", late)
+    words = [sys.executable, "-m", "clipkit", "ingest", "cc", str(listed), "--out", str(tmp_path / "dataset")]
+    program = f"import subprocess, sys; sys.exit(subprocess.call({[*words, '--allow-private-hosts']}))"
+    lines = [line.rstrip() for line in on_a_terminal(program, 100)]
+    assert any(re.fullmatch(r"ingest [━╸╺]+ 62/63 URLs( +[0-9:]+ to go)?", line) for line in lines), lines
+    figures = r"\d+ URLs/s, \d+\.\d MB/s, ok 95%; http_4xx 3"
+    assert any(re.fullmatch(figures, line) for line in lines), lines
 
 
 def test_ingest_tells_servers_whom_to_write_to(server: Server, tmp_path: Path) -> None:

@@ -158,7 +158,11 @@ def _check_metadata(metadata: Path) -> None:
 def _sorted(unsorted: Iterator[_Wanted]) -> Iterator[_Wanted]:
     with scratch.folder() as folder:  # on disk: memory must not grow with the list
         count = 0
-        with (folder / "rows").open("wb") as rows, (folder / "order").open("wb") as order:
+        with (
+            scratch.told_if_full("the subset's records, to sort them"),
+            (folder / "rows").open("wb") as rows,
+            (folder / "order").open("wb") as order,
+        ):
             for wanted in unsorted:
                 if wanted.photo is None:
                     yield wanted

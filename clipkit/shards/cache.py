@@ -15,12 +15,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from clipkit import scratch
 from clipkit.atomic import flush, make_folder, temporary_path
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
 from clipkit.locks import Held, exclusive
-from clipkit.remote import TooLargeError, is_full
+from clipkit.remote import TooLargeError
 from clipkit.shards.copies import check_same, is_as_made, seal
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
@@ -184,7 +185,7 @@ class Cache:
         except TooLargeError:
             return "more"
         except OSError as error:
-            if not is_full(error):
+            if not scratch.is_full(error):
                 raise self._unfit(error) from None
             raise StorageError(
                 f"{self.folder}: expected room for {wanted.bytes:,} bytes of {wanted.source}, found the "

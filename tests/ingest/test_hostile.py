@@ -192,6 +192,9 @@ def test_the_report_shows_what_strangers_wrote_and_does_nothing_of_it(ended: End
             assert page.reported(*complaints, "Network.loadingFailed") == []
             assert page.value("window.ran") is None
             assert page.value("document.documentElement.scrollWidth") <= width, "nothing is off the screen"
+            words = page.value("document.body.innerText")
+            for heading in ("Why URLs gave no sample", "Hosts", "Short side as", "Caption length, char"):
+                assert f"\n{heading}" in words
             shown = page.value("[...document.images].filter(each => each.naturalWidth).length")
             assert shown == len(ended.samples)
             assert MARKUP in page.value("document.body.innerText").replace("\n", " ")

@@ -13,8 +13,8 @@ import pytest
 
 from tests.datasets import contents
 from tests.ingest.interrupting import Moment, Pictures, command, ended, started
-from tests.processes import until
-from tests.serving import Server
+from tests.processes import until, wait_until_gone
+from tests.serving import Server, answer, encoded, photo
 
 RECORDS = 1150
 PART, SHARD, INDEX = r"/parts/0000/\.?\d{8}", r"/\.?000000", r"/\.index\.parquet"
@@ -84,6 +84,21 @@ def test_impatience_is_quiet_too(server: Server, tmp_path: Path, name: str) -> N
             time.sleep(pause)
         code, _, errors = ended(process)
         assert code in (SIGNALS[name], -signal.Signals[name]) and "Traceback" not in errors, errors
+
+
+def test_the_parent_alone_is_told_while_its_workers_wait(server: Server, tmp_path: Path) -> None:
+    good, late = server.add("/good", answer(encoded(photo()))), server.add("/late", server.silence)
+    (tmp_path / "list.tsv").write_text(f"x\t{good}\ny\t{late}\n")
+    words = command(tmp_path / "list.tsv", tmp_path / "out")
+    process = started(words, tmp_path)
+    until(lambda: server.hits["/late"], "the URL is asked for")
+    os.kill(process.pid, signal.SIGTERM)  # as service managers and containers do
+    code, output, errors = ended(process)
+    assert (code, output) == (143, "") and "Traceback" not in errors, errors
+    wait_until_gone(process.pid)
+    server.add("/late", answer(encoded(photo(seed=1))))
+    code, output, errors = ended(started(words, tmp_path))
+    assert code == 0 and '"samples": 2' in output, errors
 
 
 @pytest.mark.slow

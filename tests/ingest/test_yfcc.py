@@ -4,6 +4,8 @@ import bz2
 import os
 import random
 import sqlite3
+import subprocess
+import sys
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +22,7 @@ from clipkit.ingest.rows import UrlRow
 from clipkit.ingest.run import ingest
 from clipkit.ingest.sources import Source
 from clipkit.ingest.yfcc import plain, yfcc
+from tests.conftest import disk_of
 
 NAMES = [
     *("photoid", "uid", "unickname", "datetaken", "dateuploaded", "capturedevice", "title", "description"),
@@ -318,3 +321,20 @@ def test_memory_does_not_grow_with_the_subset(tmp_path: Path, in_order: bool) ->
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000 < metadata.stat().st_size
+
+
+def test_a_full_disk_under_temporary_files_is_one_line(tmp_path: Path) -> None:
+    lines = list(range(5_000))
+    metadata = write_text(tmp_path / "yfcc100m_dataset", lines)
+    subset = write_subset(tmp_path / "subset.tsv", [subset_line(line) for line in reversed(lines)])
+    words = ["ingest", "yfcc", str(subset), "--metadata", str(metadata), "--out", str(tmp_path / "out")]
+    with disk_of("64k", tmp_path / "disk") as disk:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipkit", *words, "--allow-private-hosts"],
+            env=os.environ | {"TMPDIR": str(disk)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    told = f"clipkit: {disk}: expected room for the subset's records, to sort them, found the disk full; make"
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(told), done.stderr

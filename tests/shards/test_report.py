@@ -28,7 +28,7 @@ HOSTILE = [
     "</bdi></figcaption><iframe src=http://evil.example/>",
     "&lt;b&gt; stays as it is",
     "\u202egnirts desrever\u202c",
-    "nul \0 and bell \a",
+    "nul \0 and bell \a, 20",
     "long " * 20_000,
 ]  # fmt: skip
 
@@ -91,13 +91,16 @@ def test_the_page_has_the_counts(dataset: Path) -> None:
     assert report.repeated == 6
     assert report.formats == {"jpeg": 7}
     assert report.short_sides == {128: 7}
+    assert report.caption_lengths == {1: 1, 20: 4, 40: 1, 300: 1}
     assert report.hosts_ok == {"127.0.0.1": 7}
     assert report.hosts_failed["127.0.0.1"] == 7
     assert len(report.pictures) == 7
     assert [example.reason for example in report.examples].count("http_4xx") == 3
-    page = Page((dataset / "report.html").read_text())
+    html = (dataset / "report.html").read_text()
+    page = Page(html)
     assert page.tags.count("img") == 7
     assert "43.8%" in page.text
+    assert "<td>20–39</td><td class=n>4</td>" in html and "<td>40–59</td><td class=n>1</td>" in html
 
 
 def test_a_source_of_many_files_without_urls(tmp_path: Path) -> None:
