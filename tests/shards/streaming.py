@@ -1,7 +1,7 @@
 """A program that reads a stream as a trainer would: for tests that kill it, or count what it holds.
 
 python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The words:
-    lines DATASET SETTINGS        one line a batch: the position behind it, and its content
+    lines DATASET SETTINGS        one line a batch: the position behind it, and each sample's content
     stops DATASET                 streams begun and left; what the process holds before and after
     holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
     forks DATASET                 a stream's content, and that which a process forked after it reads
@@ -52,12 +52,18 @@ def content(batch: Batch) -> str:
     return held.hexdigest()
 
 
+def samples(batch: Batch) -> list[str]:
+    """The beginning of the SHA-256 of all that a batch holds of each sample."""
+    held = (b"".join(part.numpy().tobytes() for part in parts) for parts in zip(*batch, strict=True))
+    return [hashlib.sha256(each).hexdigest()[:16] for each in held]
+
+
 def lines(dataset: str, settings: str) -> None:
     given = json.loads(settings)
     position = given["position"]
     for batch in stream(dataset, **given):
         position += given["batch_size"]
-        print(position, content(batch), flush=True)
+        print(position, *samples(batch), flush=True)
 
 
 def stops(dataset: str) -> None:

@@ -538,6 +538,26 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
 
 
 @pytest.mark.slow
+def test_a_split_of_a_bucket_goes_into_it_and_the_stream_from_it_is_measured(
+    uploaded: str, small_dataset: Path, tmp_path: Path
+) -> None:
+    sizes = []
+    for source, out in ((uploaded, f"{uploaded}-parts"), (str(small_dataset), str(tmp_path / "parts"))):
+        made = told("filter", source, "--split", "10%", "--out", out)
+        assert [each["out"] for each in made["written"]] == [f"{out}/train", f"{out}/val"]
+        sizes.append([each["samples"] for each in made["written"]])
+    assert sizes[0] == sizes[1] and sum(sizes[0]) == 2160 and sizes[0][1] > 100
+    for part in ("train", "val"):
+        assert everything(ShardSet(f"{uploaded}-parts/{part}")) == everything(
+            ShardSet(tmp_path / "parts" / part)
+        )
+    words = ("--batch-size", "8", "--steps", "2", "--image-size", "16", "--workers", "1")
+    figures = told("bench", uploaded, *words)
+    assert figures["whole"] > 0 and all(rate > 0 for rate in figures["steps"].values())
+    assert figures["bottleneck"] in {*figures["steps"], "workers"} and figures["advice"]
+
+
+@pytest.mark.slow
 def test_single_files_go_to_buckets_too(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
     page, picture, pairs = (f"{uploaded}-{name}" for name in ("page", "7.jpg", "pairs.parquet"))
     for _ in range(2):  # what is there of the same kind is replaced

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from clipkit.shards.shard_set import ShardSet
 from tests.conftest import WriteDataset
 from tests.processes import living, until, wait_until_gone
 from tests.shards.functions import tokenize, transform
-from tests.shards.streaming import content, stream
+from tests.shards.streaming import content, samples, stream
 
 SCRIPT = "tests.shards.streaming"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -84,25 +84,36 @@ def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
         assert len({row[1] for row in unbroken}) == len(unbroken)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 11))])
 def test_killed_programs_with_workers_see_what_the_unbroken_run_sees(small_dataset: Path, seed: int) -> None:
+    """A sitting is of any number of ranks, each a program that is killed after its batches."""
     chance = random.Random(seed)
-    common = {"batch_size": 120, "seed": seed, "stop": 2160 + 600}
-    expected = [content(batch) for batch in stream(small_dataset, **common)]
-    found: list[str] = []
-    for sitting in range(3):
-        settings = {**common, "position": 120 * len(found), "workers": chance.randint(0, 3)}
-        with program("lines", small_dataset, json.dumps(settings), start_new_session=True) as process:
-            assert process.stdout is not None
-            for line, _ in zip(
-                process.stdout, range(chance.randint(1, 8) if sitting < 2 else 99), strict=False
-            ):
-                position, digest = line.split()
-                found.append(digest)
-                assert int(position) == 120 * len(found)
-            process.kill()
-        wait_until_gone(process.pid)
+    batch_size = chance.choice([36, 60, 120]) if seed else 120
+    steps = (2160 + 600) // batch_size
+    common = {"batch_size": batch_size, "seed": seed, "stop": steps * batch_size}
+    expected = [samples(batch) for batch in stream(small_dataset, **common)]
+    found: list[list[str]] = []
+    while len(found) < steps:
+        settings = {**common, "position": batch_size * len(found), "workers": chance.randint(0, 3)}
+        settings["world_size"] = world = chance.choice([1, 2, 3, 4]) if seed else 1
+        made = chance.randint(1, min(2 * steps // 3, steps - len(found)))
+        ranks = [killed_after(made, small_dataset, {**settings, "rank": rank}) for rank in range(world)]
+        found += [list(chain(*each)) for each in zip(*ranks, strict=True)]
     assert found == expected
+
+
+def killed_after(made: int, dataset: Path, settings: dict[str, Any]) -> list[list[str]]:
+    """What each of the batches holds that a program reads until it is killed."""
+    with program("lines", dataset, json.dumps(settings), start_new_session=True) as process:
+        assert process.stdout is not None
+        found = []
+        for number, line in enumerate(islice(process.stdout, made), 1):
+            position, *held = line.split()
+            assert int(position) == settings["position"] + number * settings["batch_size"]
+            found.append(held)
+        process.kill()
+    wait_until_gone(process.pid)
+    return found
 
 
 def test_two_ranks_over_gloo_gather_the_batches_of_one_process(small_dataset: Path, tmp_path: Path) -> None:
