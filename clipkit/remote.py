@@ -180,7 +180,8 @@ def _judged(error: Exception, doing: str) -> _Judgement:
     status, code, words = _answer(error)
     if status is not None:
         return _judged_answer(status, code, words, doing)
-    found = _words(error)
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None  # see _is_absent
+    found = _words(cause or error)
     chain = list(_chain(error))
     where = "is the address right, and the network up?"
     if any(isinstance(each, _kinds(_REDIRECTS)) for each in chain):

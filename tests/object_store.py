@@ -33,8 +33,8 @@ class _Door(BaseHTTPRequestHandler):
         store = self.server.store
         store.requests.append((self.command, self.path))
         store.signed.append("Authorization" in self.headers)
-        fault = store.fault(self.command, self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = store.fault(self.command, self.path)
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self.close_connection = True

@@ -1,6 +1,7 @@
 """What is tried again behind an address and what is not, how it ends, and how much is taken: real servers."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from clipkit.remote import RefusedError, RemoteError, TooLargeError
 from clipkit.remote_path import RemotePath
 from clipkit.shards.dataset import read_dataset
 from clipkit.shards.shard_set import ShardSet
+from tests.ingest.test_tls import certify, found_authority
 from tests.object_store import BUCKET, ObjectStore
 from tests.serving import Route, Server, answer, raw
+from tests.test_cli import assert_one_line, clipkit
 
 ROOT = Path(__file__).parent.parent
 
@@ -282,6 +285,36 @@ def test_what_is_no_answer_is_one_line_that_steers_no_terminal(
         with pytest.raises(RemoteError) as raised:
             ask()
         assert str(raised.value).isprintable(), str(raised.value)
+
+
+READ = """
+import sys
+from clipkit.shards.shard_set import ShardSet
+from tests.datasets import everything
+print(everything(ShardSet(sys.argv[1])) == everything(ShardSet(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificates")
+def test_a_web_server_is_believed_if_its_authority_is(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in a process of its own: the authorities are read once."""
+    for name in ("known", "unknown"):
+        found_authority(tmp_path, name)
+    with Server(certify(tmp_path, "good", "localhost", 30, "known")).running() as server:
+        for path in tiny_dataset.glob("*.*"):
+            server.add(f"/ds/{path.name}", answer(path.read_bytes()))
+        address = server.url("/ds").replace("http://127.0.0.1", "https://localhost")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "known.pem"))
+        read = [sys.executable, "-c", READ, address, str(tiny_dataset)]
+        done = subprocess.run(read, capture_output=True, text=True, check=False)
+        assert done.stdout == "True\n", done.stderr
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "unknown.pem"))
+        server.hits.clear()
+        refused = clipkit("shards", "verify", address)
+        assert_one_line(refused, f"{address}/index.parquet: expected to read it", "certificate verify failed")
+        assert not server.hits, "nothing is asked of it"
 
 
 def test_nobody_listens_or_knows_the_name() -> None:

@@ -8,17 +8,21 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any, cast
 
 import pytest
 
+from clipkit.shards.index import INDEX_FILE, read_index
 from clipkit.shards.shard_set import ShardSet
 from tests.datasets import contents, everything
+from tests.ingest.interrupting import ended, started
 from tests.object_store import BUCKET, ObjectStore
 from tests.processes import until
 from tests.serving import Server, answer, encoded, photo
+from tests.shards.test_derive_interrupted import words as deriving
 
 PICTURES, DEAD = 45, 5
 SETTINGS = ("--allow-private-hosts", "--workers", "2", "--retries", "0", "--json")
@@ -91,6 +95,81 @@ def test_requests_that_fail_and_a_kill_leave_nothing_that_the_index_lists(
     running.wait()
     assert ingest(listed, out)["samples"] == PICTURES
     assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
+
+
+def assert_index_is_true(folder: Path) -> None:
+    """What the index lists, if there is one, is there, down to the bytes."""
+    entries = read_index(folder).entries if (folder / INDEX_FILE).exists() else []
+    for entry in entries:
+        path = folder / entry.name
+        assert sha256(path.read_bytes()).hexdigest() == entry.sha256
+        if entry.kind == "shard":
+            assert sha256(path.with_suffix(".parquet").read_bytes()).hexdigest() == entry.manifest_sha256
+
+
+KILLS = [
+    # of which command, at the upload of which file, at which of its uploads
+    ("filter", "000001.parquet", 1),
+    ("filter", "000001.tar", 1),
+    ("filter", "index.parquet", 1),
+    ("filter", "index.parquet", 2),
+    ("cc", "000000.tar", 1),
+    ("cc", "000000.parquet", 1),
+    ("cc", "index.parquet", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "number", "fate"),
+    [
+        pytest.param(*kill, fate, marks=[pytest.mark.slow] * (kill != KILLS[0] or fate is None))
+        for kill in KILLS
+        for fate in ("reset", None)
+    ],
+)
+def test_a_kill_at_an_upload_leaves_an_index_that_is_true(
+    store: ObjectStore,
+    listed: Path,
+    small_dataset: Path,
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    number: int,
+    fate: str | None,
+) -> None:
+    """The file that is being sent is lost, or arrives nevertheless."""
+
+    def words(out: str) -> list[str]:
+        return command(listed, out)[1:] if kind == "cc" else deriving(small_dataset, out)
+
+    def content() -> bytes | None:
+        try:
+            return cast("bytes", store.fs.cat_file(f"{out}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def kill(method: str, path: str) -> str | None:
+        if (method, path.partition("?")[0]) != ("PUT", f"/{BUCKET}/{tmp_path.name}/{name}"):
+            return None
+        asked.append(content())
+        if len(asked) != number:
+            return None
+        os.killpg(process.pid, signal.SIGKILL)
+        return fate
+
+    out, asked = f"s3://{BUCKET}/{tmp_path.name}", list[bytes | None]()
+    store.fault = kill
+    process = started(words(out), tmp_path)
+    code, _, errors = ended(process)
+    assert code == -signal.SIGKILL and len(asked) == number, errors
+    until(lambda: fate or content() != asked[-1], "what was sent has arrived")
+    in_bucket(store, out, tmp_path / "left")
+    assert_index_is_true(tmp_path / "left")
+    for again in (out, str(tmp_path / "disk")):
+        code, _, errors = ended(started(words(again), tmp_path))
+        assert code == 0, errors
+    assert in_bucket(store, out, tmp_path / "copy") == contents(tmp_path / "disk")
+    assert len(ShardSet(out)) == len(ShardSet(tmp_path / "disk"))
 
 
 @pytest.mark.slow

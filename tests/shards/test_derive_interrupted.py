@@ -43,7 +43,7 @@ MOMENTS = [
 ]
 
 
-def words(original: Path, out: Path, *more: str) -> list[str]:
+def words(original: Path, out: Path | str, *more: str) -> list[str]:
     return ["-c", PROGRAM, "shards", "filter", str(original), "--out", str(out), "--where", WHERE, *more]
 
 
