@@ -16,6 +16,7 @@ import pytest
 from clipkit._version import VERSION
 from clipkit.model.config import config_names
 from clipkit.shards.shard_set import ShardSet
+from tests.processes import until
 from tests.serving import Server, answer, encoded, photo
 from tests.tars import write_img2dataset
 from tests.test_progress import on_a_terminal
@@ -195,7 +196,8 @@ def test_ingest_shows_its_figures_on_a_terminal(listed: Path, server: Server, tm
     usual = server.routes["/7.jpg"]
 
     def late(request: BaseHTTPRequestHandler) -> None:
-        server.stopping.wait(1.5)
+        until(lambda: server.hits.total() == 63, "all others are asked for")
+        server.stopping.wait(2)
         usual(request)
 
     server.add("/7.jpg", late)
