@@ -218,7 +218,7 @@ def slow_to_fail(request: BaseHTTPRequestHandler) -> None:
 def slow_to_end(request: BaseHTTPRequestHandler) -> None:
     request.send_response(200)
     request.end_headers()
-    for _ in range(200):
+    for _ in range(1200):
         request.wfile.write(bytes(1000))
         time.sleep(0.05)
 
@@ -231,9 +231,9 @@ def test_a_url_has_one_deadline_over_all_its_attempts(server: Server, route: Rou
         times.append(time.monotonic())
         route(request)
 
-    failed = outcome(server.add("/", timed), deadline=1.5, retries=9)
+    failed = outcome(server.add("/", timed), deadline=1.5, retries=99)
     assert isinstance(failed, Failed) and failed.retryable and failed.attempts == len(times)
-    assert time.monotonic() - times[0] < 1.5 + 2.5
+    assert time.monotonic() - times[0] < 20, "without it a minute"
 
 
 def test_retry_after_is_obeyed_within_the_deadline(server: Server) -> None:
