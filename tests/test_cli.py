@@ -409,6 +409,7 @@ def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists() and not (trained / "runs" / "tiny" / "results.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_as_a_hugging_face_folder_and_back(trained: Path, tmp_path: Path) -> None:
     latest = trained / "runs" / "tiny" / "checkpoints" / "latest"
     finished = clipkit("convert", latest, tmp_path / "model", "--to", "hf", "--json")

@@ -219,6 +219,7 @@ def test_a_later_pass_goes_into_the_bucket_too(
     )
 
 
+@pytest.mark.slow
 def test_a_dataset_is_not_made_inside_another(store: ObjectStore, listed: Path, tmp_path: Path) -> None:
     out = f"s3://{BUCKET}/{tmp_path.name}"
     ingest(listed, out, "--limit", "3")

@@ -208,6 +208,7 @@ def test_a_cache_that_holds_one_tar_at_a_time_is_enough(
     assert bodies.total() > TARS, "the cache held them all"
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_goes_on_to_the_same_bytes(
     store: ObjectStore, there: str, images: Path, tmp_path: Path
 ) -> None:

@@ -143,6 +143,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "arguments.py").write_text(ARGUMENTS)
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -178,6 +178,7 @@ def test_a_stream_that_is_left_leaves_nothing(small_dataset: Path) -> None:
     assert after["workers"] == after["shared"] == after["maps"] == 0
 
 
+@pytest.mark.slow
 def test_batches_are_held_as_the_limit_of_open_files_allows(small_dataset: Path) -> None:
     assert said("holds", small_dataset, 100, 4000) == 60
     found = said("holds", small_dataset, 100, 100)

@@ -60,9 +60,8 @@ def test_a_killed_worker_ends_the_command_with_one_line(small_dataset: Path, tmp
         wait_until_gone(process.pid)
 
 
-@pytest.mark.parametrize(
-    "memory", [pytest.param("8k", marks=pytest.mark.slow), pytest.param("1m", marks=pytest.mark.slow), "5m"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["8k", "1m", "5m"])
 def test_too_little_shared_memory_is_one_line(small_dataset: Path, tmp_path: Path, memory: str) -> None:
     """Containers have 64 MB by default. A batch has 1.6 MB; in 5 MB it is captions that find no room,
     in 8 kB the locks of the first worker.

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clipkit.progress import Progress
 from clipkit.shards.shard_set import ShardSet
 from clipkit.train.config import TrainConfig
@@ -48,6 +50,7 @@ def test_each_step_is_shown_and_each_line_of_metrics_changes_the_figures(
         assert 50 < line["peak_memory_mb"] < 100_000
 
 
+@pytest.mark.slow
 def test_a_terminal_has_a_bar_with_the_time_to_go_and_the_figures_below(
     tiny_dataset: Path, tmp_path: Path
 ) -> None:
