@@ -113,6 +113,7 @@ class _Finishing:
 
 
 _finishing = _Finishing()
+_inside = threading.local()
 
 
 @contextmanager
@@ -122,8 +123,13 @@ def finished_before_the_end() -> Iterator[None]:
     For code of C++ that lets other threads run (PyTorch, OpenCV): Python ends a daemon that comes back from
     there as the process ends, and C++ aborts the whole process then, with SIGABRT.
     """
+    if getattr(_inside, "one", False):  # the process waits already
+        yield
+        return
     _finishing.begin()
+    _inside.one = True
     try:
         yield
     finally:
+        _inside.one = False
         _finishing.end()

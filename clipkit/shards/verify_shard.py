@@ -109,12 +109,14 @@ def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         faults.add("unreadable", listed.name, f"expected to read the tar, found: {error.strerror or error}")
     # What is missing is told already: by the index's number it is not told again as a wrong sum.
     samples = len(manifest.table) if manifest else listed.entry.samples if listed.entry else 0
+    with finished_before_the_end():
+        records = records_of(manifest.table) if manifest else None
     return ShardVerdict(
         name=listed.name,
         faults=faults,
         samples=samples,
         bytes=passed.bytes if passed else 0,
-        records=records_of(manifest.table) if manifest else None,
+        records=records,
         sha256=passed.sha256 if passed else None,
         manifest_sha256=manifest.sha256 if manifest else None,
     )
