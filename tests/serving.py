@@ -93,6 +93,23 @@ class Server:
         return f"http://127.0.0.1:{self.port}{path}"
 
 
+class Present:
+    """How many threads are inside `now`, and how many were at `most`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.now -= 1
+
+
 def answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Route:
     """A proper answer with this body."""
 

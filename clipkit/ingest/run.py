@@ -88,11 +88,11 @@ def ingest(
 
 
 def _asks_from_here(engine: Engine) -> bool:
-    # A cluster's network is another one; and img2dataset takes a proxy from the environment, which may look
-    # all names up.
+    if engine is not with_img2dataset:
+        return engine is local  # a cluster's network is another one
     from urllib.request import getproxies
 
-    return engine is local or (engine is with_img2dataset and not getproxies())
+    return not getproxies()  # it takes one from the environment, which may look all names up
 
 
 def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pass]:

@@ -63,18 +63,16 @@ class Samples:
 
     def at(self, places: Iterable[int]) -> Iterator[LookedAt]:
         """Return the samples at these places, which rise. Raises DatasetError for a manifest."""
-        of_shards: list[tuple[IndexEntry, list[int]]] = []
+        by_shard: dict[IndexEntry, list[int]] = {}
         first = end = 0
         shards = iter(self._shards.values())
         for place in places:
             while place >= end:
                 shard = next(shards)
                 first, end = end, end + shard.samples
-                of_shards.append((shard, []))
-            of_shards[-1][1].append(place - first)
-        asked = [each for each in of_shards if each[1]]
+            by_shard.setdefault(shard, []).append(place - first)
         remote = is_remote(self._directory)
-        rows = [row for of_shard in each_of(self._rows, asked, remote=remote) for row in of_shard]
+        rows = [row for of_shard in each_of(self._rows, by_shard.items(), remote=remote) for row in of_shard]
         return each_of(_looked_at, rows, remote=remote)  # pictures may be many and large: few are held
 
     def _rows(self, of_shard: tuple[IndexEntry, list[int]]) -> list[Row]:

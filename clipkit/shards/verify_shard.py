@@ -109,19 +109,18 @@ def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         faults.add("unreadable", listed.name, f"expected to read the tar, found: {error.strerror or error}")
     # What is missing is told already: by the index's number it is not told again as a wrong sum.
     samples = len(manifest.table) if manifest else listed.entry.samples if listed.entry else 0
-    with finished_before_the_end():
-        records = records_of(manifest.table) if manifest else None
     return ShardVerdict(
         name=listed.name,
         faults=faults,
         samples=samples,
         bytes=passed.bytes if passed else 0,
-        records=records,
+        records=records_of(manifest.table) if manifest else None,
         sha256=passed.sha256 if passed else None,
         manifest_sha256=manifest.sha256 if manifest else None,
     )
 
 
+@finished_before_the_end()
 def records_of(table: pa.Table) -> Records:
     """Return the records that the rows of a manifest or of a failure file are of."""
     known = table.select(["source", "source_row"]).drop_null()

@@ -18,7 +18,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
-from tests.serving import Route, Server, answer, raw
+from tests.serving import Present, Route, Server, answer, raw
 
 CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
 
@@ -484,24 +484,17 @@ def test_an_unknown_name_is_told_from_a_resolver_that_is_down(error: int, reason
 
 
 def test_a_host_gets_no_more_than_its_connections(server: Server) -> None:
-    together = threading.Barrier(3)
-    lock = threading.Lock()
-    present, most = 0, 0
+    together, present = threading.Barrier(3), Present()
 
     def route(request: BaseHTTPRequestHandler) -> None:
-        nonlocal present, most
-        with lock:
-            present += 1
-            most = max(most, present)
-        together.wait(30)  # three must be here at once, or nobody gets an answer
-        with lock:
-            present -= 1
+        with present:
+            together.wait(30)  # three must be here at once, or nobody gets an answer
         answer(b"x")(request)
 
     urls = [server.add(f"/{number}", route) for number in range(12)]
     config = CONFIG.model_copy(update={"connections": 12, "per_host": 6, "workers": 2, "timeout": 30.0})
     assert outcomes(urls, config) == [Fetched(b"x", 200, 1)] * 12
-    assert most == 3
+    assert present.most == 3
 
 
 def test_urls_of_a_busy_host_make_way_for_those_behind_them(server: Server) -> None:

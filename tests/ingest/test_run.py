@@ -30,7 +30,7 @@ from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
 from tests.datasets import contents
 from tests.processes import living, until, wait_until_gone
-from tests.serving import Route, Server, answer, encoded, kill_workers, photo, raw
+from tests.serving import Present, Route, Server, answer, encoded, kill_workers, photo, raw
 
 RECORDS = 1400
 CONFIG = IngestConfig(
@@ -219,26 +219,20 @@ def test_a_host_that_limits_the_speed_is_named_once(server: Server, tmp_path: Pa
 
 
 def test_a_host_gets_no_more_than_its_connections_of_all_workers(server: Server, tmp_path: Path) -> None:
-    lock, both_are_at_work = threading.Lock(), threading.Event()
-    present, most = 0, 0
+    present, both_are_at_work = Present(), threading.Event()
 
     def route(request: BaseHTTPRequestHandler) -> None:
-        nonlocal present, most
-        with lock:
-            present += 1
-            most = max(most, present)
-            if present > 3:  # more than one worker's share
+        with present:
+            if present.now > 3:  # more than one worker's share
                 both_are_at_work.set()
-        both_are_at_work.wait(30)
-        server.stopping.wait(0.1)
-        with lock:
-            present -= 1
+            both_are_at_work.wait(30)
+            server.stopping.wait(0.1)
         answer(encoded(photo(40, 40)))(request)
 
     path = tmp_path / "list.tsv"
     path.write_text("".join(f"x\t{server.add(f'/{number}', route)}\n" for number in range(60)))
     assert run(path, tmp_path / "dataset", workers=2, per_host=6, chunk_rows=10).samples == 60
-    assert 3 < most <= 6
+    assert 3 < present.most <= 6
 
 
 PROGRAM = """
