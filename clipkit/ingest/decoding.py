@@ -28,6 +28,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # the same bytes fail with the same w
 # takes 7 bytes a pixel, for a lossless picture 9, for an animation 17, Pillow's AVIF 9 to 18, libjpeg, of
 # several scans, 6 for three whole colours and 8 for four.
 _SHARES = {"webp": 0.75, "lossless": 0.55, "animated": 0.3, "avif": 0.35, "444": 0.69, "cmyk": 0.6}
+REDUCIBLE = 8  # times as many pixels as served, in a JPEG in one scan: a second of work, and no more memory
 _LARGE_PIXELS = 8_000_000  # what small pictures left free in between would come on top of these
 _AVIF = re.compile(rb"avi[fs].*|.{8}(.{4})*avi[fs].*", re.DOTALL)  # its brand, or among the compatible ones
 _BYTES_A_PIXEL, _BYTES_BESIDE = 20, 64_000_000  # of memory, for AVIF
@@ -52,14 +53,16 @@ class Decoded(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Which pictures are taken, by their size as served: `min_size` is of the short side, in pixels,
-    `max_aspect` of long side / short side. A `share` of the pixels is taken where each costs more memory.
+    """Which pictures are taken: `max_pixels` are those decoded, `min_size` is of the short side as served, in
+    pixels, `max_aspect` of long side / short side. A `share` of the pixels is taken where each costs more
+    memory; a JPEG that is decoded at a fraction may have `reducible` times as many as served.
     """
 
     max_pixels: int
     min_size: int = 1
     max_aspect: float = math.inf
     share: float = 1.0
+    reducible: int = 1
 
 
 class UnreadableError(Exception):
@@ -115,14 +118,16 @@ def _decode_jpeg(data: bytes, short_side: int, limits: Limits) -> Decoded:
         return _decode_other(data, "jpeg", short_side, limits)
     four_colours = colorspace in ("CMYK", "YCCK")
     share = 1.0 if metadata.one_scan else _SHARES.get("cmyk" if four_colours else sampling, 1.0)
-    _check_size(width, height, limits._replace(share=share))
-    if four_colours:
-        check_whole(data)
-        return _decode_other(data, "jpeg", short_side, limits)
     # The IDCT reduces by these factors with SIMD; other eighths cost more than they save.
     factor = max(
         factor for factor in (1, 2, 4, 8) if factor == 1 or min(width, height) >= factor * short_side
     )
+    # Of several scans libjpeg keeps the whole picture, and what has four colours others may decode whole.
+    is_reduced = metadata.one_scan and not four_colours
+    _check_size(width, height, limits._replace(share=share), factor if is_reduced else 1)
+    if four_colours:
+        check_whole(data)
+        return _decode_other(data, "jpeg", short_side, limits)
     grey = colorspace == "Gray"
     sides = {"min_height": math.ceil(height / factor), "min_width": math.ceil(width / factor)}
     pixels = decode_jpeg(data, "GRAY" if grey else "RGB", **sides)
@@ -198,11 +203,12 @@ def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
         raise UnreadableError("too_many_pixels", str(error)[:100]) from None
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
+def _check_size(width: int, height: int, limits: Limits, reduction: int = 1) -> None:
     short, long = sorted((width, height))
     most = int(limits.max_pixels * limits.share)
-    if short * long > most:
-        raise UnreadableError("too_many_pixels", f"{width} x {height}, above {most:,} pixels")
+    served = most * min(reduction**2, limits.reducible)
+    if short * long > served:
+        raise UnreadableError("too_many_pixels", f"{width} x {height}, above {served:,} pixels")
     reason = None
     if not short:
         reason = "broken_image"
@@ -212,5 +218,5 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         reason = "aspect"
     if reason:
         raise UnreadableError(reason, f"{width} x {height}")
-    if short * long > _LARGE_PIXELS:
+    if short * long > _LARGE_PIXELS * reduction**2:
         give_back_freed_memory()

@@ -12,7 +12,7 @@ import simplejpeg
 from clipkit.ingest.blurring import blurred
 from clipkit.ingest.colour import to_srgb
 from clipkit.ingest.config import IngestConfig
-from clipkit.ingest.decoding import Limits, UnreadableError, decode, sniff
+from clipkit.ingest.decoding import REDUCIBLE, Limits, UnreadableError, decode, sniff
 from clipkit.ingest.resize import resized
 from clipkit.ingest.rows import Box, Failed
 from clipkit.metadata import with_end
@@ -80,7 +80,12 @@ def process(data: bytes, config: IngestConfig, boxes: tuple[Box, ...] = ()) -> P
     kind = sniff(data)
     if kind is None:
         return Failed("not_an_image", _likely(data))
-    limits = Limits(config.max_pixels, config.min_size, config.max_aspect or math.inf)
+    limits = Limits(
+        config.max_pixels,
+        config.min_size,
+        config.max_aspect or math.inf,
+        reducible=1 if config.keep_original else REDUCIBLE,  # what is kept is decoded whole, later
+    )
     try:
         return _stored(data, kind, config, limits, boxes)
     except UnreadableError as error:

@@ -346,6 +346,18 @@ def test_fewer_pixels_are_taken_where_each_costs_more_memory(
     )
 
 
+def test_of_a_jpeg_that_is_decoded_at_a_fraction_those_pixels_count() -> None:
+    config = CONFIG.model_copy(update={"max_pixels": 400, "image_size": 8})
+    assert made(encoded(photo(40, 80)), config).original_height == 80  # at 1/4: 10 x 20
+    assert made(encoded(photo(20, 80)), config).original_height == 80  # at 1/2
+    assert failed(encoded(photo(20, 81)), config) == Failed("too_many_pixels", "20 x 81, above 1,600 pixels")
+    assert failed(encoded(photo(40, 81)), config) == Failed("too_many_pixels", "40 x 81, above 3,200 pixels")
+    several = encoded(photo(40, 80), progressive=True)
+    for data, other in ((several, {}), (encoded(photo(40, 80)), {"keep_original": True, "image_size": 8})):
+        refused = failed(data, config.model_copy(update=other))
+        assert refused == Failed("too_many_pixels", "40 x 80, above 400 pixels")
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_pictures_of_unwanted_sizes_are_refused_before_they_are_decoded(kind: str) -> None:
     data = encoded(photo(40, 120), kind)[:-30]  # cut short: whoever decodes it says broken_image
