@@ -19,7 +19,7 @@ test-all: .venv/installed-all .venv-img2dataset/installed
 check: .venv/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/python -m pytest tests/test_layout.py
 
 format: .venv/installed-dev
@@ -44,9 +44,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: pyproject.toml .venv/made
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	touch .venv/installed $@
 
 .venv/installed-all: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[dev,gs,ray,spark,wandb]'

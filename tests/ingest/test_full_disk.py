@@ -39,6 +39,7 @@ def assert_full(code: int, output: str, errors: str) -> str:
     return told[0]
 
 
+@pytest.mark.slow
 def test_full_at_any_stage(server: Server, tiny_disk: Path, tmp_path: Path) -> None:
     listed = Pictures(server).listed(tmp_path / "list.tsv", RECORDS)
     expected = reference(listed, tmp_path / "reference")

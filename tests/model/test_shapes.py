@@ -27,7 +27,7 @@ print(sorted({"torch._dynamo", "sympy"} & sys.modules.keys()))
 """
 
 
-@pytest.mark.parametrize("name", ["ViT-Micro/16@32px", "RN50"])
+@pytest.mark.parametrize("name", ["ViT-Micro/16@32px", pytest.param("RN50", marks=pytest.mark.slow)])
 def test_to_load_a_model_needs_no_compiler(name: str) -> None:
     words = [sys.executable, "-c", _LOADED, name]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"

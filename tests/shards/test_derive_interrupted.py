@@ -94,7 +94,7 @@ def kill_at(moments: list[Moment], original: Path, folder: Path, expected: dict[
 
 
 def test_killed_at_some_moments(original: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    kill_at(MOMENTS[::5], original, tmp_path, expected)
+    kill_at(MOMENTS[::11], original, tmp_path, expected)
 
 
 @pytest.mark.slow
@@ -134,10 +134,10 @@ def test_a_signal_ends_a_long_condition(original: Path, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     "moment",
     [
-        Moment("open", r"/\.000000\.tar"),
+        pytest.param(Moment("open", r"/\.000000\.tar"), marks=pytest.mark.slow),
         Moment("open", r"/\.000001\.tar"),
-        Moment("replace", r"/\.000000\.tar", before=False),
-        Moment("replace", r"/\.sizes\.json", before=False),
+        pytest.param(Moment("replace", r"/\.000000\.tar", before=False), marks=pytest.mark.slow),
+        pytest.param(Moment("replace", r"/\.sizes\.json", before=False), marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_told_in_one_line(

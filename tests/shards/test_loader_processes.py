@@ -153,6 +153,7 @@ def test_a_module_that_wants_the_programs_arguments(tiny_dataset: Path, tmp_path
     assert done.stdout == "4\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_that_is_no_file(tiny_dataset: Path) -> None:
     program = f"""
 from clipkit import ShardSet

@@ -98,6 +98,7 @@ def test_another_run_is_refused_with_the_differences(
     assert (whole / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_of_a_constant_rate_can_be_lengthened_to_the_same_weights(
     tiny_dataset: Path, tmp_path: Path
 ) -> None:

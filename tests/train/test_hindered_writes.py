@@ -78,6 +78,7 @@ def check_kills(moments: Sequence[Moment], dataset: Path, whole: Path, folder: P
     assert len((folder / "deeds").read_text().splitlines()) == len(moments)
 
 
+@pytest.mark.slow
 def test_killed_while_it_is_written(tiny_dataset: Path, tmp_path: Path, whole: Path) -> None:
     check_kills(A_FEW, tiny_dataset, whole, tmp_path)
 

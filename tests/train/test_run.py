@@ -207,12 +207,10 @@ def test_kill_9_anywhere_changes_no_number(tiny_dataset: Path, tmp_path: Path, w
     assert "goes on after step" in (path / "out.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "exit_code"),
-    [
-        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 138, id="usr1"),
-    ],
+    [pytest.param(signal.SIGINT, 130, id="int"), pytest.param(signal.SIGUSR1, 138, id="usr1")],
 )
 def test_a_signal_reaches_the_loaders_too_and_the_step_is_kept(
     tiny_dataset: Path, tmp_path: Path, number: int, exit_code: int
@@ -237,6 +235,7 @@ def test_a_signal_reaches_the_loaders_too_and_the_step_is_kept(
     assert torch.load(newest, weights_only=True)["step"] == last < 300
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_loader_process(tiny_dataset: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     config = CONFIG.model_copy(update={"workers": 2, "epochs": 10_000})
