@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from clipkit.errors import ConfigError, install_extra
 from clipkit.remote import MOST_BYTES, RefusedError
-from clipkit.threads import mapped_in_threads
+from clipkit.threads import mapped_in_threads, not_waited_for
 
 if TYPE_CHECKING:
     from clipkit.remote_path import RemotePath
@@ -106,6 +106,7 @@ def can_list(path: Path) -> bool:
     return not is_remote(path) or _remote(path).can_list
 
 
+@not_waited_for()
 def infos(paths: Sequence[Path]) -> list[Mapping[str, Any] | None]:
     """Return what is known of files behind addresses: `size` in bytes, None where a server does not tell it,
     and what else it tells; None for a file that is not there.

@@ -18,6 +18,7 @@ from clipkit.remote import (
     tried,
 )
 from clipkit.stores import byte_range, called, file_system
+from clipkit.threads import not_waited_for
 
 _LEAST_UPLOADED = 100_000  # bytes a second
 _WEB = ("http", "https")
@@ -219,6 +220,7 @@ class RemotePath:
         seconds = PATIENCE + source.stat().st_size / _LEAST_UPLOADED
         self._tried("write it", lambda each: self._put(each, str(source), seconds))
 
+    @not_waited_for()
     def _tried(self, doing: str, action: Callable[[Transfer], Result], at_most: int | None = None) -> Result:
         try:
             return tried(self, doing, action, at_most)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
-_AT_END_SECONDS = 10.0  # at most, for what takes milliseconds
+_AT_END_SECONDS = 10.0  # at most, for what takes a moment
 
 
 def in_thread(work: Callable[[], Result], otherwise: Result, name: str) -> Future[Result]:
@@ -39,7 +39,8 @@ def mapped_in_threads(
 
     For each thread there are at the most `ahead` results that are being made or wait to be taken.
     Raises what `function` raises. Whoever stops early, or is interrupted, waits for none of them: they are
-    daemons, and begin nothing more.
+    daemons, and begin nothing more. Only the process's end waits for a `function` that is under way, as
+    `finished_before_the_end` has it.
     """
     changed = threading.Condition()
     made: dict[int, tuple[Any, BaseException | None]] = {}
@@ -55,13 +56,13 @@ def mapped_in_threads(
                 if is_stopped or begun == len(things):
                     return
                 place, begun = begun, begun + 1
-            try:
-                result: tuple[Any, BaseException | None] = function(things[place]), None
-            except BaseException as error:
-                result = None, error
-            with changed:
-                made[place] = result
-                changed.notify_all()
+            with finished_before_the_end():
+                result = _result_or_error(function, things[place])
+                with changed:
+                    if not is_stopped:
+                        made[place] = result
+                        changed.notify_all()
+                del result  # which may be the end of objects of C++
 
     for _ in range(min(threads, len(things))):
         threading.Thread(target=work, name="mapped", daemon=True).start()
@@ -79,11 +80,21 @@ def mapped_in_threads(
     finally:
         with changed:
             is_stopped = True
+            made.clear()
             changed.notify_all()
 
 
+def _result_or_error(
+    function: Callable[[Thing], Result], thing: Thing
+) -> tuple[Any, None] | tuple[None, BaseException]:
+    try:
+        return function(thing), None
+    except BaseException as error:
+        return None, error
+
+
 class _Finishing:
-    """Counts the threads that do what has to be finished; as the process ends, none begins any more."""
+    """Counts the daemons that do what has to be finished; as the process ends, none begins any more."""
 
     def __init__(self) -> None:
         self._renew()
@@ -92,7 +103,7 @@ class _Finishing:
 
     def begin(self) -> None:
         with self._changed:
-            while self._is_at_end and threading.current_thread().daemon:  # it goes with the process
+            while self._is_at_end:  # the thread goes with the process
                 self._changed.wait()
             self._busy += 1
 
@@ -113,23 +124,42 @@ class _Finishing:
 
 
 _finishing = _Finishing()
-_inside = threading.local()
+_here = threading.local()
 
 
 @contextmanager
 def finished_before_the_end() -> Iterator[None]:
-    """What a daemon thread does inside, the process's end waits for.
+    """What a daemon thread does inside, the process's end waits for: ten seconds at most.
 
-    For code of C++ that lets other threads run (PyTorch, OpenCV): Python ends a daemon that comes back from
-    there as the process ends, and C++ aborts the whole process then, with SIGABRT.
+    For code of C++ that lets other threads run (pyarrow, PyTorch, OpenCV): Python ends a daemon that comes
+    back from there as the process ends, and C++ aborts the whole process then, with SIGABRT.
     """
-    if getattr(_inside, "one", False):  # the process waits already
+    with _waited_for(True):
         yield
-        return
-    _finishing.begin()
-    _inside.one = True
+
+
+@contextmanager
+def not_waited_for() -> Iterator[None]:
+    """What a daemon thread does inside, the process's end does not wait for, whatever it is part of.
+
+    For what may last and is of Python alone: the network, locks, reading large files through.
+    """
+    with _waited_for(False):
+        yield
+
+
+@contextmanager
+def _waited_for(wanted: bool) -> Iterator[None]:
+    before = getattr(_here, "is_waited_for", False)
+    _wait_for_this_thread(before, wanted)
     try:
         yield
     finally:
-        _inside.one = False
-        _finishing.end()
+        _wait_for_this_thread(wanted, before)
+
+
+def _wait_for_this_thread(before: bool, wanted: bool) -> None:
+    if before == wanted or not threading.current_thread().daemon:  # the end waits for all other threads
+        return
+    (_finishing.begin if wanted else _finishing.end)()
+    _here.is_waited_for = wanted

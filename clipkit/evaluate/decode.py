@@ -15,7 +15,7 @@ from clipkit.errors import ClipkitError
 from clipkit.evaluate.pictures import Pictures
 from clipkit.evaluate.ranks import ALONE, Ranks, own_batches
 from clipkit.pictures import Pixels
-from clipkit.threads import finished_before_the_end, mapped_in_threads
+from clipkit.threads import finished_before_the_end, mapped_in_threads, not_waited_for
 
 Digest: TypeAlias = npt.NDArray[np.uint8]
 EvalPicture: TypeAlias = Callable[[bytes], Pixels]
@@ -74,9 +74,9 @@ def decoded_batches(
     """
 
     def make(places: range) -> DecodedBatch:
-        rows = [_decoded(pictures, transform, place) for place in places]
-        with finished_before_the_end():
-            return _collated(rows)
+        with not_waited_for():
+            rows = [_decoded(pictures, transform, place) for place in places]
+        return _collated(rows)
 
     return made_batches(make, len(pictures.names), batch_size=batch_size, workers=workers, ranks=ranks)
 

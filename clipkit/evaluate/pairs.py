@@ -28,7 +28,7 @@ from clipkit.shards.bad_samples import FEWEST, MAX_BAD, BadSample
 from clipkit.shards.sample_set import SampleSet
 from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import Sample
-from clipkit.threads import finished_before_the_end
+from clipkit.threads import finished_before_the_end, not_waited_for
 
 _DIGEST_BYTES = 16
 
@@ -133,10 +133,11 @@ class _Pairs:
 
     def batch(self, places: range) -> _PairBatch:
         """Return the pairs at these places. Raises DatasetError for a fault of more than one sample."""
-        rows = [self._pair(place) for place in places]
-        with finished_before_the_end():
-            return _collated(rows)
+        with not_waited_for():
+            rows = [self._pair(place) for place in places]
+        return _collated(rows)
 
+    @finished_before_the_end()
     def _pair(self, index: int) -> _Pair | _Unreadable:
         samples = self._samples_of_thread()
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -148,8 +149,7 @@ class _Pairs:
         except SampleError as error:
             return self._unreadable(index, shard, row, error)
         try:
-            with finished_before_the_end():
-                pixels = self._transform(sample.image)
+            pixels = self._transform(sample.image)
         except ClipkitError as error:
             return self._unreadable(index, shard, row, error)
         (tokens,) = self._tokenize([sample.caption])

@@ -24,6 +24,7 @@ from clipkit.shards.headers import MEMBERS, MOST_BROKEN, error_of
 from clipkit.shards.index import INDEX_FILE, read_index
 from clipkit.shards.patterns import tar_paths
 from clipkit.shards.text_files import Malformed, shortened
+from clipkit.threads import not_waited_for
 
 _MANIFEST = frozenset({"key", "url", "image_offset"})
 _SAMPLES_LOOKED_AT = 10_000  # for the fields to keep
@@ -138,11 +139,12 @@ def _known_table(pair: tuple[StoredFile, StoredFile | None]) -> tuple[StoredFile
 
 
 def _checked(tar: _Tar) -> _Checked:
-    file, of_tar = tar.file.identify(tar.name)
-    files, table = [of_tar], tar.table
-    if table:
-        table, of_table = table.identify(tar.table_name)
-        files.append(of_table)
+    with not_waited_for():
+        file, of_tar = tar.file.identify(tar.name)
+        files, table = [of_tar], tar.table
+        if table:
+            table, of_table = table.identify(tar.table_name)
+            files.append(of_table)
     tar = tar._replace(file=file, table=table)
     return _Checked(tar, tuple(files), _count(tar))
 
@@ -167,7 +169,7 @@ def _check_as_listed(one: _Checked, listed: dict[str, tuple[str, str | None]]) -
 
 
 def _count(tar: _Tar) -> int:
-    with tar.file.tar() as reader:
+    with not_waited_for(), tar.file.tar() as reader:
         samples = sum(1 for _ in reader.samples(MEMBERS))
     if tar.table is None:
         return samples

@@ -23,6 +23,7 @@ from clipkit.locations import download
 from clipkit.locks import Held, exclusive
 from clipkit.remote import TooLargeError
 from clipkit.shards.copies import check_same, is_as_made, seal
+from clipkit.threads import not_waited_for
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
 BYTES_VARIABLE = "CLIPKIT_CACHE_BYTES"
@@ -133,7 +134,7 @@ class Cache:
         return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
 
     def _fill(self, path: Path, wanted: Wanted, *, ahead: bool = False) -> None:
-        with self._locked(path):
+        with not_waited_for(), self._locked(path):
             if path.exists():
                 return
             for _ in range(_DOWNLOADS):

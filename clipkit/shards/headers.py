@@ -29,6 +29,7 @@ from clipkit.shards.parquet import read_parquet
 from clipkit.shards.pool import Died, mapped
 from clipkit.shards.shard_files import RANGES
 from clipkit.shards.tar_reader import Sample, TarReader
+from clipkit.threads import not_waited_for
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "avif", "bmp")
 """Of several pictures in a sample the first of these is taken, as OpenCLIP does."""
@@ -233,13 +234,14 @@ def _noted(table: pa.Table) -> dict[str, Any]:
 def _read(reader: TarReader, tar: Tar) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     left_out = 0
-    for sample in reader.samples(MEMBERS):
-        row = _row(reader, sample)
-        if row is None:
-            left_out += 1
-            continue
-        for name, value in zip(_SCHEMA.names, row, strict=True):
-            columns[name].append(value)
+    with not_waited_for():
+        for sample in reader.samples(MEMBERS):
+            row = _row(reader, sample)
+            if row is None:
+                left_out += 1
+                continue
+            for name, value in zip(_SCHEMA.names, row, strict=True):
+                columns[name].append(value)
     noted = {"version": _VERSION, "bytes": tar.bytes, "changed": tar.changed, "left_out": left_out}
     return pa.table(columns, schema=_SCHEMA.with_metadata({_OF_TAR: json.dumps(noted).encode()}))
 

@@ -13,7 +13,6 @@ from clipkit.shards.index import IndexEntry
 from clipkit.shards.layout import Row, placed
 from clipkit.shards.parquet import parsed, read_hashed
 from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
-from clipkit.threads import finished_before_the_end
 
 _EXT = re.compile(rb"[0-9a-z]{1,16}")
 _PLACES = ("image_offset", "image_bytes", "caption_offset", "caption_bytes")
@@ -45,14 +44,13 @@ def check_manifest(path: Path, entry: IndexEntry | None, faults: Faults) -> Chec
     if entry is not None and sha256 != entry.manifest_sha256:
         words = f"expected the SHA-256 {entry.manifest_sha256} as the index says, found {sha256}"
         faults.add("sha256", name, words)
-    with finished_before_the_end():
-        table = parsed(content)
-        if isinstance(table, str):
-            faults.add("manifest", name, f"expected a manifest in Parquet, found: {table}")
-            return None
-        if not _has_columns(table, name, faults):
-            return None
-        return CheckedManifest(table, sha256, _rows(table, path, entry, faults))
+    table = parsed(content)
+    if isinstance(table, str):
+        faults.add("manifest", name, f"expected a manifest in Parquet, found: {table}")
+        return None
+    if not _has_columns(table, name, faults):
+        return None
+    return CheckedManifest(table, sha256, _rows(table, path, entry, faults))
 
 
 def _has_columns(table: pa.Table, name: str, faults: Faults) -> bool:

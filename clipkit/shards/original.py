@@ -22,7 +22,6 @@ from clipkit.shards.parquet import MOST_BYTES, UNREADABLE, check_names, read_has
 from clipkit.shards.parquet import REMEDY as OF_FILES
 from clipkit.shards.schemas import MANIFEST_SCHEMA, begins_as_manifest
 from clipkit.shards.whole import is_doubtful
-from clipkit.threads import finished_before_the_end
 
 _READ_BYTES = 1 << 20
 _AHEAD = 8  # tars
@@ -159,7 +158,6 @@ class Original:
             raise DatasetError(f"{path}: expected the SHA-256 {shard.manifest_sha256}, found another{REMEDY}")
         try:
             with (
-                finished_before_the_end(),
                 at_most_more_memory(MOST_BYTES),
                 pq.ParquetFile(pa.BufferReader(data)) as file,
             ):

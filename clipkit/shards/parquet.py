@@ -14,7 +14,6 @@ from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.locations import is_remote, opened, read_bytes
 from clipkit.processes import at_most_more_memory
-from clipkit.threads import finished_before_the_end
 
 MOST_BYTES = 3_000_000_000
 """Of memory for one file's values: a few kB of Parquet can hold terabytes of the same one."""
@@ -126,7 +125,7 @@ def check_names(parquet: pq.ParquetFile) -> None:
 
 
 def _table(file: Any, columns: list[str] | None) -> pa.Table:
-    with finished_before_the_end(), at_most_more_memory(MOST_BYTES):
+    with at_most_more_memory(MOST_BYTES):
         # Threads of pq.read_table outlive it: one that frees our bytes while Python ends aborts the process.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             check_names(parquet)

@@ -19,7 +19,7 @@ from clipkit.shards.manifest_check import CheckedManifest, check_manifest
 from clipkit.shards.picture_check import picture_fault
 from clipkit.shards.records import Rows
 from clipkit.shards.walk import walk
-from clipkit.threads import finished_before_the_end
+from clipkit.threads import not_waited_for
 
 _AT_ONCE = 1 << 20  # what the second of two looks at a byte finds in the processor's cache
 
@@ -97,7 +97,7 @@ def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         faults.add("unreadable", Path(listed.name).stem + ".parquet", words)
     passed = None
     try:
-        with downloaded(directory / listed.name) as path, finished_before_the_end():
+        with downloaded(directory / listed.name) as path:
             descriptor = opened(path)
             try:
                 passed = _Tar(descriptor, listed, manifest, faults).check(how)
@@ -120,7 +120,6 @@ def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
     )
 
 
-@finished_before_the_end()
 def records_of(table: pa.Table) -> Records:
     """Return the records that the rows of a manifest or of a failure file are of."""
     known = table.select(["source", "source_row"]).drop_null()
@@ -174,6 +173,7 @@ class _Tar:
         found = os.fstat(self._descriptor)
         return found.st_size, found.st_mtime_ns
 
+    @not_waited_for()
     def _pass(self) -> _Passed:
         """Read the tar once: hash all of it, and compare what is not picture with what must be there."""
         pieces = _Pieces(int(self._name[:6]), self._rows)
@@ -193,7 +193,8 @@ class _Tar:
         names = ("key", "image_offset", "width", "height", "sha256")
         columns = [*(table[name].to_pylist() for name in names), checksums or [None] * len(rows)]
         for row, key, offset, width, height, sha256, crc in zip(rows, *columns, strict=True):
-            data = os.pread(self._descriptor, row.image_bytes, offset)
+            with not_waited_for():
+                data = os.pread(self._descriptor, row.image_bytes, offset)
             is_other = crc not in (None, checksum(data))
             found = None
             if how.decode or crc is None or is_other:
