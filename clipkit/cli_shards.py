@@ -66,7 +66,11 @@ def shards_filter(
     ] = None,
     part: Annotated[str | None, typer.Option(help="train or val: of --split only that side, as OUT.")] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out shards that are not as the index says.")
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="Leave out what is broken: damaged samples of a tar, or all of a shard whose manifest is.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +91,8 @@ def shards_verify(
         typer.Option(
             "--repair",
             help="Make index, manifests, sizes and totals anew from the tars, which are not touched. Restore "
-            "broken tars from a copy first: else their samples become failures.",
+            "broken tars from a copy first, or have filter --skip-broken copy what is whole of them: else "
+            "their samples become failures.",
         ),
     ] = False,
     workers: Annotated[

@@ -16,10 +16,10 @@ from clipkit.errors import ConfigError
 from clipkit.locations import downloaded, is_remote, opened
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, DatasetDescription
-from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
+from clipkit.shards.derive import Choice, Derived, Display, check_out, derive
 from clipkit.shards.hamming import FARTHEST, Places
 from clipkit.shards.keys import DATASET
-from clipkit.shards.original import Original
+from clipkit.shards.original import Flags, Original
 from clipkit.shards.parquet import UNREADABLE
 from clipkit.shards.resemblance import Pictures, against, pictures_of, within
 from clipkit.tables import size, table

@@ -22,13 +22,12 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import Parent, Totals, check_can_hold_dataset, open_for_writing
 from clipkit.shards.format import SHARD_SAMPLES
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
-from clipkit.shards.original import Original
+from clipkit.shards.original import Flags, Original
 from clipkit.shards.report import REPORT_FILE, write_report
 from clipkit.shards.writing import discard_unlisted, write_shard, write_sizes
 
 COMMIT_SECONDS = 5.0
 
-Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Display = Callable[[str, int | None, str], Progress]
 
 

@@ -13,10 +13,11 @@ from clipkit.errors import DatasetError
 from clipkit.locations import each_of, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
-from clipkit.shards.derive import Choice, Derived, Display, Flags, check_out, derive
+from clipkit.shards.derive import Choice, Derived, Display, check_out, derive
+from clipkit.shards.format import sample_key
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.keys import read_keys
-from clipkit.shards.original import REMEDY, Original, sha256_words
+from clipkit.shards.original import REMEDY, Flags, Original, sha256_words
 from clipkit.shards.split import in_validation
 from clipkit.shards.where import Where
 from clipkit.shards.whole import check_openable
@@ -24,13 +25,15 @@ from clipkit.tables import size, table
 from clipkit.units import Part
 
 _BATCH_ROWS = 50_000
+_NAMED = 10  # samples of a shard
 
 
 class FilterConfig(BaseModel):
     """What to keep: samples of `keys`, not of `without_keys`, for which `where` holds, one side of a `split`.
 
     `split` is the validation part's share of the pictures. Without `part` both sides are made, `train` and
-    `val`. With `skip_broken` shards that are not as the index says are left out, whole, and named.
+    `val`. With `skip_broken` what is broken is left out and named: of a tar that is not as the index says
+    the samples that are not as the manifest says, or the whole shard where nothing tells.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +58,9 @@ class FilterConfig(BaseModel):
 
 
 class FilterResult(NamedTuple):
-    """What became of the original's samples. `lost` has the broken shards, each with what is wrong."""
+    """What became of the original's samples. `lost` has the broken shards, each with what is wrong and how
+    many of its samples are left out for it.
+    """
 
     original: str
     samples: int
@@ -82,7 +87,7 @@ class FilterResult(NamedTuple):
             how = "was finished already" if each.was_complete else f"{self.seconds:.1f} s"
             blocks.append(f"{each.out}: {how}\n{table([(name, _shown(value)) for name, value in counts])}")
         if self.lost:
-            blocks.append("Broken shards, left out whole:\n" + "\n".join(self.lost.values()))
+            blocks.append("Broken shards:\n" + "\n".join(self.lost.values()))
         return "\n\n".join(blocks)
 
 
@@ -104,11 +109,23 @@ def filter_dataset(
     for each in outs.values():
         check_out(original, each)
     listed = _listed(original, config)
-    lost = _broken(original, progress) if config.skip_broken else {}
-    flags = _flags(original, config, lost, progress)
-    choices = {outs[part]: _choice(original, config, part, listed, flags, lost) for part in parts}
+    broken = _broken(original, progress) if config.skip_broken else {}
+    flags = _flags(original, config, broken, progress)
+    choices = {outs[part]: _choice(config, part, listed, flags, broken) for part in parts}
     written = derive(original, choices, progress)
+    lost = {name: each.words for name, each in broken.items()}
     return FilterResult(str(directory), original.samples, written, lost, time.monotonic() - begun)
+
+
+class _Broken(NamedTuple):
+    """What is wrong with a shard, and which of its samples are whole nevertheless."""
+
+    words: str
+    whole: Flags
+
+    @property
+    def lost(self) -> int:
+        return int((~self.whole).sum())
 
 
 class _Listed(NamedTuple):
@@ -131,7 +148,7 @@ def _listed(original: Original, config: FilterConfig) -> _Listed:
 
 
 class _Flags(NamedTuple):
-    """One of each a sample: whether its shard is whole, it meets the condition, it is for validation."""
+    """One of each a sample: whether it is whole, it meets the condition, it is for validation."""
 
     whole: Flags
     meets: Flags
@@ -139,12 +156,7 @@ class _Flags(NamedTuple):
 
 
 def _choice(
-    original: Original,
-    config: FilterConfig,
-    part: str | None,
-    listed: _Listed,
-    flags: _Flags,
-    lost: dict[str, str],
+    config: FilterConfig, part: str | None, listed: _Listed, flags: _Flags, broken: dict[str, _Broken]
 ) -> Choice:
     on_side = flags.validation == (part == "val") if part else np.ones_like(flags.whole)
     named = flags.whole & listed.leaves
@@ -161,19 +173,19 @@ def _choice(
         command="filter",
         settings=config.model_dump(include={"where", "split"}) | {"part": part} | listed.files,
         left_out=left_out,
-        lost={shard.name: shard.samples for shard in original.shards if shard.name in lost},
+        lost={name: each.lost for name, each in broken.items() if each.lost},
     )
 
 
-def _broken(original: Original, progress: Display) -> dict[str, str]:
-    """Read everything; return what is wrong with the shards that are not as the index says.
+def _broken(original: Original, progress: Display) -> dict[str, _Broken]:
+    """Read everything; return by name the shards that are not as the index says.
 
     Raises OSError for a file that is there and may not be opened: nothing is known of it.
     """
     if not is_remote(original.directory):
         tars = [original.directory / shard.name for shard in original.shards]
         check_openable(path for tar in tars for path in (tar, tar.with_suffix(".parquet")))
-    lost = {}
+    broken = {}
 
     def manifest_of(shard: IndexEntry) -> DatasetError | None:
         try:
@@ -191,20 +203,33 @@ def _broken(original: Original, progress: Display) -> dict[str, str]:
                 with original.tar(shard):
                     pass
             except DatasetError as error:
-                lost[shard.name] = str(error).removesuffix(REMEDY)  # which is what is being done
-                display.say(f"check: {lost[shard.name]}")
+                broken[shard.name] = _what_is_whole(original, shard, error)
+                display.say(f"check: {broken[shard.name].words}")
             display.update(number)
-    return lost
+    return broken
 
 
-def _flags(original: Original, config: FilterConfig, lost: dict[str, str], progress: Display) -> _Flags:
+def _what_is_whole(original: Original, shard: IndexEntry, error: DatasetError) -> _Broken:
+    try:
+        whole = original.whole_samples(shard)
+    except DatasetError:
+        whole = np.zeros(shard.samples, dtype=np.bool_)
+    lost = [sample_key(int(shard.name[:6]), row) for row in np.flatnonzero(~whole).tolist()]
+    named = (
+        f": {', '.join(lost[:_NAMED])}{', …' if len(lost) > _NAMED else ''}" if whole.any() and lost else ""
+    )
+    words = str(error).removesuffix(REMEDY)  # which is what is being done
+    return _Broken(f"{words}; left out {len(lost):,} of {shard.samples:,} samples{named}", whole)
+
+
+def _flags(original: Original, config: FilterConfig, broken: dict[str, _Broken], progress: Display) -> _Flags:
     where = Where(config.where, original.schema) if config.where is not None else None
     columns = set(where.columns if where else ()) | ({"sha256"} if config.split else set())
     ordered = [name for name in original.schema.names if name in columns]
     flags = _Flags(*(np.zeros(original.samples, dtype=np.bool_) for _ in _Flags._fields))
     start = 0
     with progress("select", original.samples, "samples") as display:
-        for manifests, whole in _batches(original, ordered, lost):
+        for manifests, whole in _batches(original, ordered, broken):
             rows = np.s_[start : start + len(whole)]
             flags.whole[rows] = whole
             meets = where.of(manifests) if where else np.ones(int(whole.sum()), dtype=np.bool_)
@@ -218,17 +243,21 @@ def _flags(original: Original, config: FilterConfig, lost: dict[str, str], progr
 
 
 def _batches(
-    original: Original, columns: list[str], lost: dict[str, str]
+    original: Original, columns: list[str], broken: dict[str, _Broken]
 ) -> Iterator[tuple[pa.Table, Flags]]:
     """Yield some shards' manifests at a time, as one table, and for each sample whether it is in there."""
     tables, whole = [original.schema.empty_table().select(columns)], [np.zeros(0, dtype=np.bool_)]
-    needed = [shard for shard in original.shards if columns and shard.name not in lost]
+
+    def whole_of(shard: IndexEntry) -> Flags:
+        return broken[shard.name].whole if shard.name in broken else np.ones(shard.samples, dtype=np.bool_)
+
+    needed = [shard for shard in original.shards if columns and whole_of(shard).any()]
     manifests = original.manifests(needed, columns)
     for shard in original.shards:
-        readable = shard.name not in lost
-        if readable and columns:
-            tables.append(next(manifests)[1])
-        whole.append(np.full(shard.samples, readable))
+        whole.append(whole_of(shard))
+        if columns and whole[-1].any():
+            _, manifest = next(manifests)
+            tables.append(manifest if whole[-1].all() else manifest.filter(pa.array(whole[-1])))
         if sum(map(len, whole)) >= _BATCH_ROWS:
             yield pa.concat_tables(tables), np.concatenate(whole)
             tables, whole = tables[:1], whole[:1]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.errors import DatasetError
-from clipkit.locations import each_of, is_remote, opened
+from clipkit.locations import downloaded, each_of, is_remote, opened
 from clipkit.processes import at_most_more_memory
 from clipkit.shards.cache import Cache, Wanted
+from clipkit.shards.checksums import checksum, checksums_of
 from clipkit.shards.dataset import DATASET_FILE, read_dataset
 from clipkit.shards.filling import Filling
 from clipkit.shards.index import INDEX_FILE, IndexEntry, read_index
@@ -29,9 +31,16 @@ WITHOUT = (
     "; `clipkit shards filter --where '{} is not null'` leaves out those without, as a repair makes them"
 )
 REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
+_AGAIN = "run the command again"
 _NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
 
 Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+class _Content(NamedTuple):
+    bytes: int
+    sha256: str
 
 
 class Original:
@@ -66,6 +75,7 @@ class Original:
         if not self.samples:
             raise DatasetError(f"{directory}: expected samples, found none; see its failures/ for why")
         self.schema = self._first_schema()
+        self._damaged: dict[str, _Content] = {}  # tars of which whole samples are taken, as they were found
 
     def manifest(self, shard: IndexEntry, columns: list[str] | None = None) -> pa.Table:
         """Return a shard's manifest, or these columns of it. Raises DatasetError if it is not as it was."""
@@ -108,28 +118,65 @@ class Original:
         try:
             for place, shard in enumerate(shards):
                 for ahead in range(place + 1, min(place + 1 + min(_AHEAD, held - 2), len(shards))):
-                    filling.want(ahead)
+                    if shards[ahead].name not in self._damaged:
+                        filling.want(ahead)
                 yield shard
         finally:
             filling.stop()
 
     @contextmanager
     def tar(self, shard: IndexEntry) -> Iterator[int]:
-        """Yield the descriptor of a shard's tar, which has been read whole and is as the index says.
+        """Yield the descriptor of a shard's tar, which has been read whole and is as the index says, or as
+        `whole_samples` found it.
 
         Raises DatasetError if it is not.
         """
         path = self.directory / shard.name
         with ExitStack() as stack:
-            descriptor = stack.enter_context(_opened(path, shard))
+            if damaged := self._damaged.get(shard.name):
+                descriptor = stack.enter_context(_opened(path))
+                if _content(path, descriptor) != damaged:
+                    raise DatasetError(
+                        f"{path}: expected a tar that stays, found that it changed since; {_AGAIN}"
+                    )
+                yield descriptor
+                return
+            descriptor = stack.enter_context(_opened(path, _wanted(path, shard)))
             fault = _fault_of(path, shard, descriptor)
             if fault and is_remote(path):  # or is it the copy in the cache that was damaged since?
                 Cache().forget(_wanted(path, shard))
-                descriptor = stack.enter_context(_opened(path, shard))
+                descriptor = stack.enter_context(_opened(path, _wanted(path, shard)))
                 fault = _fault_of(path, shard, descriptor)
             if fault:
                 raise DatasetError(f"{path}: {fault}{REMEDY}")
             yield descriptor
+
+    def whole_samples(self, shard: IndexEntry) -> Flags:
+        """Tell of each sample of a tar that is not as the index says whether its picture and its caption are.
+
+        They are if its manifest's checksum and caption say so; without checksums of none that is known. If
+        any are, `tar` yields this tar as it is now. Raises DatasetError for the manifest, or if there is no
+        tar.
+        """
+        manifest = self.manifest(shard)
+        whole = np.zeros(shard.samples, dtype=np.bool_)
+        checksums = checksums_of(manifest)
+        if checksums is None:
+            return whole
+        path = self.directory / shard.name
+        names = ("image_offset", "image_bytes", "caption_offset", "caption_bytes", "caption")
+        columns = zip(checksums, *(manifest[name].to_pylist() for name in names), strict=True)
+        with _opened(path) as descriptor:
+            content = _content(path, descriptor)
+            for row, (known, place, size, text_place, text_size, caption) in enumerate(columns):
+                if text_place + text_size <= content.bytes:  # behind its picture
+                    text = os.pread(descriptor, text_size, text_place)
+                    whole[row] = (
+                        text == caption.encode() and checksum(os.pread(descriptor, size, place)) == known
+                    )
+        if whole.any():
+            self._damaged[shard.name] = content
+        return whole
 
     def _first_schema(self) -> pa.Schema:
         problem: DatasetError | None = None
@@ -200,13 +247,16 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, shard: IndexEntry) -> Iterator[int]:
-    with _readable(path):
-        descriptor = Cache().open(_wanted(path, shard)) if is_remote(path) else opened(path)
-    try:
+def _opened(path: Path, wanted: Wanted | None = None) -> Iterator[int]:
+    # The cache takes nothing but what is `wanted`.
+    with ExitStack() as stack:
+        with _readable(path):
+            if wanted is not None and is_remote(path):
+                descriptor = Cache().open(wanted)
+            else:
+                descriptor = opened(stack.enter_context(downloaded(path)))
+        stack.callback(os.close, descriptor)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _wanted(path: Path, shard: IndexEntry) -> Wanted:
@@ -215,15 +265,20 @@ def _wanted(path: Path, shard: IndexEntry) -> Wanted:
 
 def _fault_of(path: Path, shard: IndexEntry, descriptor: int) -> str:
     """Read a tar whole; return how it is other than the index says, or nothing."""
+    size, sha256 = _content(path, descriptor)
+    if size != shard.bytes:
+        return f"expected {shard.bytes:,} bytes, found {size:,}"
+    return "" if sha256 == shard.sha256 else f"expected the SHA-256 {shard.sha256}, found another"
+
+
+def _content(path: Path, descriptor: int) -> _Content:
     digest = hashlib.sha256()
     size = 0
     with _readable(path):
         while data := os.read(descriptor, _READ_BYTES):
             digest.update(data)
             size += len(data)
-    if size != shard.bytes:
-        return f"expected {shard.bytes:,} bytes, found {size:,}"
-    return "" if digest.hexdigest() == shard.sha256 else f"expected the SHA-256 {shard.sha256}, found another"
+    return _Content(size, digest.hexdigest())
 
 
 def _is_possible(manifest: pa.Table, tar_bytes: int) -> bool:

@@ -77,7 +77,8 @@ class VerifyResult(NamedTuple):
             causes = ", ".join(f"{cause} {count:,}" for cause, count in self.counts.items())
             raise DatasetError(
                 f"{self.directory}: expected no faults, found {sum(self.counts.values()):,} ({causes}); "
-                "restore them from a copy; `--repair` makes all but the tars anew"
+                "restore them from a copy; `clipkit shards filter --skip-broken` copies what is whole, "
+                "`--repair` makes all but the tars anew"
             )
 
 

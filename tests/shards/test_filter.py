@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from clipkit.shards.dataset import DatasetDescription, Pass, Totals, open_for_wr
 from clipkit.shards.dedup import DedupConfig, dedup
 from clipkit.shards.filter import FilterConfig, FilterResult, filter_dataset
 from clipkit.shards.index import read_index
+from clipkit.shards.original import Original
 from clipkit.shards.packing import Packer
 from clipkit.shards.parts import PartWriter
 from clipkit.shards.repair import repair
@@ -202,11 +204,15 @@ def test_settings_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
         FilterConfig(**options)
 
 
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 def break_shards(directory: Path) -> None:
     """A bit of a picture, a tar that is gone, a manifest that was cut off."""
-    tar = bytearray((directory / "000000.tar").read_bytes())
-    tar[5000] ^= 1
-    (directory / "000000.tar").write_bytes(tar)
+    flip(directory / "000000.tar", 5000)
     (directory / "000001.tar").unlink()
     os.truncate(directory / "000002.parquet", 1000)
 
@@ -241,12 +247,73 @@ def test_broken_shards_are_left_out_on_demand_and_named(write_dataset: WriteData
     assert list(result.lost) == ["000000.tar", "000001.tar", "000002.tar"]
     assert "missing" in result.lost["000001.tar"] and "000002.parquet" in result.lost["000002.tar"]
     assert "000001.tar" in result.lines()
-    assert result.written[0].left_out == {"broken": 3000, "where": 1, "split": 0}
+    assert result.written[0].left_out == {"broken": 2001, "where": 1, "split": 0}
+    flipped = sample_at(whole, 0, 5000)
+    assert f"left out 1 of 1,000 samples: {flipped:09}" in result.lost["000000.tar"]
     assert samples(tmp_path / "new") == [
-        each for row, each in enumerate(samples(whole), 0) if row >= 3000 and row != 3100
+        each
+        for row, each in enumerate(samples(whole))
+        if row not in (flipped, 3100) and not 1000 <= row < 3000
     ]
     parent = read_dataset(tmp_path / "new").description.parent
-    assert parent is not None and parent.lost == {f"00000{number}.tar": 1000 for number in range(3)}
+    assert parent is not None
+    assert parent.lost == {"000000.tar": 1, "000001.tar": 1000, "000002.tar": 1000}
+    assert verify(tmp_path / "new", decode=True).ok
+
+
+def sample_at(directory: Path, shard: int, place: int) -> int:
+    """The row of the sample whose picture has that byte of the tar."""
+    manifest = pq.read_table(directory / f"{shard:06}.parquet")
+    starts, sizes = (manifest[name].to_numpy().astype(int) for name in ("image_offset", "image_bytes"))
+    (row,) = np.flatnonzero((starts <= place) & (place < starts + sizes))
+    return int(row)
+
+
+def test_of_a_damaged_tar_all_whole_samples_are_copied(small_dataset: Path, tmp_path: Path) -> None:
+    """A bit in a header, in a caption, in a picture; a tar cut off; one of manifests without checksums."""
+    old = shutil.copytree(small_dataset, tmp_path / "old")
+    manifest = pq.read_table(old / "000000.parquet")
+    flip(old / "000000.tar", manifest["image_offset"][3].as_py() - 512)
+    flip(old / "000000.tar", manifest["caption_offset"][5].as_py())
+    flip(old / "000000.tar", manifest["image_offset"][7].as_py() + 9)
+    manifest = pq.read_table(old / "000001.parquet")
+    os.truncate(old / "000001.tar", manifest["caption_offset"][600].as_py())
+    config = FilterConfig(skip_broken=True, where="caption is not null", split=0.4)
+    result = filter_dataset(old, tmp_path / "new", config)
+    for each in result.written:
+        assert each.left_out["broken"] == 402
+        assert verify(Path(each.out), decode=True).ok
+    expected = samples(small_dataset)
+    kept = [row for row in range(len(expected)) if row not in (5, 7) and not 1600 <= row < 2000]
+    found = samples(tmp_path / "new" / "train") + samples(tmp_path / "new" / "val")
+    assert sorted(found) == sorted(expected[row] for row in kept)
+    assert "left out 2 of 1,000 samples: 000000005, 000000007" in result.lost["000000.tar"]
+    assert "left out 400 of 1,000 samples: 000001600, " in result.lost["000001.tar"]
+
+
+def test_a_damaged_tar_that_changes_again_is_not_copied(small_dataset: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(small_dataset, tmp_path / "old")
+    flip(old / "000000.tar", 5000)
+    original = Original(old)
+    assert original.whole_samples(original.shards[0]).sum() == 999
+    with original.tar(original.shards[0]):
+        flip(old / "000000.tar", 6000)
+    with (
+        pytest.raises(DatasetError, match=r"000000\.tar: expected a tar that stays"),
+        original.tar(original.shards[0]),
+    ):
+        pass
+
+
+def test_without_checksums_a_damaged_shard_is_left_out_whole(
+    write_dataset: WriteDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipkit.shards.writing.with_checksums", lambda manifest, checksums: manifest)
+    old = write_dataset(tmp_path / "old", 1100, 700)
+    flip(old / "000000.tar", 5000)
+    result = filtered(old, tmp_path / "new", skip_broken=True)
+    assert result.written[0].left_out["broken"] == 1000
+    assert result.lost["000000.tar"].endswith("found another; left out 1,000 of 1,000 samples")
 
 
 @pytest.mark.parametrize("name", ["000001.tar", "000001.parquet"])

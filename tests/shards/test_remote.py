@@ -597,7 +597,7 @@ def test_a_page_is_no_list_of_what_the_store_refuses(
 
 
 def test_verify_finds_what_is_wrong_in_a_bucket(
-    store: ObjectStore, uploaded: str, small_dataset: Path
+    store: ObjectStore, uploaded: str, small_dataset: Path, tmp_path: Path
 ) -> None:
     damaged = bytearray((small_dataset / "000001.tar").read_bytes())
     damaged[600] ^= 1
@@ -607,3 +607,5 @@ def test_verify_finds_what_is_wrong_in_a_bucket(
     command = [sys.executable, "-m", "clipkit", "shards", "verify", uploaded, "--repair"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "on a disk" in done.stderr
+    result = filter_dataset(location(uploaded), tmp_path / "whole", FilterConfig(skip_broken=True))
+    assert result.written[0].left_out["broken"] == 1 and "000001000" in result.lost["000001.tar"]
