@@ -149,7 +149,8 @@ class _Tar:
             self._faults.add("bytes", self._name, words)
         located = 0
         if not passed.is_as_expected:
-            walked = walk(self._descriptor, passed.bytes, self._name, self._rows)
+            with not_waited_for():
+                walked = walk(self._descriptor, passed.bytes, self._name, self._rows)
             self._faults.take(walked.faults)
             located = len(walked.faults)
         is_whole = self._entry is None or passed.bytes == self._entry.bytes
