@@ -112,9 +112,7 @@ def test_a_run_of_a_constant_rate_can_be_lengthened_to_the_same_weights(
     )
     assert mine["step"] == theirs["step"] == 2 * 64 // 12
     torch.testing.assert_close(mine["state_dict"], theirs["state_dict"], rtol=0, atol=0)
-    with pytest.raises(
-        TrainError, match=r"within the run's 5 steps, found one after 10: give more --epochs"
-    ):
+    with pytest.raises(TrainError, match=r"within the run's 5 steps, found one after 10: give more --epochs"):
         run_it(tiny_dataset, tmp_path / "run", short)
 
 
