@@ -28,7 +28,7 @@ from clipkit.ingest.preflight import is_reachable
 from clipkit.ingest.resolve import Answer, Names, Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
 from clipkit.ingest.silence import Silence
-from clipkit.ingest.tar_rows import read_row
+from clipkit.ingest.tar_rows import RowReader
 from clipkit.ingest.transfer import Transfer
 from clipkit.ingest.unheard import Unheard
 from clipkit.ingest.urls import Target, request_target
@@ -74,6 +74,7 @@ class _Fetcher(Generic[Key]):
         self._outage = outage
         # The other proxies look names up themselves.
         self._names_wanted = not config.proxy or config.proxy.startswith(("socks4:", "socks5:"))
+        self._files = RowReader()
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[Job[Key]] = Hosts(config.connections_per_host)
         self._unheard = Unheard(config.connections)
@@ -155,7 +156,7 @@ class _Fetcher(Generic[Key]):
             return False
         key, row = following
         if row.file is not None and not row.problem:
-            self._done.append((key, read_row(row, self._config.max_bytes), None))
+            self._done.append((key, self._files.read(row, self._config.max_bytes), None))
             return False  # its bytes are taken before more are read
         target = Failed(row.reason, row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):

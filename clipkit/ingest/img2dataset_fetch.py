@@ -23,7 +23,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.img2dataset_words import reason_of
 from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
-from clipkit.ingest.tar_rows import read_row
+from clipkit.ingest.tar_rows import RowReader
 from clipkit.ingest.urls import Target, request_target
 
 USER_AGENT_TOKEN = "clipkit"  # noqa: S105 (no secret)
@@ -80,6 +80,7 @@ class _Requests(Generic[Key]):
         self._rows = Incoming(rows)
         self._config = config
         self._download = download
+        self._files = RowReader()
         self._numbers = itertools.count()
         self._underway: dict[int, tuple[Key, float]] = {}  # with its deadline; the oldest first
         self._ended: queue.SimpleQueue[tuple[int, Fetched | Failed]] = queue.SimpleQueue()
@@ -116,7 +117,7 @@ class _Requests(Generic[Key]):
         number, deadline = next(self._numbers), time.monotonic() + self._config.deadline
         self._underway[number] = key, deadline
         if row.file is not None and not row.problem:
-            self._ended.put((number, read_row(row, self._config.max_bytes)))
+            self._ended.put((number, self._files.read(row, self._config.max_bytes)))
             return
         target = Failed(row.reason, row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):

@@ -56,13 +56,31 @@ def row_of(tar: str | Cached, source: str, number: int, described: Described, wa
     return UrlRow(source, number, url, caption, kept=kept, file=tar, span=span)
 
 
-def read_row(row: UrlRow, max_bytes: int) -> Fetched | Failed:
-    """Return the picture of a row that has a file: the file, or its part of a tar."""
-    assert row.file is not None
-    if row.span is not None:
-        return read_member(row.file, *row.span, max_bytes)
-    assert isinstance(row.file, str)
-    return read_file(row.url, row.file, max_bytes)
+class RowReader:
+    """Reads the pictures of rows that have a file, and notices if the files' disk goes away."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+
+    def read(self, row: UrlRow, max_bytes: int) -> Fetched | Failed:
+        """Return a row's picture: the file, or its part of a tar.
+
+        Raises SourceError as `read_member`, and for a file that is not there if the one that was read last is
+        gone, too: all others would fail for good.
+        """
+        assert row.file is not None
+        if row.span is not None:
+            return read_member(row.file, *row.span, max_bytes)
+        assert isinstance(row.file, str)
+        found = read_file(row.url, row.file, max_bytes)
+        if isinstance(found, Fetched):
+            self._last = row.file
+        elif self._last and not os.path.exists(self._last) and not os.path.exists(row.file):  # noqa: PTH110
+            raise SourceError(
+                f"{shortened(row.file, 500)}: expected a picture, found neither it nor the one that was read "
+                f"last, {shortened(self._last, 500)}; bring their disk back and run the same command again"
+            )
+        return found
 
 
 def read_member(tar: str | Cached, offset: int, size: int, max_bytes: int) -> Fetched | Failed:

@@ -12,6 +12,7 @@ from clipkit.shards.delimited import Delimited, find_column
 
 SEPARATORS = ("\t", ",", ";", "|")
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_OF_FOLDERS = {errno.ENOENT, errno.ENOTDIR}
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -62,8 +63,8 @@ def read_picture(listed: str, path: str, max_bytes: int) -> bytes | NoPicture:
     """Return the content of the picture at `path`, `listed` so in its table; never raises.
 
     The reason is `scheme` for a URL, `bad_url` for a path that leads nowhere, `connect` for a file that
-    cannot be read for now (its disk, or who may read it), `not_an_image` for no regular file, `too_large` for
-    more than `max_bytes`.
+    cannot be read for now (its disk, or who may read it; also where there is no folder, or nothing in it, as
+    of a disk that is not mounted), `not_an_image` for no regular file, `too_large` for more than `max_bytes`.
     """
     if _SCHEME.match(listed):
         return NoPicture("scheme", "expected a path on this machine, found a URL")
@@ -79,8 +80,18 @@ def read_picture(listed: str, path: str, max_bytes: int) -> bytes | NoPicture:
         # A directory can be opened, but not made a stream of; a socket cannot be opened.
         if error.errno in (errno.EISDIR, errno.ENXIO):
             return NoPicture("not_an_image", "no regular file")
-        leads_nowhere = error.errno in _LEADS_NOWHERE
+        leads_nowhere = error.errno in _LEADS_NOWHERE and (
+            error.errno not in _OF_FOLDERS or _holds_anything(os.path.dirname(path))  # noqa: PTH120
+        )
         return NoPicture("bad_url" if leads_nowhere else "connect", error.strerror or str(error))
     if len(data) > max_bytes:
         return NoPicture("too_large", f"more than {max_bytes:,} bytes")
     return data
+
+
+def _holds_anything(folder: str) -> bool:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +15,8 @@ from clipkit.ingest.fetch import fetch
 from clipkit.ingest.local_files import local_files
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
 from clipkit.ingest.run import ingest
+from tests.datasets import contents
+from tests.processes import until
 from tests.serving import Server, answer, encoded, photo
 
 CONFIG = IngestConfig(image_size=32, workers=1, chunk_rows=4, max_bytes=100_000, allow_private_hosts=True)
@@ -115,6 +119,48 @@ def test_paths_that_all_lead_nowhere_mark_nothing(tmp_path: Path) -> None:
     (tmp_path / "below" / "1199.jpg").write_bytes(encoded(photo(50, 40)))
     result = ingest(local_files(path), tmp_path / "dataset", config)
     assert (result.records, result.samples, result.failures) == (1200, 1, {"bad_url": 1199})
+
+
+def test_a_disk_that_goes_away_stops_the_ingest_and_marks_nothing(tmp_path: Path) -> None:
+    disk, out, path = tmp_path / "disk", tmp_path / "dataset", tmp_path / "train.csv"
+    disk.mkdir()
+    (disk / "one.jpg").write_bytes(encoded(photo(50, 40)))
+    (disk / "two.jpg").symlink_to("one.jpg")
+    lines = "".join(f"disk/{('two', 'one', 'none')[number % 3]}.jpg\t{number}\n" for number in range(120))
+    path.write_text(f"filepath\ttitle\n{lines}")
+    source = local_files(path)
+    rows = list(source)
+
+    def read() -> Generator[UrlRow]:
+        for number, row in enumerate(rows):
+            if number == 60 and (out / "parts").exists():  # not while the first rows are looked at
+                until(lambda: list(out.rglob("parts/*/*.parquet")), "a part is there")
+                disk.rename(tmp_path / "unmounted")
+            yield row
+
+    with pytest.raises(SourceError, match=r"\.jpg: expected a picture, found neither .*\.jpg; bring their"):
+        ingest(replace(source, read=read), out, CONFIG)
+    (tmp_path / "unmounted").rename(disk)
+    result = ingest(source, out, CONFIG)
+    assert (result.records, result.samples, result.failures) == (120, 80, {"bad_url": 40})
+    ingest(source, tmp_path / "unbroken", CONFIG)
+    assert contents(out) == contents(tmp_path / "unbroken")
+
+
+def test_a_picture_without_its_folder_can_be_tried_again(tmp_path: Path) -> None:
+    disk, folder, path = tmp_path / "disk", tmp_path / "folder", tmp_path / "train.csv"
+    for place in (disk, folder):
+        place.mkdir()
+    (folder / "one.jpg").write_bytes(encoded(photo(50, 40)))
+    rows = ["folder/one.jpg", "folder/none.jpg", "disk/one.jpg", "disk/photos/one.jpg"]
+    path.write_text("filepath\ttitle\n" + "".join(f"{row}\tx\n" for row in rows))
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG)
+    assert (result.samples, result.failures, result.retryable) == (1, {"bad_url": 1, "connect": 2}, 2)
+    (disk / "photos").mkdir()
+    for place in (disk, disk / "photos"):
+        (place / "one.jpg").write_bytes(encoded(photo(50, 40)))
+    result = ingest(local_files(path), tmp_path / "dataset", CONFIG, retry_failed=True)
+    assert (result.samples, result.failures) == (3, {"bad_url": 1})
 
 
 def test_rows_of_both_kinds_keep_their_places(tmp_path: Path, server: Server) -> None:
