@@ -214,12 +214,13 @@ def _what_is_whole(original: Original, shard: IndexEntry, error: DatasetError) -
         whole = original.whole_samples(shard)
     except DatasetError:
         whole = np.zeros(shard.samples, dtype=np.bool_)
-    lost = [sample_key(int(shard.name[:6]), row) for row in np.flatnonzero(~whole).tolist()]
-    named = (
-        f": {', '.join(lost[:_NAMED])}{', …' if len(lost) > _NAMED else ''}" if whole.any() and lost else ""
-    )
+    lost = np.flatnonzero(~whole).tolist()
     words = str(error).removesuffix(REMEDY)  # which is what is being done
-    return _Broken(f"{words}; left out {len(lost):,} of {shard.samples:,} samples{named}", whole)
+    words += f"; left out {len(lost):,} of {shard.samples:,} samples"
+    if 0 < len(lost) < shard.samples:
+        named = [sample_key(int(shard.name[:6]), row) for row in lost[:_NAMED]]
+        words += f": {', '.join(named)}{', …' if len(lost) > _NAMED else ''}"
+    return _Broken(words, whole)
 
 
 def _flags(original: Original, config: FilterConfig, broken: dict[str, _Broken], progress: Display) -> _Flags:

@@ -31,7 +31,6 @@ WITHOUT = (
     "; `clipkit shards filter --where '{} is not null'` leaves out those without, as a repair makes them"
 )
 REMEDY = "; restore it, or leave its samples out with `clipkit shards filter --skip-broken`"
-_AGAIN = "run the command again"
 _NEEDED = ("caption", "ext", "image_offset", "image_bytes", "caption_offset", "caption_bytes")
 
 Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
@@ -132,21 +131,16 @@ class Original:
         Raises DatasetError if it is not.
         """
         path = self.directory / shard.name
+        damaged = self._damaged.get(shard.name)
+        expected = damaged or _Content(shard.bytes, shard.sha256)
+        wanted = None if damaged else _wanted(path, shard)
         with ExitStack() as stack:
-            if damaged := self._damaged.get(shard.name):
-                descriptor = stack.enter_context(_opened(path))
-                if _content(path, descriptor) != damaged:
-                    raise DatasetError(
-                        f"{path}: expected a tar that stays, found that it changed since; {_AGAIN}"
-                    )
-                yield descriptor
-                return
-            descriptor = stack.enter_context(_opened(path, _wanted(path, shard)))
-            fault = _fault_of(path, shard, descriptor)
-            if fault and is_remote(path):  # or is it the copy in the cache that was damaged since?
-                Cache().forget(_wanted(path, shard))
-                descriptor = stack.enter_context(_opened(path, _wanted(path, shard)))
-                fault = _fault_of(path, shard, descriptor)
+            descriptor = stack.enter_context(_opened(path, wanted))
+            fault = _fault_of(path, expected, descriptor)
+            if fault and wanted and is_remote(path):  # or is it the copy in the cache that was damaged since?
+                Cache().forget(wanted)
+                descriptor = stack.enter_context(_opened(path, wanted))
+                fault = _fault_of(path, expected, descriptor)
             if fault:
                 raise DatasetError(f"{path}: {fault}{REMEDY}")
             yield descriptor
@@ -263,12 +257,12 @@ def _wanted(path: Path, shard: IndexEntry) -> Wanted:
     return Wanted(path, shard.bytes, shard.sha256)
 
 
-def _fault_of(path: Path, shard: IndexEntry, descriptor: int) -> str:
-    """Read a tar whole; return how it is other than the index says, or nothing."""
-    size, sha256 = _content(path, descriptor)
-    if size != shard.bytes:
-        return f"expected {shard.bytes:,} bytes, found {size:,}"
-    return "" if sha256 == shard.sha256 else f"expected the SHA-256 {shard.sha256}, found another"
+def _fault_of(path: Path, expected: _Content, descriptor: int) -> str:
+    """Read a tar whole; return how it is other than expected, or nothing."""
+    found = _content(path, descriptor)
+    if found.bytes != expected.bytes:
+        return f"expected {expected.bytes:,} bytes, found {found.bytes:,}"
+    return "" if found == expected else f"expected the SHA-256 {expected.sha256}, found another"
 
 
 def _content(path: Path, descriptor: int) -> _Content:
