@@ -442,6 +442,7 @@ def test_a_damaged_newest_checkpoint_names_the_one_before(trained: Path, tmp_pat
     assert "whole" not in other.stderr
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name(trained: Path, tiny_dataset: Path) -> None:
     files = [path for path in (trained / "runs").rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}

@@ -87,6 +87,7 @@ def results(runs: Path) -> list[dict[str, Any]]:
     return JsonLines(runs / "first" / "results.jsonl").read()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_figures_of_one_and_speak_and_write_once(
     root: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

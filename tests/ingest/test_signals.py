@@ -33,6 +33,7 @@ MOMENTS = [
     Moment("replace", r"/\.dataset\.json", before=False),
 ]
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+ONE_SHORT = ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)]
 
 
 class Signalled:
@@ -66,12 +67,12 @@ def interrupt(signalled: Signalled, out: Path, name: str, moments: list[Moment])
     assert signalled.finished(out) == signalled.expected
 
 
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", ONE_SHORT)
 def test_it_ends_quietly_and_goes_on(signalled: Signalled, tmp_path: Path, name: str) -> None:
     interrupt(signalled, tmp_path / "out", name, MOMENTS[1::4])
 
 
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", ONE_SHORT)
 def test_impatience_is_quiet_too(server: Server, tmp_path: Path, name: str) -> None:
     (tmp_path / "list.tsv").write_text(f"x\t{server.add('/', server.silence)}\n")
     for pause in (0.0, 0.001, 0.01, 0.05):

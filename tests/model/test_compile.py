@@ -15,6 +15,7 @@ from clipkit.model.memory_layout import fast_layout
 from tests.model.conftest import inputs, short_texts, trained_looking
 
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+KINDS = ["vit", pytest.param("resnet", marks=pytest.mark.slow)]
 TOLERANCE = 1e-5  # of the largest value: a compiler may add up in another order
 
 
@@ -38,6 +39,7 @@ def assert_compiles(clip: Clip, backend: str) -> None:
             assert_same(torch.compile(encode, fullgraph=True, backend=backend)(given), encode(given))
 
 
+@pytest.mark.parametrize("small", KINDS, indirect=True)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_tower_is_one_graph(small: ClipConfig, backend: str) -> None:
     assert_compiles(fast_layout(trained_looking(small)), backend)
@@ -51,6 +53,7 @@ def test_each_tower_of_a_whole_model_is_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("recomputes", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("small", KINDS, indirect=True)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_training_step_is_one_graph(small: ClipConfig, backend: str, recomputes: bool) -> None:
     plain = fast_layout(trained_looking(small)).train()

@@ -102,7 +102,7 @@ def test_killed_at_many_moments(original: Path, expected: dict[str, bytes], tmp_
     kill_at(MOMENTS, original, tmp_path, expected)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_ends_it_and_it_goes_on(
     original: Path, expected: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_signal_ends_it_and_it_goes_on(
     assert contents(out) == expected
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_ends_a_long_condition(original: Path, tmp_path: Path, name: str) -> None:
     slow = "levenshtein(repeat(caption, 80), repeat(url, 80)) > 0"
     process = started([*words(original, tmp_path / "new")[:-1], slow], tmp_path)

@@ -410,6 +410,7 @@ def test_a_cache_that_cannot_be_is_one_line(uploaded: str, monkeypatch: pytest.M
         ShardSet(uploaded).read(0, 0)
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_shards_are_on_their_way(store: ObjectStore, uploaded: str) -> None:
     asked = threading.Event()
     store.fault = slow_tars(asked)

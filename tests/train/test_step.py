@@ -65,7 +65,7 @@ def test_texts_are_trimmed_before_they_go_to_the_device_and_train_the_same() -> 
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
 def test_gradient_checkpointing_trains_the_very_same_weights(
     config: ClipConfig, precision: Precision
