@@ -34,7 +34,9 @@ _ABSENT = "no such file"
 _STALE_SECONDS = 3600  # since the last byte; a download that is silent so long has ended
 _CLEARED_AT_END: set[Path] = set()
 _OF_THREADS: dict[str, threading.Lock] = {}  # of all Caches, by path
+_BEGUN: set[Path] = set()  # what this process's threads download
 os.register_at_fork(after_in_child=_OF_THREADS.clear)  # those that held them are not there
+os.register_at_fork(after_in_child=_BEGUN.clear)
 
 Fetch = Callable[[Path, Path, int], None]
 
@@ -70,7 +72,7 @@ class Cache:
         self.folder = folder or user_cache() / "files"
         if self.folder not in _CLEARED_AT_END:  # what workers that were ended leave, too
             _CLEARED_AT_END.add(self.folder)
-            atexit.register(_clear_dead, self.folder)
+            atexit.register(_clear_at_end, self.folder)
         self.max_bytes = max_bytes or _from_environment()
         self._fetch = fetch or download
 
@@ -134,7 +136,7 @@ class Cache:
         return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
 
     def _fill(self, path: Path, wanted: Wanted, *, ahead: bool = False) -> None:
-        with not_waited_for(), self._locked(path):
+        with not_waited_for(), self._locked(path), _begun(path):
             if path.exists():
                 return
             for _ in range(_DOWNLOADS):
@@ -228,6 +230,25 @@ class Cache:
                 total, free = total - size, free + size
             temporary.touch()
             return True
+
+
+@contextmanager
+def _begun(path: Path) -> Iterator[None]:
+    _BEGUN.add(path)
+    try:
+        yield
+    finally:
+        _BEGUN.discard(path)
+
+
+def _clear_at_end(folder: Path) -> None:
+    """Remove what was not downloaded whole: the process's end waits for no thread that does it."""
+    for path in list(_BEGUN):
+        if path.parent == folder:
+            with suppress(OSError):
+                temporary_path(path)
+                _lock_of(path).unlink()
+    _clear_dead(folder)
 
 
 def _clear_dead(folder: Path) -> None:
