@@ -104,9 +104,10 @@ def test_the_help_says_where_no_address_is_checked() -> None:
     assert "img2dataset: that tool makes the requests, by its own rules: no check of addresses, no" in said
 
 
-def test_waits_that_no_clock_knows_are_bad_usage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--timeout", "--deadline"])
+def test_waits_that_no_clock_knows_are_bad_usage(option: str, tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("x\thttp://example.com/\n")
-    for option, seconds in zip(("--timeout", "--deadline") * 2, ("1e300", "nan", "inf", "-1"), strict=True):
+    for seconds in ("1e300", "nan", "inf", "-1"):
         finished = clipkit("ingest", "cc", "list.tsv", option, seconds, cwd=tmp_path)
         assert finished.returncode == 2 and option in finished.stderr, finished
     assert [path.name for path in tmp_path.iterdir()] == ["list.tsv"]

@@ -248,17 +248,15 @@ def _batches(
 ) -> Iterator[tuple[pa.Table, Flags]]:
     """Yield some shards' manifests at a time, as one table, and for each sample whether it is in there."""
     tables, whole = [original.schema.empty_table().select(columns)], [np.zeros(0, dtype=np.bool_)]
-
-    def whole_of(shard: IndexEntry) -> Flags:
-        return broken[shard.name].whole if shard.name in broken else np.ones(shard.samples, dtype=np.bool_)
-
-    needed = [shard for shard in original.shards if columns and whole_of(shard).any()]
+    lost = {name for name, each in broken.items() if not each.whole.any()}
+    needed = [shard for shard in original.shards if columns and shard.name not in lost]
     manifests = original.manifests(needed, columns)
     for shard in original.shards:
-        whole.append(whole_of(shard))
-        if columns and whole[-1].any():
+        damaged = broken.get(shard.name)
+        whole.append(damaged.whole if damaged else np.ones(shard.samples, dtype=np.bool_))
+        if columns and shard.name not in lost:
             _, manifest = next(manifests)
-            tables.append(manifest if whole[-1].all() else manifest.filter(pa.array(whole[-1])))
+            tables.append(manifest.filter(pa.array(damaged.whole)) if damaged else manifest)
         if sum(map(len, whole)) >= _BATCH_ROWS:
             yield pa.concat_tables(tables), np.concatenate(whole)
             tables, whole = tables[:1], whole[:1]
