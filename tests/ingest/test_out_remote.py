@@ -119,14 +119,9 @@ KILLS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "number", "fate"),
-    [
-        pytest.param(*kill, fate, marks=[pytest.mark.slow] * (kill != KILLS[0] or fate is None))
-        for kill in KILLS
-        for fate in ("reset", None)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", ["reset", None])
+@pytest.mark.parametrize(("kind", "name", "number"), KILLS)
 def test_a_kill_at_an_upload_leaves_an_index_that_is_true(
     store: ObjectStore,
     listed: Path,

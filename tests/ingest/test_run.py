@@ -287,17 +287,17 @@ KILLS: dict[str, Callable[[int], None]] = {
 }
 
 
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS.keys())
-def test_a_killed_ingest_goes_on(
-    kill: Callable[[int], None], listed: Path, server: Server, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "Ctrl-C")) for name in KILLS]
+)
+def test_a_killed_ingest_goes_on(name: str, listed: Path, server: Server, tmp_path: Path) -> None:
     reached, go_on = halted(server)
     process = started(listed, tmp_path / "killed")
     assert reached.wait(60)
     until(
         lambda: len(complete_chunks(tmp_path / "killed")) >= 3, "chunks before and after the halted one end"
     )
-    kill(process.pid)
+    KILLS[name](process.pid)
     assert ended(process, tmp_path / "killed") != 0
     wait_until_gone(process.pid)
     go_on.set()

@@ -3,9 +3,10 @@
 import html
 import random
 import re
+from functools import cache
 from itertools import product
 from re import _parser  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, NamedTuple
 
 import ftfy
 import pytest
@@ -17,10 +18,27 @@ from clipkit.model import clean_text
 from clipkit.model.clean_text import clean, fix_text
 from tests.model.texts import SENTENCES, texts
 
-CODES = [chr(code) for code in range(0x110000)]
-ASCII = [c for c in CODES[:0x80] if clean_text._HARMLESS.fullmatch(c)]
-TOGETHER = [c for c in CODES[0x80:] if clean_text._HARMLESS.fullmatch(f"é{c}é")]
-ALONE = sorted({c for c in CODES[0x80:] if clean_text._HARMLESS.fullmatch(c)} - set(TOGETHER))
+
+class Harmless(NamedTuple):
+    """Characters that it matches: of ASCII, others beside each other, others beside ASCII alone."""
+
+    ascii: list[str]
+    together: list[str]
+    alone: list[str]
+
+
+@cache
+def harmless() -> Harmless:
+    matches = clean_text._HARMLESS.fullmatch
+    others = [*map(chr, range(0x80, 0x110000))]
+    together = [c for c in others if matches(f"é{c}é")]
+    alone = sorted({c for c in others if matches(c)} - set(together))
+    return Harmless([c for c in map(chr, range(0x80)) if matches(c)], together, alone)
+
+
+def pieces() -> st.SearchStrategy[str]:
+    known = harmless()
+    return st.one_of(*map(st.sampled_from, (known.together + known.alone, known.ascii, SENTENCES)))
 
 
 def straight(text: str) -> str:
@@ -50,25 +68,29 @@ def representatives() -> str:
         parsed = _parser.parse("[x]")
         parsed.data = [(_parser.IN, each)]
         compiled.append(re._compiler.compile(parsed))  # type: ignore[attr-defined]
-    together = set(TOGETHER)
+    characters = harmless()
+    together = set(characters.together)
     known: dict[tuple[object, ...], str] = {}
-    for c in (*ASCII, *(c for c in TOGETHER + ALONE if c < "\u2700" or c == "\ufffd"), "日", "😀"):
+    others = (c for c in characters.together + characters.alone if c < "\u2700" or c == "\ufffd")
+    for c in (*characters.ascii, *others, "日", "😀"):
         alike = tuple(bool(each.fullmatch(c)) for each in compiled)
         known.setdefault((alike, c in together, c.isspace(), c.isascii()), c)
     return "".join(known.values())
 
 
 def test_characters_that_may_stand_together_are_left_as_they_are() -> None:
-    assert len(TOGETHER) > 1_000_000
-    for first in range(0, len(TOGETHER), 500):
-        text = "".join(TOGETHER[first : first + 500])
+    together = harmless().together
+    assert len(together) > 1_000_000
+    for first in range(0, len(together), 500):
+        text = "".join(together[first : first + 500])
         assert ftfy.fix_text(text, normalization=None) == text
 
 
 def test_characters_that_may_stand_alone_are_left_as_they_are_or_are_quotes() -> None:
-    assert len(ALONE) > 1_000
+    alone = harmless().alone
+    assert len(alone) > 1_000
     for left, right in (("", ""), ("a", "b"), (" ", " "), ("Z", "."), ("?", "$"), ("", " "), ("9", "")):
-        for c in ALONE:
+        for c in alone:
             text = left + c + right
             assert ftfy.fix_text(text, normalization=None) == straight(text)
 
@@ -76,20 +98,25 @@ def test_characters_that_may_stand_alone_are_left_as_they_are_or_are_quotes() ->
 def test_no_three_neighbours_are_suspected() -> None:
     alphabet = representatives()
     assert len(alphabet) > 30
-    harmless = [t for t in map("".join, product(alphabet, repeat=3)) if clean_text._HARMLESS.fullmatch(t)]
-    assert len(harmless) > 10_000
-    assert [text for text in harmless if is_bad(text)] == []
+    unsuspected = [t for t in map("".join, product(alphabet, repeat=3)) if clean_text._HARMLESS.fullmatch(t)]
+    assert len(unsuspected) > 10_000
+    assert [text for text in unsuspected if is_bad(text)] == []
 
 
 def test_no_longer_stretch_is_suspected() -> None:
     draw = random.Random(0)
-    alone = [c for c in ALONE if is_suspect(c)]
-    pieces = [*ASCII, *(c for c in TOGETHER if is_suspect(c))]
+    narrow = harmless().ascii
+    alone = [c for c in harmless().alone if is_suspect(c)]
+    together = [*narrow, *(c for c in harmless().together if is_suspect(c))]
     assert len(alone) > 100
     for _ in range(200):
-        chosen = draw.choices(pieces, k=2_000)
+        chosen = draw.choices(together, k=2_000)
         for place in range(1, len(chosen) - 1, draw.randint(2, 9)):
-            chosen[place - 1 : place + 2] = [draw.choice(ASCII), draw.choice(alone), draw.choice(ASCII)]
+            chosen[place - 1 : place + 2] = [
+                draw.choice(narrow),
+                draw.choice(alone),
+                draw.choice(narrow),
+            ]
         text = "".join(chosen)
         assert clean_text._HARMLESS.fullmatch(text)
         assert not is_bad(text)
@@ -100,11 +127,9 @@ def is_suspect(c: str) -> bool:
 
 
 @settings(max_examples=500, deadline=None)
-@given(
-    st.lists(st.one_of(st.sampled_from(TOGETHER + ALONE), st.sampled_from(ASCII), st.sampled_from(SENTENCES)))
-)
-def test_any_text_is_fixed_as_by_ftfy(pieces: list[str]) -> None:
-    text = "".join(pieces)
+@given(st.deferred(lambda: st.lists(pieces())))
+def test_any_text_is_fixed_as_by_ftfy(words: list[str]) -> None:
+    text = "".join(words)
     assert fix_text(text) == ftfy.fix_text(text)
 
 
@@ -147,7 +172,8 @@ def test_most_captions_of_the_web_do_without_ftfy(monkeypatch: pytest.MonkeyPatc
 def test_white_space_is_the_same_for_python_and_for_the_reference() -> None:
     import regex
 
-    python, reference = {c for c in CODES if c.isspace()}, set(regex.findall(r"\s", "".join(CODES)))
+    codes = [*map(chr, range(0x110000))]
+    python, reference = {c for c in codes if c.isspace()}, set(regex.findall(r"\s", "".join(codes)))
     assert python - reference == set("\x1c\x1d\x1e\x1f")
     assert reference <= python
     for c in "\x1c\x1d\x1e\x1f":  # none is left, whether it stood there or was escaped

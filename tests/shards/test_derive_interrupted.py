@@ -94,7 +94,7 @@ def kill_at(moments: list[Moment], original: Path, folder: Path, expected: dict[
 
 
 def test_killed_at_some_moments(original: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    kill_at(MOMENTS[::11], original, tmp_path, expected)
+    kill_at(MOMENTS[8::13], original, tmp_path, expected)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_each_gets_the_records_that_it_asks_for(tmp_path: Path) -> None:
     (tmp_path / "one.jpg").write_bytes(picture(1))
     lines = "".join(f"one.jpg\t{number}\n" for number in range(2500))
     (tmp_path / "table.csv").write_text(f"filepath\ttitle\n{lines}")
-    check(CsvSet(tmp_path / "table.csv"), 200)
+    check(CsvSet(tmp_path / "table.csv"), 100)
 
 
 def check(data: SampleSet, times: int = 1000) -> None:

@@ -64,6 +64,7 @@ def test_a_dataset_in_a_bucket_is_the_one_on_disk(uploaded: str, small_dataset: 
     assert everything(remote) == everything(local)
 
 
+@pytest.mark.slow
 def test_loader_processes_read_from_a_bucket(uploaded: str, small_dataset: Path) -> None:
     program = """
 import sys
@@ -524,9 +525,6 @@ def told(*words: str, code: int = 0) -> dict[str, Any]:
 
 
 def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tmp_path: Path) -> None:
-    assert told("info", uploaded)["samples"] == 2160
-    assert told("verify", uploaded, "--decode")["ok"] is True
-    assert told("show", uploaded, "000001007")["caption"] == ShardSet(small_dataset).read(1, 7).caption
     where = ("--where", "source_row % 2 = 0", "--out")
     made = [told("filter", source, *where, out) for source, out in (
         (uploaded, f"{uploaded}-even"), (str(small_dataset), str(tmp_path / "even"))
@@ -534,8 +532,16 @@ def test_the_tools_read_and_write_buckets(uploaded: str, small_dataset: Path, tm
     assert made[0]["samples"] == made[1]["samples"] == 2160
     assert everything(ShardSet(f"{uploaded}-even")) == everything(ShardSet(tmp_path / "even"))
     assert told("verify", f"{uploaded}-even")["ok"] is True
-    told("dedup", uploaded, "--against", f"{uploaded}-even", "--out", f"{uploaded}-odd")
-    assert (len(ShardSet(f"{uploaded}-even")), len(ShardSet(f"{uploaded}-odd"))) == (960, 1200)
+
+
+@pytest.mark.slow
+def test_the_other_tools_too(uploaded: str, small_dataset: Path) -> None:
+    assert told("info", uploaded)["samples"] == 2160
+    assert told("verify", uploaded, "--decode")["ok"] is True
+    assert told("show", uploaded, "000001007")["caption"] == ShardSet(small_dataset).read(1, 7).caption
+    told("filter", uploaded, "--where", "source_row % 2 = 0", "--out", f"{uploaded}-some")
+    told("dedup", uploaded, "--against", f"{uploaded}-some", "--out", f"{uploaded}-others")
+    assert (len(ShardSet(f"{uploaded}-some")), len(ShardSet(f"{uploaded}-others"))) == (960, 1200)
 
 
 @pytest.mark.slow
@@ -574,6 +580,7 @@ def test_single_files_go_to_buckets_too(uploaded: str, small_dataset: Path, tmp_
         assert done.returncode == 1 and f"{page}: expected a new" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_now_is_no_broken_shard(
     store: ObjectStore, uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,7 @@ def killed_after(made: int, dataset: Path, settings: dict[str, Any]) -> list[lis
 def test_two_ranks_over_gloo_gather_the_batches_of_one_process(small_dataset: Path, tmp_path: Path) -> None:
     settings = {"batch_size": 120, "seed": 4, "position": 2040, "stop": 3000}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    given = json.dumps(settings | {"workers": 2})
+    given = json.dumps(settings | {"workers": 1})
     done = subprocess.run(
         [*launcher, "-m", SCRIPT, "ranks", small_dataset, given, tmp_path],
         env=ENVIRONMENT,
@@ -204,6 +204,7 @@ def test_a_process_forked_from_a_program_that_reads_keeps_what_it_holds(small_da
     assert said("keeps", small_dataset) == [11, True]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(small_dataset: Path) -> None:
     settings = json.dumps({"batch_size": 120, "position": 0, "workers": 2})
     with program("lines", small_dataset, settings, start_new_session=True) as process:

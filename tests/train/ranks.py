@@ -20,7 +20,7 @@ from clipkit.train.run_directory import RunDirectory
 from clipkit.train.schedule import Schedule
 from clipkit.train.step import TrainStep, wrapped_features
 from tests.train.evaluations import leave_evaluations
-from tests.train.global_batch import leave_steps
+from tests.train.global_batch import FEW, leave_steps
 
 SAMPLES = 12
 MODEL = "ViT-Micro/16@32px"
@@ -65,7 +65,7 @@ def measure(dataset: Path, pictures: Path, out: Path) -> None:
         found["gradients"] = {name: each.grad for name, each in model.named_parameters()}
         torch.save(found, out / f"rank_{world.rank}.pt")
         if world.size > 1:
-            leave_steps(world, out)
+            leave_steps(world, out, FEW)
         leave_evaluations(world, dataset, pictures, out)
         # Several processes compute activations again, and all numbers are those of one that keeps them.
         config = CONFIG.model_copy(update={"grad_checkpointing": world.size > 1})

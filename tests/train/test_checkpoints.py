@@ -64,6 +64,7 @@ def test_checkpoints_open_safely_and_hold_the_run(whole: Path) -> None:
     assert load_model(RunDirectory(whole).latest() or whole).config.name == "ViT-Micro/16@32px"
 
 
+@pytest.mark.slow
 def test_checkpoints_by_the_clock_change_no_number(tiny_dataset: Path, whole: Path, tmp_path: Path) -> None:
     often = CONFIG.model_copy(update={"save_every": None, "save_minutes": 1e-9, "keep": 100})
     run_it(tiny_dataset, tmp_path / "run", often)

@@ -189,14 +189,20 @@ def test_a_run_within_an_epoch_ends_with_a_step_file(tiny_dataset: Path, tmp_pat
     assert [line["step"] for line in lines(result.run) if "scale" in line] == [0, 3]
 
 
-def test_kill_9_anywhere_changes_no_number(tiny_dataset: Path, tmp_path: Path, whole: Path) -> None:
-    """Killed before a line's checkpoint was written, within a checkpoint's commit, and while evaluating."""
+# Before a line's checkpoint was written, within a checkpoint's commit, and while evaluating.
+KILLS = [
+    ("line", 8, {"epoch_1.pt"}),
+    ("fsync", 9, {"epoch_1.pt", "step_8.pt"}),
+    ("evaluator", 1, {"step_10.pt", "epoch_2.pt"}),  # the one being written, or that before it
+]
+
+
+@pytest.mark.parametrize("kills", [KILLS[:2], pytest.param(KILLS, marks=pytest.mark.slow)], ids=["2", "3"])
+def test_kill_9_anywhere_changes_no_number(
+    tiny_dataset: Path, tmp_path: Path, whole: Path, kills: list[tuple[str, int, set[str]]]
+) -> None:
     path = tmp_path / "whole"
-    for place, count, newest in (
-        ("line", 8, {"epoch_1.pt"}),
-        ("fsync", 9, {"epoch_1.pt", "step_8.pt"}),
-        ("evaluator", 1, {"step_10.pt", "epoch_2.pt"}),  # the one being written, or that before it
-    ):
+    for place, count, newest in kills:
         child = subprocess.run(child_command(tiny_dataset, path, CONFIG, place, count), check=False)
         assert child.returncode == -signal.SIGKILL
         found = RunDirectory(path).latest()
