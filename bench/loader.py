@@ -24,7 +24,7 @@ import torchvision.transforms.functional as vision
 from PIL import Image
 from stream.peers import Cost, measured, said, side_python
 from stream.shards import make_many, make_shards
-from stream.sides import WORKERS
+from stream.sides import WARM_UP, WORKERS
 from web.corpus import make_corpus
 
 from clipkit.model.augment import Draws, crop_box
@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--batches", type=int, default=40)
     options = parser.parse_args()
+    if options.batches <= WARM_UP:
+        parser.error(f"--batches: expected more than the {WARM_UP} that are not counted, found {options.batches}")
     pictures = make_corpus(BUILD / "corpus")
     for name, scenario in SCENARIOS.items():
         if options.scenario in (name, "all"):

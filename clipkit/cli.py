@@ -25,6 +25,7 @@ from clipkit.cli_train import train
 from clipkit.commands import LOCAL, Json, show
 from clipkit.errors import ClipkitError, one_line
 from clipkit.launched import fail
+from clipkit.remote import say_no_more
 from clipkit.signals import ended_by_signals
 
 app = typer.Typer(
@@ -129,5 +130,6 @@ def _run() -> None:
 
 
 def _fail(line: str, kind: str, code: int) -> NoReturn:
+    say_no_more()
     fail(one_line(f"clipkit: {line}"), kind, code)
     sys.exit(code)

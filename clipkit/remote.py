@@ -176,6 +176,12 @@ def _say(line: str) -> None:
         tell(f"clipkit: {line}")
 
 
+def say_no_more() -> None:
+    """What is tried again from now on is not said: the last line of a command is that of its error."""
+    global _said
+    _said = math.inf
+
+
 def _judged(error: Exception, doing: str) -> _Judgement:
     status, code, words = _answer(error)
     if status is not None:

@@ -498,3 +498,31 @@ def test_models_are_listed() -> None:
     listed = {row["name"]: row for row in json.loads(clipkit("models", "--json").stdout)["models"]}
     assert round(listed["RN50"]["parameters"] / 1e6, 2) == 102.01
     assert set(listed) == set(config_names())
+
+
+FAILS_WHILE_A_THREAD_TRIES = """
+import threading
+from clipkit import cli, remote
+
+asked, ends, said = (threading.Event() for _ in range(3))
+
+def ask(transfer):
+    asked.set()
+    if ends.wait():
+        raise ConnectionResetError("by peer")
+
+def ending():
+    ends.set()
+    said.wait()
+
+remote.time.sleep = lambda seconds: said.set() or threading.Event().wait()
+threading.Thread(target=remote.tried, args=("s3://a/b", "read it", ask), daemon=True).start()
+asked.wait()
+cli.scratch.clear = ending  # after the error's line
+cli.main()
+"""
+
+
+def test_the_last_line_is_the_errors() -> None:
+    command = [sys.executable, "-c", FAILS_WHILE_A_THREAD_TRIES, "shards", "info", "absent"]
+    assert_one_line(subprocess.run(command, capture_output=True, text=True, timeout=60), "absent: ")
