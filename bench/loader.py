@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40)
     options = parser.parse_args()
     if options.batches <= WARM_UP:
-        parser.error(f"--batches: expected more than the {WARM_UP} that are not counted, found {options.batches}")
+        parser.error(
+            f"--batches: expected more than the {WARM_UP} that are not counted, found {options.batches}"
+        )
     pictures = make_corpus(BUILD / "corpus")
     for name, scenario in SCENARIOS.items():
         if options.scenario in (name, "all"):

@@ -75,6 +75,7 @@ def test_a_bucket_holds_the_same_bytes_as_a_disk(store: ObjectStore, listed: Pat
     assert (told["samples"], told["failures"]) == (PICTURES, DEAD)
 
 
+@pytest.mark.slow
 def test_requests_that_fail_and_a_kill_leave_nothing_that_the_index_lists(
     store: ObjectStore, server: Server, listed: Path, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def interrupt(signalled: Signalled, out: Path, name: str, moments: list[Moment])
 
 @pytest.mark.parametrize("name", ONE_SHORT)
 def test_it_ends_quietly_and_goes_on(signalled: Signalled, tmp_path: Path, name: str) -> None:
-    interrupt(signalled, tmp_path / "out", name, MOMENTS[1::4])
+    interrupt(signalled, tmp_path / "out", name, MOMENTS[1::6])
 
 
 @pytest.mark.parametrize("name", ONE_SHORT)

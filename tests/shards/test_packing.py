@@ -119,7 +119,7 @@ def kept_values(row: int) -> dict[str, object]:
     return {"score": None if row % 5 == 0 else row / 2, "tag": f"tag «{row}»"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     order=st.permutations(range(6)),
     restart_after=st.integers(0, 6),

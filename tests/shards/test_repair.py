@@ -355,7 +355,7 @@ def truncate_last(dataset: Path) -> None:
 WORDS = ["-m", "clipkit", "shards", "verify", "--repair"]
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(dataset: Path, tmp_path: Path, step: int) -> None:
     damaged(dataset)
     command = [sys.executable, "-m", "tests.shards.killed_repair", str(dataset), str(tmp_path), str(step)]

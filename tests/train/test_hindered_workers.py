@@ -47,6 +47,7 @@ def _stands(runs: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_command_with_one_line(small_dataset: Path, tmp_path: Path) -> None:
     with training(small_dataset, tmp_path, "--batch-size", "120", "--samples-seen", "9000000") as process:
         until(lambda: steps(tmp_path), "it trains")
