@@ -482,6 +482,7 @@ def test_a_file_that_may_not_be_written_is_named(trained: Path, tmp_path: Path) 
     assert_one_line(plotted, f"clipkit: {tmp_path / 'file'}: ")
 
 
+@pytest.mark.slow
 def test_without_a_run_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
     finished = clipkit("evaluate", "--imagenet-val", tmp_path, cwd=tmp_path)
     assert_one_line(finished, "runs: no run in it has a checkpoint")
@@ -494,6 +495,7 @@ def test_plot_curves_of_a_run_and_of_none(trained: Path, tmp_path: Path) -> None
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow
 def test_models_are_listed() -> None:
     listed = {row["name"]: row for row in json.loads(clipkit("models", "--json").stdout)["models"]}
     assert round(listed["RN50"]["parameters"] / 1e6, 2) == 102.01

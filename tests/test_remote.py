@@ -228,7 +228,7 @@ sys.stdout.buffer.write(location(sys.argv[1]).read_bytes())
 """
 
 
-@pytest.mark.parametrize("is_silent", [False, True])
+@pytest.mark.parametrize("is_silent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_time_in_which_the_process_was_stopped_is_none(
     server: Server, tmp_path: Path, is_silent: bool
 ) -> None:

@@ -83,7 +83,8 @@ def test_a_pass_killed_at_every_moment_ends_in_the_same_bytes(
     assert killed_at_each(kind, listed, illness, tmp_path)["unfinished"] >= 10
 
 
-@pytest.mark.parametrize("kind", ["retry", pytest.param("list", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["retry", "list"])
 def test_a_pass_killed_amidst_its_downloads_goes_on(
     kind: str, listed: Path, server: Server, illness: Illness, tmp_path: Path
 ) -> None:

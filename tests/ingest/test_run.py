@@ -288,7 +288,7 @@ KILLS: dict[str, Callable[[int], None]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "Ctrl-C")) for name in KILLS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "everything at once")) for name in KILLS]
 )
 def test_a_killed_ingest_goes_on(name: str, listed: Path, server: Server, tmp_path: Path) -> None:
     reached, go_on = halted(server)

@@ -72,7 +72,8 @@ def test_it_ends_quietly_and_goes_on(signalled: Signalled, tmp_path: Path, name:
     interrupt(signalled, tmp_path / "out", name, MOMENTS[1::6])
 
 
-@pytest.mark.parametrize("name", ONE_SHORT)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGNALS)
 def test_impatience_is_quiet_too(server: Server, tmp_path: Path, name: str) -> None:
     (tmp_path / "list.tsv").write_text(f"x\t{server.add('/', server.silence)}\n")
     for pause in (0.0, 0.001, 0.01, 0.05):

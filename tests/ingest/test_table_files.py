@@ -337,7 +337,10 @@ def test_the_count_is_that_of_the_rows_for_any_bytes(
     assert [row.source_row for row in source] == list(range(source.records))
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "csv.gz"])
+@pytest.mark.parametrize(
+    "ending",
+    ["csv", "parquet", *(pytest.param(each, marks=pytest.mark.slow) for each in ("tsv", "jsonl", "csv.gz"))],
+)
 def test_memory_does_not_grow_with_a_table(tmp_path: Path, ending: str) -> None:
     columns: Columns = {"url": [f"http://h/{n}" for n in range(40_000)], "text": ["x" * 60] * 40_000}
     source = opened(tmp_path / f"list.{ending}", WRITERS[ending](columns))

@@ -104,6 +104,7 @@ def refused(source: str, out: Path) -> str:
     return done.stderr.splitlines()[-1] if "Traceback" not in done.stderr else pytest.fail(done.stderr)
 
 
+@pytest.mark.slow
 def test_a_bucket_gives_the_same_bytes_as_a_disk(
     store: ObjectStore, there: str, images: Path, tmp_path: Path
 ) -> None:

@@ -308,7 +308,8 @@ def test_plain_text(encoded: str, text: str) -> None:
     assert plain(encoded) == text
 
 
-@pytest.mark.parametrize("in_order", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_order", [True, False])
 def test_memory_does_not_grow_with_the_subset(tmp_path: Path, in_order: bool) -> None:
     lines = list(range(20_000))
     metadata = write_text(tmp_path / "yfcc100m_dataset", lines)

@@ -39,6 +39,7 @@ def assert_compiles(clip: Clip, backend: str) -> None:
             assert_same(torch.compile(encode, fullgraph=True, backend=backend)(given), encode(given))
 
 
+@pytest.mark.slow  # of both in a training step, as below
 @pytest.mark.parametrize("small", KINDS, indirect=True)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_tower_is_one_graph(small: ClipConfig, backend: str) -> None:

@@ -45,7 +45,7 @@ def read(
     return list(batches(ShardSet(directory), transform=TrainTransform(16), tokenize=Tokenizer(), **settings))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_is_named_with_its_shard_and_key(
     damaged: Path, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:

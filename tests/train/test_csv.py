@@ -55,6 +55,7 @@ def test_the_run_is_that_of_the_dataset_which_ingest_makes(table: Path, tmp_path
     assert lines(tmp_path / "listed") == lines(tmp_path / "packed")
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_wherever_the_table_lies(table: Path, tmp_path: Path) -> None:
     go(CsvSet(table), tmp_path / "whole")
     stop = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731

@@ -23,6 +23,7 @@ ENDLESS = ("--batch-size", "120", "--samples-seen", "9000000")
 WITHOUT_GPUS = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
+@pytest.mark.slow
 @WITHOUT_GPUS
 def test_two_processes_are_the_run_of_one_and_speak_once(tiny_dataset: Path, tmp_path: Path) -> None:
     words = "--batch-size 16 --epochs 2 --workers 0 --processes 2 --json"
