@@ -182,9 +182,11 @@ class _Walk:
                     self._fault("header", "expected no such member, found one", member.place, member.name)
             elif sample := self._sample(number, key, by_key.get(key, [])):
                 found.append(sample)
-        places = [each.place.image_offset for each in found]
-        if any(first > second for first, second in pairwise(places)):
-            self._fault("header", "expected the samples in the order of their keys, found another order", 0)
+        for one, other in pairwise(found):
+            if one.place.image_offset > other.place.image_offset:
+                before, key = (sample_key(self._shard, each.number) for each in (one, other))
+                words = f"expected the samples in the order of their keys, found this one before {before}"
+                self._fault("header", words, other.place.image_offset - HEADER_BYTES, f"{key}.{other.ext}")
         return found
 
     def _is_ours(self, member: _Member) -> bool:

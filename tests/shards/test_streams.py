@@ -117,10 +117,13 @@ def killed_after(made: int, dataset: Path, settings: dict[str, Any]) -> list[lis
     return found
 
 
-def test_two_ranks_over_gloo_gather_the_batches_of_one_process(small_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_ranks_over_gloo_gather_the_batches_of_one_process(
+    small_dataset: Path, tmp_path: Path, workers: int
+) -> None:
     settings = {"batch_size": 120, "seed": 4, "position": 2040, "stop": 3000}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    given = json.dumps(settings | {"workers": 1})
+    given = json.dumps(settings | {"workers": workers})
     done = subprocess.run(
         [*launcher, "-m", SCRIPT, "ranks", small_dataset, given, tmp_path],
         env=ENVIRONMENT,

@@ -1,5 +1,6 @@
 """Every fault that a dataset can have, done to a real one: which is told, of which file, member and byte."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -208,6 +209,56 @@ def insert(dataset: Path, place: int, member: bytes) -> None:
     path = dataset / SHARD
     whole = path.read_bytes()
     path.write_bytes(whole[:place] + member + whole[place:])
+
+
+def vouch_for(dataset: Path, content: bytes) -> None:
+    """Write a tar of this content, of which the index then has the hash."""
+    (dataset / SHARD).write_bytes(content)
+    index = read_index(dataset)
+    known = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    index.entries = [
+        entry._replace(**known) if entry.name == SHARD else entry  # type: ignore[arg-type]
+        for entry in index.entries
+    ]
+    index.write(dataset)
+
+
+def test_members_in_another_order(dataset: Path) -> None:
+    """Of a tar that the index vouches for: only its order is at fault."""
+    whole = (dataset / SHARD).read_bytes()
+    rows = pq.read_table(dataset / "000001.parquet").to_pylist()
+    pictures = [row["image_offset"] - 512 for row in rows]
+    caption = rows[5]["caption_offset"] - 512
+    later = "expected the samples in the order of their keys, found this one before 00000100"
+    apart = "expected the caption right behind its picture, found it elsewhere"
+    for first, second, end, name, words in (
+        (pictures[5], pictures[6], pictures[7], "000001006.jpg", later + "5"),
+        (pictures[5], pictures[9], pictures[20], "000001009.jpg", later + "8"),
+        (pictures[5], caption, pictures[6], "000001005.txt", apart),
+    ):
+        vouch_for(dataset, whole[:first] + whole[second:end] + whole[first:second] + whole[end:])
+        result = verify(dataset)
+        assert causes(result) == {"header": 1}
+        assert result.faults == [Fault("header", SHARD, words, name, first)]
+        vouch_for(dataset, whole)
+    assert verify(dataset).ok
+
+
+def test_a_picture_that_was_broken_before_it_was_packed(dataset: Path) -> None:
+    """Every hash is that of what is there: only decoding tells."""
+    known = row(dataset, 7)
+    content = bytearray((dataset / SHARD).read_bytes())
+    start = known["image_offset"] + known["image_bytes"] // 2
+    end = known["image_offset"] + known["image_bytes"]
+    content[start:end] = bytes(end - start)
+    vouch_for(dataset, bytes(content))
+    change_manifest(dataset, lambda table: table.replace_schema_metadata(None))  # the checksums
+    assert verify(dataset).ok
+    result = verify(dataset, decode=True)
+    assert causes(result) == {"picture": 1}
+    found = one(result, "picture")
+    assert (found.file, found.member) == (SHARD, f"{known['key']}.jpg")
+    assert found.byte == known["image_offset"] and "can be decoded" in found.words
 
 
 def test_a_member_too_many_and_one_twice(dataset: Path) -> None:

@@ -1,6 +1,6 @@
 """What test_global_batch compares: one step on 64 samples, however they are shared out.
 
-`torchrun global_batch.py OUT` leaves OUT/steps_R.pt; ranks.py leaves one of a few of the steps.
+`torchrun global_batch.py OUT` leaves OUT/steps_R.pt with all steps; ranks.py leaves one with FEW of them.
 """
 
 import sys

@@ -26,7 +26,7 @@ WITHOUT_GPUS = pytest.mark.skipif(torch.cuda.is_available(), reason="says what h
 @pytest.mark.slow
 @WITHOUT_GPUS
 def test_two_processes_are_the_run_of_one_and_speak_once(tiny_dataset: Path, tmp_path: Path) -> None:
-    words = "--batch-size 16 --epochs 2 --workers 0 --processes 2 --json"
+    words = "--batch-size 16 --epochs 2 --workers 1 --processes 2 --json"
     with training(tiny_dataset, tmp_path / "two", *words.split()) as process:
         printed, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
