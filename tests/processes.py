@@ -85,6 +85,12 @@ def wait_until_gone(session: int, seconds: float = 60) -> None:
     until(lambda: not living(session), "all processes end", seconds)
 
 
+def connections_to(port: int) -> int:
+    """How many connections over loopback are open to this port, also those on which nothing is asked."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
+
+
 def client_of(request: BaseHTTPRequestHandler) -> int:
     """The process that sent a request over loopback, as the kernel's table of connections has it."""
     ends = [f":{port:04X}" for port in (request.client_address[1], request.connection.getsockname()[1])]

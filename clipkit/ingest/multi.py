@@ -33,6 +33,9 @@ class Multi:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, config.connections)
+        if not config.proxy:  # to which all connections would count as its own
+            # `has_room` knows those in use; with this, one that idles is closed before another is opened.
+            self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self._share)
 
     def __enter__(self) -> Self:
         return self

@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from clipkit._version import VERSION
-from clipkit.ingest.budget import BODY_BYTES
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.fetch import fetch
 from clipkit.ingest.resolve import Resolve, system_resolve
 from clipkit.ingest.rows import Failed, Fetched, Limit, UrlRow
+from tests.processes import connections_to
 from tests.serving import Present, Route, Server, answer, raw
 
 CONFIG = IngestConfig(allow_private_hosts=True, workers=1, timeout=1, deadline=20, backoff=0.01, retries=2)
@@ -137,6 +137,18 @@ def test_urls_that_are_never_requested() -> None:
     reasons = [failed.reason for failed in outcomes(["ftp://a/b", "file:///etc/passwd", "http://", "x"])
                if isinstance(failed, Failed)]  # fmt: skip
     assert reasons == ["scheme", "scheme", "bad_url", "bad_url"]
+
+
+def test_twenty_megabytes_are_taken_and_not_a_byte_more(server: Server) -> None:
+    def unannounced(body: bytes) -> Route:
+        return raw(b"HTTP/1.1 200 OK\r\n\r\n", body)
+
+    whole, more = bytes(20_000_000), bytes(20_000_001)
+    for route in (answer, unannounced):
+        assert outcome(server.add("/", route(whole))) == Fetched(whole, 200, 1)
+        assert outcome(server.add("/", route(more))) == Failed(
+            "too_large", "more than 20000000 bytes", 200, 1
+        )
 
 
 def test_a_byte_now_and_then_is_too_slow(server: Server) -> None:
@@ -497,6 +509,21 @@ def test_a_host_gets_no_more_than_its_connections(server: Server) -> None:
     assert present.most == 3
 
 
+def test_connections_that_idle_count_among_those_of_their_host(server: Server) -> None:
+    """Each further attempt connects anew, and what it leaves behind stays open."""
+    most = 0
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        nonlocal most
+        most = max(most, connections_to(server.port))
+        answer(b"", 500)(request)
+
+    urls = [server.add(f"/{number}", route) for number in range(8)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"per_host": 1}))
+    assert ended == [Failed("http_5xx", "HTTP 500", 500, 3)] * 8
+    assert most == 1
+
+
 def test_urls_of_a_busy_host_make_way_for_those_behind_them(server: Server) -> None:
     """A list sorted by host: all of one host's URLs come first, and it has them one after the other."""
     others = threading.Event()
@@ -570,7 +597,7 @@ def test_bodies_that_come_at_once_are_held_within_the_budget(server: Server) -> 
     held = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert ended == [True] * 40
-    assert held < BODY_BYTES + len(body)
+    assert held < 64_000_000 + len(body)
 
 
 def test_leaving_early_stops_the_transfers(server: Server) -> None:

@@ -301,6 +301,7 @@ def png(
 def test_pixel_bombs_are_refused_before_they_are_decoded() -> None:
     for width, height in ((100_000, 100_000), (10_000, 9_500), (6001, 6000)):
         assert failed(png(width, height)).reason == "too_many_pixels"
+    assert failed(png(6000, 6000)).reason == "broken_image", "36 megapixels are decoded"
     jpeg = encoded(photo(16, 16))
     sof = jpeg.index(b"\xff\xc0")
     assert (

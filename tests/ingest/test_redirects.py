@@ -8,7 +8,7 @@ import pytest
 
 from clipkit.ingest.rows import Failed, Fetched
 from tests.ingest.test_fetch import CONFIG, outcome, outcomes, redirect
-from tests.serving import Server, answer, encoded, photo, raw
+from tests.serving import Present, Server, answer, encoded, photo, raw
 
 HERE = Fetched(b"here", 200, 1)
 
@@ -121,10 +121,17 @@ def test_a_body_in_the_encoding_that_is_said_is_decoded(server: Server) -> None:
 
 
 def test_redirects_from_many_hosts_wait_for_their_turn_at_one(server: Server) -> None:
-    server.add("/late", late)
+    present = Present()
+
+    def counted(request: BaseHTTPRequestHandler) -> None:
+        with present:
+            late(request)
+
+    server.add("/late", counted)
     server.add("/", redirect(f"http://one.test:{server.port}/late"))
     urls = [f"http://h{number}.test:{server.port}/" for number in range(10)]
     config = CONFIG.model_copy(
         update={"per_host": 1, "retries": 0}
     )  # three seconds, of which each is idle one
     assert outcomes(urls, config, lambda host: ["127.0.0.1"]) == [Fetched(b"here", 200, 1)] * 10
+    assert present.most == 1

@@ -150,6 +150,9 @@ def test_other_settings_are_refused(listed: Path, tmp_path: Path) -> None:
         run(listed, tmp_path / "dataset", limit=100, image_size=64)
     with pytest.raises(DatasetError, match="ignore_robots_tag was None, now True"):
         run(listed, tmp_path / "dataset", limit=100, ignore_robots_tag=True)
+    listed.write_bytes(listed.read_bytes() + b"\none more\thttp://127.0.0.1/")
+    with pytest.raises(DatasetError, match=r"sha256 of list\.tsv was '\w+', now '\w+'"):
+        run(listed, tmp_path / "dataset", limit=100)
     assert "opted_out" not in run(listed, tmp_path / "taken", limit=100, ignore_robots_tag=True).failures
 
 
