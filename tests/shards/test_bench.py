@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from clipkit.cli import app
@@ -98,6 +99,37 @@ def test_what_limits_it_is_told_from_the_figures(
         {"read": 1234.0}, 99.0, figures.whole, figures.workers, 256, figures.cpus, 256, *found
     )
     assert "read" in result.lines() and found[1] in result.lines() and "1,234 samples/s" in result.lines()
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "step"),
+    [
+        (TrainTransform, "decode", "decode"),
+        (TrainTransform, "augment", "augment"),
+        (Tokenizer, "__call__", "collate"),
+    ],
+)
+def test_a_slow_step_is_named(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, kind: type, method: str, step: str
+) -> None:
+    quick = getattr(kind, method)
+
+    def slow(self: object, *given: object) -> Any:
+        time.sleep(0.02)
+        return quick(self, *given)
+
+    monkeypatch.setattr(kind, method, slow)
+    found = measure(ShardSet(tiny_dataset))
+    assert found.bottleneck == step == min(found.steps, key=lambda name: found.steps[name])
+
+
+def test_the_copy_to_a_gpu_is_a_step_where_there_is_one(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "device_copy" not in measure(ShardSet(tiny_dataset)).steps or torch.cuda.is_available()
+    monkeypatch.setattr("clipkit.shards.bench.device_copy_seconds", lambda batch: 8 * 0.5)
+    found = measure(ShardSet(tiny_dataset))
+    assert (found.steps["device_copy"], found.bottleneck) == (2, "device_copy")
 
 
 class OneAtATime(ShardSet):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_kept_columns_stay_and_can_be_asked_for(tmp_path: Path) -> None:
     table = manifests(tmp_path / "new")
     assert table.select(["score", "tags"]).to_pylist() == [{"score": 1.0, "tags": ["x", "x"]}]
     assert samples(tmp_path / "new") == [(picture(2), "ü\n".encode())]
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """There are 48 MB of them, of which every second one is copied."""
+    large = picture(0) + bytes(60_000)
+    with open_for_writing(tmp_path / "old", DatasetDescription(sources=(), image={})) as dataset:
+        dataset.begin(Pass(kind="list", records=800))
+        packer = Packer(tmp_path / "old")
+        with PartWriter(packer.parts, 0) as part:
+            for row in range(800):
+                known = {"source": "s", "source_row": row, "url": "u", "caption": "c", "ext": "jpg"}
+                part.success(known, large)
+        packer.add(0)
+        packer.finish(1)
+        dataset.finish(Totals(records=800, samples=800, failures=0, shards=1))
+    filtered(tmp_path / "old", tmp_path / "first", where="source_row = 0")  # loads what is loaded once
+    tracemalloc.start()
+    filtered(tmp_path / "old", tmp_path / "new", where="source_row % 2 = 0")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(ShardSet(tmp_path / "new")) == 400
+    assert peak < 10_000_000
 
 
 def test_a_split_divides_the_pictures_for_ever(small_dataset: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is read behind addresses is waited for several at a time, and asked for again if it came damaged."""
 
+import json
 import pickle
 import re
 import threading
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from clipkit.cli import app
 from clipkit.locations import location
 from clipkit.model.preprocess import TrainTransform
 from clipkit.model.tokenizer import Tokenizer
@@ -34,6 +37,7 @@ from clipkit.shards.show import show_random
 from clipkit.shards.summary import summarize
 from clipkit.shards.verify import verify
 from tests.conftest import WriteDataset
+from tests.datasets import everything
 from tests.object_store import BUCKET, ObjectStore
 from tests.serving import answering
 
@@ -231,3 +235,30 @@ def test_what_stays_damaged_is_told_once(small_dataset: Path, tmp_path: Path, da
         found = verify(directory)
     assert found.counts["sha256"] == 1
     assert all(fault.file == damaged for fault in found.faults)
+
+
+@pytest.mark.slow
+def test_every_tool_reads_a_web_server(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+
+    def told(command: str, *words: object) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["shards", command, str(directory), *map(str, words), "--json"])
+        assert done.exit_code == 0, done.output
+        return cast("dict[str, Any]", json.loads(done.stdout))
+
+    with web(tiny_dataset, "", 0) as directory:
+        assert told("info")["samples"] == told("verify", "--decode")["samples"] == 64
+        assert told("show", 5, "--out", tmp_path / "5.jpg")["caption"] == "caption of picture number 5"
+        assert len(told("show", "--random", 3, "--out", tmp_path / "page.html")["keys"]) == 3
+        told("filter", "--where", "source_row % 2 = 0", "--out", tmp_path / "even")
+        told("dedup", "--against", tmp_path / "even", "--out", tmp_path / "odd")
+        sizes = ("--batch-size", 8, "--steps", 2, "--image-size", 16, "--workers", 0)
+        assert all(rate > 0 for rate in told("bench", *sizes)["steps"].values())
+    whole = ShardSet(tiny_dataset)
+    assert (tmp_path / "5.jpg").read_bytes() == whole.read(0, 5).image
+    assert "cannot be shown" not in (tmp_path / "page.html").read_text()
+    for part, first in (("even", 0), ("odd", 1)):
+        pairs = [each[1:] for each in everything(ShardSet(tmp_path / part))]
+        assert pairs == [each[1:] for each in everything(whole)[first::2]]
