@@ -125,7 +125,8 @@ class _Fetcher(Generic[Key]):
 
     def _start_what_may(self) -> None:
         stopped = self._clock.is_stopped = self._outage.is_on()
-        self._decide_doubtful()
+        while self._doubtful and (self._outage.is_sure or not self._outage.is_in_doubt):
+            self._end(self._doubtful.pop())
         now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
@@ -144,9 +145,8 @@ class _Fetcher(Generic[Key]):
 
     def _limit(self, now: float) -> tuple[str, Limit] | None:
         if host := self._hosts.busiest():
-            if not self._silence.has_answered(host):  # nor would it with more connections
-                return None
-            return host, "pause" if self._hosts.is_slowed(host) else "share"
+            limit: Limit = "pause" if self._hosts.is_slowed(host) else "share"
+            return (host, limit) if self._silence.has_answered(host) else None  # nor would it with more
         host = self._waiting[0][3].target.host if self._waiting else None
         return (host, "pause") if host and self._hosts.paused_until(host, now) else None
 
@@ -190,22 +190,26 @@ class _Fetcher(Generic[Key]):
         else:
             self._begin(job, transfer, target, answer.result() if answer else [], now)
 
-    def _begin(
-        self, job: Job[Key], transfer: Transfer, target: Target, addresses: Answer, now: float
-    ) -> None:
-        if isinstance(addresses, str):
-            self._unbegun(job, transfer, Failed(addresses, f"Could not resolve host: {target.host}"))
-            return
-        transfer.ask(target, job.deadline - now, addresses)
-        self._jobs[transfer] = job
-        self._multi.add(transfer)
-        self._begun += 1
+    def _begin(self, job: Job[Key], transfer: Transfer, target: Target, found: Answer, now: float) -> None:
+        if isinstance(found, str):
+            self._unbegun(job, transfer, Failed(found, f"Could not resolve host: {target.host}"))
+        elif target is not job.target and (paused := self._hosts.paused_until(target.host, now)):
+            self._make_ready(self._hosts.leave(job.target.host))
+            job.failed = Failed("rate_limited", "the host of its redirect asked us to wait", transfer.status)
+            self._note_answer(job, job.failed)
+            self._idle.append(transfer)
+            self._wait(job, paused, now)  # and then begins anew
+        else:
+            transfer.ask(target, job.deadline - now, found)
+            self._jobs[transfer] = job
+            self._multi.add(transfer)
+            self._begun += 1
 
     def _unbegun(self, job: Job[Key], transfer: Transfer, failed: Failed) -> None:
         self._make_ready(self._hosts.leave(job.target.host))
         failed = replace(failed, http_status=transfer.status or None)  # of a redirect to here
         self._note_answer(job, failed)
-        self._failed(job, failed, None)
+        self._failed(job, failed, None, job.target.host)
         self._idle.append(transfer)
 
     def _take_pending(self) -> None:
@@ -214,8 +218,8 @@ class _Fetcher(Generic[Key]):
         for each in pending:
             is_named = not each.answer or each.answer.done()
             if is_named and (now >= each.job.deadline or self._multi.has_room(each.target)):
-                addresses = each.answer.result() if each.answer else []
-                self._begin(each.job, each.transfer, each.target, addresses, now)
+                found = each.answer.result() if each.answer else []
+                self._begin(each.job, each.transfer, each.target, found, now)
             elif not is_named and now >= min(each.job.deadline, each.since + self._config.timeout):
                 self._unbegun(each.job, each.transfer, Failed("timeout", "Resolving timed out"))
             else:
@@ -242,10 +246,6 @@ class _Fetcher(Generic[Key]):
         else:
             self._doubtful.append(job)
 
-    def _decide_doubtful(self) -> None:
-        while self._doubtful and (self._outage.is_sure or not self._outage.is_in_doubt):
-            self._end(self._doubtful.pop())
-
     def _poll(self, seconds: float) -> None:
         for transfer, code, message in self._multi.poll(seconds):
             job = self._jobs.pop(transfer)
@@ -259,11 +259,10 @@ class _Fetcher(Generic[Key]):
             if not asks_for_a_pause(outcome, transfer.retry_after):
                 self._make_ready(self._hosts.answered(job.target.host))
             if isinstance(outcome, bytes):
-                fetched = Fetched(outcome, transfer.status, job.attempts)
-                self._done.append((job.key, fetched, transfer.body))
+                self._done.append((job.key, Fetched(outcome, transfer.status, job.attempts), transfer.body))
             else:
                 self._budget.release(transfer.body)
-                self._failed(job, outcome, transfer.retry_after)
+                self._failed(job, outcome, transfer.retry_after, transfer.target.host)
             self._idle.append(transfer)
         self._take_pending()
         now = self._clock.now()
@@ -282,7 +281,7 @@ class _Fetcher(Generic[Key]):
         if outcome.reason == "timeout":
             self._silence.unanswered(job.target.host, job.begun, self._clock.now())
 
-    def _failed(self, job: Job[Key], failed: Failed, retry_after: float | None) -> None:
+    def _failed(self, job: Job[Key], failed: Failed, retry_after: float | None, asked: str) -> None:
         job.failed = failed
         if self._outage.is_sure and may_be_cut_off(failed):
             self._end(job)
@@ -292,8 +291,9 @@ class _Fetcher(Generic[Key]):
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)
         if asks_for_a_pause(failed, retry_after):
-            for behind in self._hosts.pause(job.target.host, due, now):
-                self._wait(behind, due, now)
+            for host in (job.target.host, asked):  # which a redirect may have led to
+                for behind in self._hosts.pause(host, due, now):
+                    self._wait(behind, due, now)
         if failed.retryable and job.attempts <= self._config.retries:
             self._wait(job, due, now)
         else:

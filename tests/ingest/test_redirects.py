@@ -8,6 +8,7 @@ import pytest
 
 from clipkit.ingest.rows import Failed, Fetched
 from tests.ingest.test_fetch import CONFIG, outcome, outcomes, redirect
+from tests.processes import until
 from tests.serving import Present, Server, answer, encoded, photo, raw
 
 HERE = Fetched(b"here", 200, 1)
@@ -135,3 +136,41 @@ def test_redirects_from_many_hosts_wait_for_their_turn_at_one(server: Server) ->
     )  # three seconds, of which each is idle one
     assert outcomes(urls, config, lambda host: ["127.0.0.1"]) == [Fetched(b"here", 200, 1)] * 10
     assert present.most == 1
+
+
+def test_a_host_that_asks_to_wait_is_left_alone_by_redirects_too(server: Server) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def limited(request: BaseHTTPRequestHandler) -> None:
+        asked.append((request.path, time.monotonic()))
+        is_first = len(asked) == 1
+        answer(b"here", 429 if is_first else 200, {"Retry-After": "1"} if is_first else {})(request)
+
+    def once_asked(request: BaseHTTPRequestHandler) -> None:
+        until(lambda: asked, "the host has asked us to wait")
+        server.stopping.wait(0.3)
+        redirect(f"http://one.test:{server.port}/late")(request)
+
+    for path in ("/first", "/late"):
+        server.add(path, limited)
+    server.add("/", redirect(f"http://one.test:{server.port}/first"))
+    server.add("/then", once_asked)
+    server.add("/elsewhere", answer(b"here"))
+    where = ["a.test/", "b.test/then", "c.test/then", "d.test/elsewhere"]
+    urls = [f"http://{host}:{server.port}/{path}" for host, path in (each.split("/") for each in where)]
+    config = CONFIG.model_copy(update={"retries": 1})
+    ended = outcomes(urls, config, lambda host: ["127.0.0.1"])
+    assert ended == [Fetched(b"here", 200, attempts) for attempts in (2, 2, 2, 1)]
+    assert sorted(path for path, _ in asked) == ["/first", "/first", "/late", "/late"]
+    assert all(moment - asked[0][1] >= 1 for _, moment in asked[1:])
+
+
+def test_a_redirect_to_a_host_that_asks_for_too_long_a_wait_fails_as_that(server: Server) -> None:
+    server.add("/busy", answer(b"", 429, {"Retry-After": "3600"}))
+    server.add("/", redirect(f"http://one.test:{server.port}/busy"))
+    urls = [f"http://one.test:{server.port}/busy", *(f"http://h{n}.test:{server.port}/" for n in range(3))]
+    config = CONFIG.model_copy(update={"connections": 1})
+    first, *others = outcomes(urls, config, lambda host: ["127.0.0.1"])
+    assert first == Failed("rate_limited", "HTTP 429", 429, 1)
+    assert others == [Failed("rate_limited", "the host of its redirect asked us to wait", 302, 1)] * 3
+    assert server.hits["/busy"] == 1
