@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from clipkit.shards.index import read_index
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.mixture import Mixture
 from clipkit.shards.parquet import write_hashed
-from clipkit.shards.plan import ShardPlan
+from clipkit.shards.plan import ShardPlan, compact_permutation
 from clipkit.shards.shard_files import SampleError
 from clipkit.shards.shard_set import ShardSet
 from clipkit.shards.summary import summarize
@@ -74,6 +75,40 @@ def test_a_stream_continues_at_any_position(small_dataset: Path) -> None:
     assert len(rest) == 13
     for expected, found in zip(whole[37:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_to_begin_costs_as_much_at_any_position(small_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch is read, and one block and the shards are shuffled, however much came before."""
+    shuffled: list[int] = []
+    made_of: list[tuple[int, int]] = []
+    read_one = ShardSet.read
+
+    def shuffle(length: int, *of: int) -> Any:
+        shuffled.append(length)
+        return compact_permutation(length, *of)
+
+    def noted(self: ShardSet, shard: int, row: int) -> Any:
+        made_of.append((shard, row))
+        return read_one(self, shard, row)
+
+    monkeypatch.setattr("clipkit.shards.plan.compact_permutation", shuffle)
+    monkeypatch.setattr(ShardSet, "read", noted)
+    for first in (0, 60 * 20, 60 * 10**12):
+        shuffled.clear()
+        made_of.clear()
+        settings: dict[str, Any] = {
+            "batch_size": 60,
+            "streams": 3,
+            "block": 100,
+            "position": first,
+            "seed": 1,
+        }
+        with closing(
+            batches(ShardSet(small_dataset), transform=transform, tokenize=tokenize, **settings)
+        ) as made:
+            assert next(made).positions_B.min() == first
+        assert len(set(made_of)) == len(made_of) == 60
+        assert sorted(shuffled) == [3, 100, 100, 100]
 
 
 def test_integers_may_be_those_of_numpy(small_dataset: Path) -> None:
