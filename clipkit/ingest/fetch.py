@@ -77,6 +77,7 @@ class _Fetcher(Generic[Key]):
         self._files = RowReader()
         self._budget = Budget(config.max_bytes)
         self._hosts: Hosts[Job[Key]] = Hosts(config.connections_per_host)
+        multi.most = self._hosts.connections
         self._unheard = Unheard(config.connections)
         self._silence = Silence(config.timeout, config.deadline)
         self._idle: list[Transfer] = []
@@ -151,8 +152,7 @@ class _Fetcher(Generic[Key]):
         return (host, "pause") if host and self._hosts.paused_until(host, now) else None
 
     def _take_row(self, now: float) -> bool:
-        following = self._rows.next()
-        if following is None:
+        if (following := self._rows.next()) is None:
             return False
         key, row = following
         if row.file is not None and not row.problem:
@@ -168,12 +168,12 @@ class _Fetcher(Generic[Key]):
     def _start(self, job: Job[Key], now: float) -> None:
         host = job.target.host
         if self._silence.is_expected(host, now) or (job.deadline and job.deadline <= now):
-            job.failed = job.failed if job.attempts else _SILENT
+            job.failed = job.failed if job.deadline else _SILENT
             self._end(job)
             self._make_ready(self._hosts.following(host))
         elif paused := self._hosts.paused_until(host, now):
             self._wait(job, paused, now)
-        elif self._hosts.enter(host, job, first=job.attempts > 0):
+        elif self._hosts.enter(host, job, first=job.deadline > 0):
             job.deadline = job.deadline or now + self._config.deadline
             job.attempts += 1
             job.begun, job.asked = now, time.monotonic()
@@ -198,6 +198,7 @@ class _Fetcher(Generic[Key]):
             job.failed = Failed("rate_limited", "the host of its redirect asked us to wait", transfer.status)
             self._note_answer(job, job.failed)
             self._idle.append(transfer)
+            job.attempts -= 1
             self._wait(job, paused, now)  # and then begins anew
         else:
             transfer.ask(target, job.deadline - now, found)
@@ -216,11 +217,9 @@ class _Fetcher(Generic[Key]):
         pending, self._pending = self._pending, []
         now = self._clock.now()
         for each in pending:
-            is_named = not each.answer or each.answer.done()
-            if is_named and (now >= each.job.deadline or self._multi.has_room(each.target)):
-                found = each.answer.result() if each.answer else []
-                self._begin(each.job, each.transfer, each.target, found, now)
-            elif not is_named and now >= min(each.job.deadline, each.since + self._config.timeout):
+            if each.is_named and (now >= each.job.deadline or self._multi.has_room(each.target)):
+                self._begin(each.job, each.transfer, each.target, each.found, now)
+            elif not each.is_named and now >= min(each.job.deadline, each.since + self._config.timeout):
                 self._unbegun(each.job, each.transfer, Failed("timeout", "Resolving timed out"))
             else:
                 self._pending.append(each)
@@ -234,7 +233,7 @@ class _Fetcher(Generic[Key]):
         # the list is of would end all that is behind it.
         worth = self._hosts.worth_waiting_until(job.target.host, now, self._config.deadline)
         if until < (job.deadline or worth):
-            heapq.heappush(self._waiting, (until, not job.attempts, next(self._order), job))
+            heapq.heappush(self._waiting, (until, not job.deadline, next(self._order), job))
         else:
             self._end(job)
 
@@ -257,7 +256,8 @@ class _Fetcher(Generic[Key]):
             self._make_ready(self._hosts.leave(job.target.host))
             self._note_answer(job, outcome)
             if not asks_for_a_pause(outcome, transfer.retry_after):
-                self._make_ready(self._hosts.answered(job.target.host))
+                for host in {job.target.host, transfer.target.host}:
+                    self._make_ready(self._hosts.answered(host))
             if isinstance(outcome, bytes):
                 self._done.append((job.key, Fetched(outcome, transfer.status, job.attempts), transfer.body))
             else:

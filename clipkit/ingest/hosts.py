@@ -50,7 +50,7 @@ class Hosts(Generic[T]):
 
         One that is to be `first` is returned before all that are kept.
         """
-        if self._busy[host] < self._connections(host):
+        if self._busy[host] < self.connections(host):
             self._busy[host] += 1
             return True
         if first:
@@ -79,7 +79,7 @@ class Hosts(Generic[T]):
 
     def is_slowed(self, host: str) -> bool:
         """Tell whether the host gets less than its share, having asked for a pause."""
-        return self._connections(host) < self._share
+        return self.connections(host) < self._share
 
     def pause(self, host: str, until: float, now: float) -> list[T]:
         """Let nothing enter before `until` (monotonic seconds); returns what was kept behind the host."""
@@ -123,6 +123,7 @@ class Hosts(Generic[T]):
             if host in self._busy or now - asked.until <= _FORGOTTEN_SECONDS:
                 self._asked[host] = asked
 
-    def _connections(self, host: str) -> int:
+    def connections(self, host: str) -> int:
+        """Return how many connections the host gets now."""
         asked = self._asked.get(host)
         return int(asked.connections) if asked else self._share

@@ -34,3 +34,13 @@ class Pending(NamedTuple):
     job: Job[Any]
     transfer: Transfer
     target: Target
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is known where its host is, or that it is not, or no name was asked for."""
+        return not self.answer or self.answer.done()
+
+    @property
+    def found(self) -> Answer:
+        """What is known of that then."""
+        return self.answer.result() if self.answer else []

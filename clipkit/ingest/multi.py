@@ -3,6 +3,7 @@
 import selectors
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,14 +21,17 @@ _EVENTS = {
 
 
 class Multi:
-    """The transfers in flight of one worker; connections and DNS answers are kept between them."""
+    """The transfers in flight of one worker; connections and DNS answers are kept between them.
+
+    `most` tells how many connections a host gets now.
+    """
 
     def __init__(self, config: IngestConfig):
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._timer: float | None = None
         self._transfers: dict[pycurl.Curl, Transfer] = {}
-        self._share = config.connections_per_host
+        self.most: Callable[[str], int] = lambda host: config.connections_per_host
         self._busy: Counter[str] = Counter()  # by host, after redirects, too
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -35,7 +39,7 @@ class Multi:
         self._multi.setopt(pycurl.M_MAXCONNECTS, config.connections)
         if not config.proxy:  # to which all connections would count as its own
             # `has_room` knows those in use; with this, one that idles is closed before another is opened.
-            self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self._share)
+            self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, config.connections_per_host)
 
     def __enter__(self) -> Self:
         return self
@@ -53,11 +57,11 @@ class Multi:
         return len(self._transfers)
 
     def has_room(self, target: Target) -> bool:
-        """Tell whether its host has not its share yet: redirects from many hosts may lead to one.
+        """Tell whether its host has fewer connections than it gets: redirects of many may lead to one.
 
         libcurl's own limit would let the others wait while their time runs, and hold for a proxy as a whole.
         """
-        return self._busy[target.host] < self._share
+        return self._busy[target.host] < self.most(target.host)
 
     def add(self, transfer: Transfer) -> None:
         """Start a prepared transfer."""

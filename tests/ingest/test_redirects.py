@@ -1,6 +1,7 @@
 """Where redirects lead, and bodies whose Content-Encoding is not what they are in."""
 
 import gzip
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
 
@@ -160,7 +161,7 @@ def test_a_host_that_asks_to_wait_is_left_alone_by_redirects_too(server: Server)
     urls = [f"http://{host}:{server.port}/{path}" for host, path in (each.split("/") for each in where)]
     config = CONFIG.model_copy(update={"retries": 1})
     ended = outcomes(urls, config, lambda host: ["127.0.0.1"])
-    assert ended == [Fetched(b"here", 200, attempts) for attempts in (2, 2, 2, 1)]
+    assert ended == [Fetched(b"here", 200, attempts) for attempts in (2, 1, 1, 1)]
     assert sorted(path for path, _ in asked) == ["/first", "/first", "/late", "/late"]
     assert all(moment - asked[0][1] >= 1 for _, moment in asked[1:])
 
@@ -172,5 +173,25 @@ def test_a_redirect_to_a_host_that_asks_for_too_long_a_wait_fails_as_that(server
     config = CONFIG.model_copy(update={"connections": 1})
     first, *others = outcomes(urls, config, lambda host: ["127.0.0.1"])
     assert first == Failed("rate_limited", "HTTP 429", 429, 1)
-    assert others == [Failed("rate_limited", "the host of its redirect asked us to wait", 302, 1)] * 3
+    assert others == [Failed("rate_limited", "the host of its redirect asked us to wait", 302, 0)] * 3
     assert server.hits["/busy"] == 1
+
+
+def test_redirects_to_a_host_that_answers_few_at_a_time_are_few_at_a_time(server: Server) -> None:
+    free, lock = [True] * 3, threading.Lock()
+
+    def few(request: BaseHTTPRequestHandler) -> None:
+        with lock:
+            has_room = bool(free) and free.pop()
+        if has_room:
+            server.stopping.wait(0.02)
+            with lock:
+                free.append(True)
+        answer(b"here", 200 if has_room else 429)(request)
+
+    server.add("/few", few)
+    server.add("/", redirect(f"http://one.test:{server.port}/few"))
+    urls = [f"http://h{number % 10}.test:{server.port}/" for number in range(100)]
+    ended = outcomes(urls, CONFIG.model_copy(update={"backoff": 0.1}), lambda host: ["127.0.0.1"])
+    assert sum(isinstance(each, Fetched) for each in ended) > 95
+    assert server.hits["/few"] < 190
