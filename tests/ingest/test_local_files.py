@@ -2,6 +2,7 @@
 
 import os
 import re
+import tracemalloc
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,17 @@ def test_columns_are_named_or_listed(tmp_path: Path) -> None:
         local_files(path)
     (row,) = local_files(path, "image", "text")
     assert (row.url, row.caption) == ("a.jpg", "b")
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("filepath\ttitle\n" + f"a.jpg\t{'x' * 300}\n" * 12_000)
+    tracemalloc.start()
+    source = local_files(path)
+    assert sum(row.problem is None for row in source) == source.records == 12_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_500_000 < path.stat().st_size
 
 
 def test_every_path_is_a_sample_or_a_failure(tmp_path: Path, server: Server) -> None:
