@@ -2,6 +2,7 @@
 
 python -m tests.shards.streaming WORDS, or torchrun -m … for `ranks`. The words:
     lines DATASET SETTINGS        one line a batch: the position behind it, and each sample's content
+    killed DATASET                for each line of input, a list of settings: what processes made until killed
     stops DATASET                 streams begun and left; what the process holds before and after
     holds DATASET SOFT HARD       how many of 60 batches are held with these limits of files, or why not
     forks DATASET                 a stream's content, and that which a process forked after it reads
@@ -18,9 +19,11 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from clipkit.model.tokenizer import Tokenizer
 from clipkit.shards.loader import Batch, batches
 from clipkit.shards.shard_set import ShardSet
 from tests.processes import workers_of
+from tests.shards import functions
 
 SIDE = 32
 
@@ -64,6 +68,38 @@ def lines(dataset: str, settings: str) -> None:
     for batch in stream(dataset, **given):
         position += given["batch_size"]
         print(position, *samples(batch), flush=True)
+
+
+def killed(dataset: str) -> None:
+    shard_set = ShardSet(dataset)
+    for shard in range(len(shard_set.names)):
+        shard_set.read(shard, 0)  # so that not each of hundreds of processes reads the manifests
+    gc.freeze()
+    for line in sys.stdin:
+        print(json.dumps([until_killed(shard_set, **each) for each in json.loads(line)]), flush=True)
+
+
+def until_killed(shard_set: ShardSet, made: int, **settings: Any) -> list[Any]:
+    """So many batches, read by a process that is killed while it makes those after them.
+
+    Of each sample, in order, caption number, position and pixels.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(told)
+        with os.fdopen(tell, "w") as out:
+            for batch in batches(
+                shard_set, transform=functions.transform, tokenize=functions.tokenize, **settings
+            ):
+                columns = batch.tokens_BL, batch.positions_B[:, None], batch.images_BCHW.flatten(1)
+                print(json.dumps(torch.cat(columns, 1).tolist()), file=out, flush=True)
+    os.close(tell)
+    with os.fdopen(told) as lines:
+        found = [json.loads(line) for line in islice(lines, made)]
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    return found
 
 
 def stops(dataset: str) -> None:
@@ -195,6 +231,6 @@ def ranks(dataset: str, settings: str, out: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     programs: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (lines, stops, holds, forks, lets_go, keeps, grows, ranks)
+        each.__name__: each for each in (lines, killed, stops, holds, forks, lets_go, keeps, grows, ranks)
     }
     programs[sys.argv[1]](*sys.argv[2:])

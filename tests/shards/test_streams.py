@@ -85,6 +85,38 @@ def test_200_interrupted_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_200_killed_runs_of_changing_ranks_see_what_the_unbroken_run_sees(
+    small_dataset: Path, seed: int
+) -> None:
+    """10 × 20 sequences. Every sitting of every rank is a process that is killed while it reads on."""
+    chance = random.Random(seed)
+    shard_set = ShardSet(small_dataset)
+    with program("killed", small_dataset, stdin=subprocess.PIPE) as killer:
+        assert killer.stdin is not None and killer.stdout is not None
+        for _ in range(20):
+            batch_size = chance.choice([12, 24, 36, 60, 120])
+            steps = chance.randint(2, 6)
+            begin = chance.randrange(0, 5 * len(shard_set) // batch_size) * batch_size
+            common = {"batch_size": batch_size, "seed": chance.randrange(2**63)}
+            common |= {"streams": chance.choice([1, 5, 64]), "block": chance.choice([7, 100, 4000])}
+            unbroken = [rows_of([each]) for each in plain(shard_set, steps, **common, position=begin)]
+            seen: list[list[tuple[int, ...]]] = []
+            while len(seen) < steps:
+                world = chance.choice([1, 2, 3, 4])
+                made = chance.randint(1, steps - len(seen))
+                at = {"position": begin + len(seen) * batch_size, "world_size": world, "made": made}
+                asked = [{**common, **at, "rank": rank} for rank in range(world)]
+                print(json.dumps(asked), file=killer.stdin, flush=True)
+                ranks = json.loads(killer.stdout.readline())
+                whole = [list(map(tuple, chain(*each))) for each in zip(*ranks, strict=True)]
+                seen += whole[: chance.randint(0, made)]  # as many as were trained at the last checkpoint
+            assert seen == unbroken
+        killer.stdin.close()
+    assert killer.returncode == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(11))
 def test_killed_programs_with_workers_see_what_the_unbroken_run_sees(small_dataset: Path, seed: int) -> None:
     """A sitting is of any number of ranks, each a program that is killed after its batches."""
