@@ -319,7 +319,8 @@ def test_a_host_that_asks_for_pauses_is_named(server: Server) -> None:
     assert limits == {("127.0.0.1", "pause")}
 
 
-def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:
+def few_at_a_time(server: Server) -> Route:
+    """Answers three requests at a time; others are to wait."""
     free, lock = [True] * 3, threading.Lock()
 
     def few(request: BaseHTTPRequestHandler) -> None:
@@ -331,6 +332,11 @@ def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Se
                 free.append(True)
         answer(b"x", 200 if has_room else 429)(request)
 
+    return few
+
+
+def test_a_host_that_answers_few_at_a_time_is_asked_for_few_at_a_time(server: Server) -> None:
+    few = few_at_a_time(server)
     urls = [server.add(f"/{number}", few) for number in range(150)]
     ended = outcomes(urls, CONFIG.model_copy(update={"backoff": 0.1}))
     assert sum(isinstance(each, Fetched) for each in ended) > 120

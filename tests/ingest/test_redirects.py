@@ -1,14 +1,13 @@
 """Where redirects lead, and bodies whose Content-Encoding is not what they are in."""
 
 import gzip
-import threading
 import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from clipkit.ingest.rows import Failed, Fetched
-from tests.ingest.test_fetch import CONFIG, outcome, outcomes, redirect
+from tests.ingest.test_fetch import CONFIG, few_at_a_time, outcome, outcomes, redirect
 from tests.processes import until
 from tests.serving import Present, Server, answer, encoded, photo, raw
 
@@ -178,18 +177,7 @@ def test_a_redirect_to_a_host_that_asks_for_too_long_a_wait_fails_as_that(server
 
 
 def test_redirects_to_a_host_that_answers_few_at_a_time_are_few_at_a_time(server: Server) -> None:
-    free, lock = [True] * 3, threading.Lock()
-
-    def few(request: BaseHTTPRequestHandler) -> None:
-        with lock:
-            has_room = bool(free) and free.pop()
-        if has_room:
-            server.stopping.wait(0.02)
-            with lock:
-                free.append(True)
-        answer(b"here", 200 if has_room else 429)(request)
-
-    server.add("/few", few)
+    server.add("/few", few_at_a_time(server))
     server.add("/", redirect(f"http://one.test:{server.port}/few"))
     urls = [f"http://h{number % 10}.test:{server.port}/" for number in range(100)]
     ended = outcomes(urls, CONFIG.model_copy(update={"backoff": 0.1}), lambda host: ["127.0.0.1"])

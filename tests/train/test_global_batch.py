@@ -51,6 +51,7 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def assert_all_make_the_same_step(out: Path, ranks: int, labels: Collection[str]) -> None:
     found = [torch.load(out / f"steps_{rank}.pt", weights_only=True) for rank in range(ranks)]
+    assert all(each.keys() == set(labels) for each in found)
     for label in labels:
         expected = whole(label)
         assert expected["norm"] > 1  # where clipping is asked for, it bites
