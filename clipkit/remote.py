@@ -143,6 +143,7 @@ def tried(
     """
     transfer = Transfer(place, at_most)
     begun = transfer.now()
+    handled = sys.exception()
     for attempt, pause in enumerate((*_PAUSES, None), 1):
         start = transfer.now()
         try:
@@ -150,6 +151,7 @@ def tried(
         except ClipkitError:
             raise
         except Exception as error:
+            _forget(error, handled)
             if _is_of_this_machine(error):
                 raise
             if _is_absent(error):
@@ -266,6 +268,13 @@ def _is_of_this_machine(error: Exception) -> bool:
         return False
     known: tuple[type[BaseException], ...] = (socket.gaierror, *_kinds(_LIBRARIES), *_kinds(_TRANSIENT))
     return not any(isinstance(each, known) for each in _chain(error))
+
+
+def _forget(error: Exception, handled: BaseException | None) -> None:
+    """Let an error not follow from the one `handled` when all began, by which it would be judged."""
+    for each in _chain(error):
+        if each.__context__ is handled:
+            each.__context__ = None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

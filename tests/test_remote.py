@@ -407,3 +407,16 @@ def test_a_path_is_as_those_of_this_machine_are() -> None:
     assert (path.name, path.stem, path.suffix) == ("000001.tar", "000001", ".tar")
     assert path.with_suffix(".parquet") == path.with_name("000001.parquet") == path.parent / "000001.parquet"
     assert path.relative_to(path.parent.parent).as_posix() == "a/000001.tar"
+
+
+def test_what_is_asked_for_while_an_error_is_handled_is_judged_by_itself(store: ObjectStore) -> None:
+    store.fault = lambda method, path: "403" if path.endswith("/refused") else None
+    folder = RemotePath.parse(f"s3://{BUCKET}/nothing")
+    try:
+        (folder / "refused").read_bytes()
+    except RefusedError:
+        assert not (folder / "absent").exists()
+        with pytest.raises(FileNotFoundError):
+            (folder / "absent").read_bytes()
+    else:
+        pytest.fail("expected to be refused")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from clipkit.atomic import make_folder
 from clipkit.digests import file_sha256
-from clipkit.locations import each_of, is_remote
+from clipkit.locations import downloaded, each_of, is_remote
 from clipkit.shards.index import Index, IndexEntry, read_index
 from clipkit.shards.parquet import read_parquet, write_hashed
 
@@ -75,8 +75,8 @@ def write_failures(directory: Path, number: int, failures: pa.Table) -> IndexEnt
 
 def entry_of(directory: Path, name: str, failures: pa.Table) -> IndexEntry:
     """Return the entry of a failure file that is there. Raises OSError as the file system does."""
-    path = directory / name
-    return IndexEntry("failures", name, len(failures), path.stat().st_size, file_sha256(path), None)
+    with downloaded(directory / name) as path:
+        return IndexEntry("failures", name, len(failures), path.stat().st_size, file_sha256(path), None)
 
 
 def remove_failures_from(directory: Path, number: int) -> None:

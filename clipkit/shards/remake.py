@@ -32,32 +32,31 @@ class Remade(NamedTuple):
     unknown: int = 0
 
 
-def remake(path: Path, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> Remade:
-    """Make the manifest of the tar at `path`, which is read as it is and not changed.
+def remake(path: Path, name: str, how: How, old: Sequence[pa.Table], kept: Sequence[pa.Field]) -> Remade:
+    """Make the manifest of the tar at `path`, shard `name`, which is read as it is and not changed.
 
     A row of one of the `old` manifests is kept where it is the sample's (see `_known`), but the caption and
     the picture's size are the tar's, and an impossible hash or record becomes null. For other samples what
     the tar does not tell is null, and `url` empty; `kept` are the columns behind the manifest's own. Raises
     OSError as reading does.
     """
+    shard = int(Path(name).stem)
     descriptor = opened(path)
     try:
-        walked = walk(descriptor, os.fstat(descriptor).st_size, path.name, None)
+        walked = walk(descriptor, os.fstat(descriptor).st_size, name, None)
         if walked.faults.listed:
             return Remade(None, walked.faults.listed[0].line())
         numbers = [sample.number for sample in walked.samples]
         if numbers != list(range(len(numbers))) or not 0 < len(numbers) <= SHARD_SAMPLES:
-            return Remade(
-                None, f"{path.name}: expected 1 to {SHARD_SAMPLES:,} samples, found {len(numbers):,}"
-            )
+            return Remade(None, f"{name}: expected 1 to {SHARD_SAMPLES:,} samples, found {len(numbers):,}")
         rows, checksums, unknown = [], [], 0
-        known = _known(old, int(path.stem), walked.samples)
+        known = _known(old, shard, walked.samples)
         for sample in walked.samples:
             data = os.pread(descriptor, sample.place.image_bytes, sample.place.image_offset)
             if how.decode and (fault := picture_fault(data, None, None, how.max_pixels)):
-                key = sample_key(int(path.stem), sample.number)
-                return Remade(None, f"{path.name}, {key}.{sample.ext}: {fault}")
-            row = _row(int(path.stem), sample, data, known, as_served=how.as_served)
+                key = sample_key(shard, sample.number)
+                return Remade(None, f"{name}, {key}.{sample.ext}: {fault}")
+            row = _row(shard, sample, data, known, as_served=how.as_served)
             unknown += row.get("source_row") is None
             rows.append(row)
             checksums.append(checksum(data))

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
-from clipkit.locations import is_remote
+from clipkit.locations import can_list, downloaded, is_remote
 from clipkit.progress import Progress
-from clipkit.shards.dataset import DATASET_FILE, Dataset, Totals, exclusive_use
-from clipkit.shards.failure_files import FAILURES, entry_of, next_number, number_of, write_failures
+from clipkit.shards.dataset import DATASET_FILE, Totals, exclusive_use
+from clipkit.shards.failure_files import entry_of, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry
 from clipkit.shards.parquet import write_hashed
-from clipkit.shards.parts import PARTS
 from clipkit.shards.records import RecordSet, Rows
 from clipkit.shards.remake import remake
 from clipkit.shards.repair_result import RepairResult
@@ -32,19 +32,13 @@ from clipkit.shards.salvage import OldFailures, OldManifests, lost_failures, old
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
-from clipkit.shards.verify_shard import How, Records, ShardVerdict, records_of
+from clipkit.shards.verify_shard import Records, ShardVerdict, records_of
 from clipkit.shards.whole import (
     SIZES_FILE,
-    Files,
+    as_found,
     check_is_dataset,
-    check_openable,
     check_unlisted,
-    described,
-    doubted,
-    each_once,
-    is_doubtful,
     listed_files,
-    paths_of,
 )
 
 
@@ -62,34 +56,17 @@ def repair(
     tries again. All files are replaced as one; a kill at any moment leaves what was, or what the same call
     finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, and where another
     process writes it; OSError as the file system does, also for a file that is there and may not be opened,
-    with nothing changed.
+    and RemoteError for what cannot be had from an address, with nothing changed.
     """
-    if is_remote(directory):
-        raise DatasetError(f"{directory}: expected a dataset on a disk; copy it there, and mend the copy")
+    if not can_list(directory):
+        raise DatasetError(f"{directory}: expected a disk or a bucket, found a web server; mend a copy there")
     check_is_dataset(directory)
-    with exclusive_use(directory):
-        staging = Staging(directory)
+    with exclusive_use(directory), Staging.of(directory) as staging:
         is_other = staging.finish_earlier()
-        check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
-        faults = Faults()
-        dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
-        if files.listing is not None and is_doubtful(files.listing, dataset):
-            files = doubted(directory, files)
-        check_openable(paths_of(directory, files))
-        if (directory / PARTS).is_dir() or (dataset is not None and not dataset.was_complete):
-            raise DatasetError(
-                f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
-                "`clipkit ingest` again before its dataset is repaired"
-            )
-        one = _Repair(directory, dataset, files, how_of(dataset, decode), staging)
-        staging.begin()
         try:
-            for verdict in shard_verdicts(directory, files.shards, one.how, workers, progress):
-                one.take(verdict)
-            one.mend_failures()
-            one.mend_shards()
-            one.name_lost()
-            one.stage()
+            staging.begin()
+            one = _Repair(directory, decode, staging)
+            one.mend(workers, progress)
         except BaseException:
             staging.discard()
             raise
@@ -102,9 +79,10 @@ def repair(
 
 
 class _Repair:
-    def __init__(self, directory: Path, dataset: Dataset | None, files: Files, how: How, staging: Staging):
-        self.how = how
+    def __init__(self, directory: Path, decode: bool, staging: Staging):
+        dataset, files = as_found(directory)
         self.changed: list[str] = []
+        self._how = how_of(dataset, decode)
         self._directory = directory
         self._dataset = dataset
         self._files = files
@@ -121,7 +99,16 @@ class _Repair:
         self._others: list[str] = []
         self._unnamed = self._unknown = self._lost_count = 0
 
-    def take(self, verdict: ShardVerdict) -> None:
+    def mend(self, workers: int | None, progress: Callable[[str, int | None, str], Progress]) -> None:
+        """Stage all that is to be other than it is."""
+        for verdict in shard_verdicts(self._directory, self._files.shards, self._how, workers, progress):
+            self._take(verdict)
+        self._mend_failures()
+        self._mend_shards()
+        self._name_lost()
+        self._stage()
+
+    def _take(self, verdict: ShardVerdict) -> None:
         """Note a shard without faults; put one with faults aside."""
         if len(verdict.faults):
             self._suspects.append(verdict)
@@ -137,7 +124,7 @@ class _Repair:
             self._unknown += verdict.records.unknown
             self._account(verdict.records)
 
-    def mend_failures(self) -> None:
+    def _mend_failures(self) -> None:
         """List the failure files that can be read: those at fault last, which may hold others' records."""
         at_fault = []
         for name, entry in self._files.failures:
@@ -168,7 +155,7 @@ class _Repair:
             self.changed.append(name)
         self._entries.append(entry._replace(samples=len(table)))
 
-    def mend_shards(self) -> None:
+    def _mend_shards(self) -> None:
         """Make the manifests anew of those put aside whose tars are whole; give up the others."""
         whole = [entry.name for entry in self._entries if entry.kind == "shard"]
         old = OldManifests(self._directory, [verdict.name for verdict in self._suspects], whole)
@@ -187,8 +174,14 @@ class _Repair:
         if is_other and (self._is_trusted or (is_vouched_for and verdict.differs_from_manifest)):
             return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
         # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
-        how = self.how._replace(decode=is_other or (entry is None and self.how.decode))
-        made = remake(self._directory / verdict.name, how, old.of(verdict.name), old.kept)
+        how = self._how._replace(decode=is_other or (entry is None and self._how.decode))
+        with downloaded(self._directory / verdict.name) as tar:
+            if is_remote(self._directory) and file_sha256(tar) != verdict.sha256:
+                raise DatasetError(
+                    f"{self._directory / verdict.name}: expected the bytes that were verified, found others; "
+                    "they are damaged on their way, or another process changes them: repair again"
+                )
+            made = remake(tar, verdict.name, how, old.of(verdict.name), old.kept)
         if made.manifest is None:
             return made.broken
         self._others += [f"{verdict.name}: {AS_FOUND}"] if is_other else verdict.beside(entry)
@@ -230,7 +223,7 @@ class _Repair:
             self._lost.append(lost_failures(table, f"its shard {verdict.name} was lost"))
         self._unnamed += max(0, (entry.samples if entry else named) - named)
 
-    def name_lost(self) -> None:
+    def _name_lost(self) -> None:
         """Name what is accounted for nowhere, where the records of the list can be told."""
         dataset = self._dataset
         if dataset is not None and dataset.is_as_written and dataset.passes:
@@ -245,7 +238,7 @@ class _Repair:
             self._lost.append(lost_failures(table, "the file that had it was lost"))
             self._unnamed = 0
 
-    def stage(self) -> None:
+    def _stage(self) -> None:
         """Write what is other than it was."""
         old = self._files.listing
         index = Index(self._entries, old.progress if old else progress_of(self._dataset))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.locations import opened, read_bytes
+from clipkit.locations import downloaded, opened, read_bytes
 from clipkit.shards.failure_check import check_failures
 from clipkit.shards.faults import Faults
 from clipkit.shards.format import SHARD_SAMPLES, sample_key
@@ -42,7 +42,10 @@ class OldManifests:
             self._read((directory / name).with_suffix(".parquet"))
         schemas = []
         for name in whole[:1]:  # opened by us: of a file's name pyarrow takes UTF-8 alone
-            with os.fdopen(opened((directory / name).with_suffix(".parquet")), "rb") as file:
+            with (
+                downloaded((directory / name).with_suffix(".parquet")) as path,
+                os.fdopen(opened(path), "rb") as file,
+            ):
                 schemas.append(pq.read_schema(file))
         schemas += [table.schema for table in self.own.values()]
         self.kept: list[pa.Field] = list(schemas[0])[len(MANIFEST_SCHEMA) :] if schemas else []

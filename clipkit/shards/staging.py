@@ -1,15 +1,23 @@
-"""Several files of a dataset replaced as if at once: made beside it, then moved, which a kill only delays."""
+"""Several files of a dataset replaced as if at once: made beside it, then moved, which a kill only delays.
+
+Behind an address nothing can be moved: there the files are made on this machine, uploaded to beside the
+dataset, and then once more, each to its place.
+"""
 
 import re
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from clipkit import scratch
 from clipkit.atomic import flush, make_folder, write_json
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import read_bytes
+from clipkit.locations import download, downloaded, each_of, is_remote, read_bytes, remove_tree, upload
+from clipkit.remote import RemoteError
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.index import INDEX_FILE
@@ -26,15 +34,25 @@ _NUMBERED = re.compile(rf"({FAILURES}/)?\d{{6}}\.parquet|\d{{6}}\.parquet{re.esc
 
 
 class Staging:
-    """A folder for the new files, named as they will be in the dataset; `commit` puts them in place.
+    """A `folder` for the new files, named as they will be in the dataset; `commit` puts them in place.
 
     Until then the dataset is as it was. What a kill leaves is put in place, or away, by `finish_earlier`.
-    The dataset must be locked. Raises OSError as the file system does.
+    The dataset must be locked, where it can be. Raises OSError as the file system does, RemoteError.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, folder: Path):
+        self.folder = folder
         self._directory = directory
-        self.folder = directory / REPAIR
+        self._beside = directory / REPAIR  # the folder itself, of a dataset on this machine
+        self._is_remote = is_remote(directory)
+        self._begun_with: dict[str, str] = {}
+
+    @classmethod
+    @contextmanager
+    def of(cls, directory: Path) -> Iterator["Staging"]:
+        """Yield that of a dataset."""
+        with scratch.folder() if is_remote(directory) else nullcontext(directory / REPAIR) as folder:
+            yield cls(directory, folder)
 
     def finish_earlier(self) -> bool:
         """Finish what an earlier commit did not, or remove what never came to one; tell which it was.
@@ -42,26 +60,28 @@ class Staging:
         What lies in a dataset that was downloaded may be anything: nothing is moved but files that a repair
         makes, to where they belong. Raises DatasetError where a folder's name leads elsewhere.
         """
-        for folder in (self.folder, self._directory / FAILURES):
+        for folder in () if self._is_remote else (self.folder, self._directory / FAILURES):
             if folder.is_symlink():
                 raise DatasetError(
                     f"{folder}: expected a folder of the dataset, found a link to elsewhere: remove the link"
                 )
         try:
-            order: Any = parsed_json(read_bytes(self.folder / _READY))
+            order: Any = parsed_json(read_bytes(self._beside / _READY))
             names = [str(name) for name in order["names"]]
             is_ours = all(name in _WHOLE or _NUMBERED.fullmatch(name) for name in names)
-            is_ours &= all(_sha256(self._directory / name) in order["guards"][name] for name in _GUARDS)
+            is_ours &= all(found in order["guards"][name] for name, found in self._guards().items())
         except (OSError, ValueError, KeyError, TypeError):
             is_ours = False
         if is_ours:
-            self._move(names)
+            self._each(self._fetch, names if self._is_remote else [])
+            self._each(self._move, names)
         self.discard()
         return is_ours
 
     def begin(self) -> None:
-        """Make the folder."""
+        """Make the folder, before the dataset is read."""
         make_folder(self.folder)
+        self._begun_with = self._guards()
 
     def keep(self, name: str) -> str:
         """Have a file that is to be replaced kept with BROKEN behind its name; one kept before stays.
@@ -72,7 +92,8 @@ class Staging:
         if not (self._directory / name).is_file():
             return ""
         if not (self._directory / kept).exists():
-            shutil.copyfile(self._directory / name, self.folder / kept)
+            with downloaded(self._directory / name) as copy:
+                shutil.copyfile(copy, self.folder / kept)
             flush(self.folder / kept)
         return f"; what was there is kept as {kept}"
 
@@ -84,28 +105,64 @@ class Staging:
     def commit(self) -> None:
         """Replace the dataset's files by those in the folder; once begun, it is finished some day.
 
-        Until `discard`, `finish_earlier` tells that there was a commit.
+        Until `discard`, `finish_earlier` tells that there was a commit. Raises DatasetError if another
+        process, which no lock behind an address keeps out, has changed the dataset since `begin`.
         """
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         names = [path.relative_to(self.folder).as_posix() for path in paths]
-        guards = {name: [_sha256(self._directory / name), _sha256(self.folder / name)] for name in _GUARDS}
-        write_json(self.folder / _READY, {"names": names, "guards": guards})
-        self._move(names)
+        found = self._guards()
+        if found != self._begun_with:
+            raise DatasetError(
+                f"{self._directory}: expected a dataset that stays, found that another process changed it "
+                "meanwhile; when that is done, repair it again"
+            )
+        guards = {name: [found[name], _sha256(self.folder / name)] for name in _GUARDS}
+        try:
+            self._each(self._put_beside, names if self._is_remote else [])
+            write_json(self._beside / _READY, {"names": names, "guards": guards})
+        except BaseException:
+            with suppress(RemoteError):
+                self.discard()
+            raise
+        self._each(self._move, names)
 
     def discard(self) -> None:
-        """Remove the folder."""
-        if self.folder.exists():
-            (self.folder / _READY).unlink(missing_ok=True)  # the first to go: without it, nothing is moved
-            shutil.rmtree(self.folder)
+        """Remove the folder, and what lies beside the dataset."""
+        if self._beside.exists():
+            (self._beside / _READY).unlink(missing_ok=True)  # the first to go: without it, nothing is moved
+            remove_tree(self._beside)
+        remove_tree(self.folder)
 
-    def _move(self, names: list[str]) -> None:
-        for name in names:
-            source, target = self.folder / name, self._directory / name
-            if source.exists():
-                make_folder(target.parent)
-                source.replace(target)
-                flush(target.parent)
+    def _each(self, act: Callable[[str], None], names: Sequence[str]) -> None:
+        for _ in each_of(act, names, remote=self._is_remote):
+            pass
+
+    def _fetch(self, name: str) -> None:
+        make_folder((self.folder / name).parent)
+        with suppress(FileNotFoundError):  # as a stranger's order may have it
+            download(self._beside / name, self.folder / name)
+
+    def _put_beside(self, name: str) -> None:
+        upload(self.folder / name, self._beside / name)
+
+    def _move(self, name: str) -> None:
+        source, target = self.folder / name, self._directory / name
+        if not source.exists():
+            return
+        if self._is_remote:
+            upload(source, target)
+            return
+        make_folder(target.parent)
+        source.replace(target)
+        flush(target.parent)
+
+    def _guards(self) -> dict[str, str]:
+        return {name: _sha256(self._directory / name) for name in _GUARDS}
 
 
 def _sha256(path: Path) -> str:
-    return file_sha256(path) if path.is_file() else ""
+    try:
+        with downloaded(path) as copy:
+            return file_sha256(copy)
+    except (FileNotFoundError, IsADirectoryError):
+        return ""

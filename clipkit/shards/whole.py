@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from clipkit.errors import DatasetError
 from clipkit.json_values import parsed_json
-from clipkit.locations import can_list, read_bytes
+from clipkit.locations import can_list, is_remote, read_bytes
 from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherVersion, read_dataset
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
@@ -99,6 +99,25 @@ def each_once(files: Files) -> Files:
     return Files(files.listing, shards, failures, files.is_trusted)
 
 
+def as_found(directory: Path) -> tuple[Dataset | None, Files]:
+    """Return what a dataset's files tell of it, and which there are, whatever is wrong with them.
+
+    Raises DatasetError for one whose ingest has not finished, OSError for a file that may not be opened.
+    """
+    check_openable(directory / name for name in (INDEX_FILE, DATASET_FILE, SIZES_FILE, FAILURES))
+    faults = Faults()
+    dataset, files = described(directory, faults), each_once(listed_files(directory, faults))
+    if files.listing is not None and is_doubtful(files.listing, dataset):
+        files = doubted(directory, files)
+    check_openable(paths_of(directory, files))
+    if (directory / PARTS).is_dir() or (dataset is not None and not dataset.was_complete):
+        raise DatasetError(
+            f"{directory}: expected a finished ingest, found one that was interrupted; run the same "
+            "`clipkit ingest` again before its dataset is repaired"
+        )
+    return dataset, files
+
+
 def _files_there(directory: Path) -> Files:
     failures = sorted(path.name for path in (directory / FAILURES).glob("[0-9]*.parquet"))
     listed = [(f"{FAILURES}/{name}", None) for name in failures if _NUMBERED.fullmatch(name)]
@@ -166,8 +185,13 @@ def paths_of(directory: Path, files: Files) -> Iterator[Path]:
 
 
 def check_openable(paths: Iterable[Path]) -> None:
-    """Raise OSError for a file that is there and cannot be opened: of what is in it nothing is known."""
+    """Raise OSError for a file that is there and cannot be opened: of what is in it nothing is known.
+
+    Behind an address reading tells by itself what is not there from what cannot be had.
+    """
     for path in paths:
+        if is_remote(path):
+            return
         with suppress(FileNotFoundError):
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 

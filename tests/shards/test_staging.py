@@ -16,7 +16,8 @@ NAMES = ["dataset.json", "index.parquet"]
 def staging(tmp_path: Path) -> Staging:
     """New files of a dataset beside it, not yet committed."""
     (tmp_path / "dataset").mkdir()
-    staging = Staging(tmp_path / "dataset")
+    dataset = tmp_path / "dataset"
+    staging = Staging(dataset, dataset / ".repair")
     staging.begin()
     for name in NAMES:
         (tmp_path / "dataset" / name).write_text("before")
@@ -58,7 +59,7 @@ def test_a_link_out_of_the_dataset_is_refused(tmp_path: Path, name: str) -> None
     (tmp_path / "elsewhere" / "kept").write_text("kept")
     (tmp_path / "dataset" / name).symlink_to("../elsewhere")
     with pytest.raises(DatasetError, match="expected a folder of the dataset, found a link to elsewhere"):
-        Staging(tmp_path / "dataset").finish_earlier()
+        Staging(tmp_path / "dataset", tmp_path / "dataset" / ".repair").finish_earlier()
     assert (tmp_path / "elsewhere" / "kept").exists()
 
 
