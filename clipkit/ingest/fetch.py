@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Generic
 
 from clipkit.clock import Clock
-from clipkit.ingest.budget import Body, Budget
+from clipkit.ingest.budget import Budget
 from clipkit.ingest.config import IngestConfig
+from clipkit.ingest.ends import Ends
 from clipkit.ingest.hosts import Hosts, asks_for_a_pause
 from clipkit.ingest.incoming import Incoming, Key
 from clipkit.ingest.job import Job, Pending
@@ -52,8 +53,9 @@ def fetch(
     and why; while there is no network, one that answered last. Raises NetworkError if that lasts an hour.
     """
     outage = Outage(lambda target: is_reachable(target, config, resolve))
-    with Multi(config) as multi:
-        yield from _Fetcher(rows, config, multi, Names(resolve), outage, limited_by).outcomes()
+    hosts: Hosts[Job[Key]] = Hosts(config.connections_per_host)
+    with Multi(config, hosts.connections) as multi:
+        yield from _Fetcher(rows, config, hosts, multi, Names(resolve), outage, limited_by).outcomes()
 
 
 class _Fetcher(Generic[Key]):
@@ -61,6 +63,7 @@ class _Fetcher(Generic[Key]):
         self,
         rows: Iterable[tuple[Key, UrlRow] | None],
         config: IngestConfig,
+        hosts: Hosts[Job[Key]],
         multi: Multi,
         names: Names,
         outage: Outage,
@@ -76,8 +79,7 @@ class _Fetcher(Generic[Key]):
         self._names_wanted = not config.proxy or config.proxy.startswith(("socks4:", "socks5:"))
         self._files = RowReader()
         self._budget = Budget(config.max_bytes)
-        self._hosts: Hosts[Job[Key]] = Hosts(config.connections_per_host)
-        multi.most = self._hosts.connections
+        self._hosts = hosts
         self._unheard = Unheard(config.connections)
         self._silence = Silence(config.timeout, config.deadline)
         self._idle: list[Transfer] = []
@@ -86,8 +88,7 @@ class _Fetcher(Generic[Key]):
         self._waiting: list[tuple[float, bool, int, Job[Key]]] = []
         self._ready: deque[Job[Key]] = deque()
         self._pending: list[Pending] = []
-        self._doubtful: list[Job[Key]] = []  # failed, unless there was no network
-        self._done: deque[tuple[Key, Fetched | Failed, Body | None]] = deque()
+        self._ends: Ends[Key] = Ends(outage)
         self._order = itertools.count()
         self._poll_due, self._begun = 0.0, 0
         self._limits = Limits(limited_by)
@@ -96,8 +97,8 @@ class _Fetcher(Generic[Key]):
         while True:
             self._start_what_may()
             self._note_limit()
-            if self._done:
-                key, outcome, body = self._done.popleft()
+            if self._ends:
+                key, outcome, body = self._ends.take()
                 yield key, outcome
                 del outcome
                 if body:
@@ -106,28 +107,27 @@ class _Fetcher(Generic[Key]):
                 if self._begun >= self._config.connections / 8 or self._clock.now() >= self._poll_due:
                     self._poll(0)
             elif self._rows.exhausted and not (
-                self._jobs or self._waiting or self._pending or self._ready or self._doubtful
+                self._jobs or self._waiting or self._pending or self._ready or self._ends.are_doubtful
             ):
                 return
             else:
                 self._poll(self._patience())
-                if not self._done:
+                if not self._ends:
                     yield None
 
     def _patience(self) -> float:
-        patience = self._rows.patience(soon=bool(self._pending or self._doubtful))
+        patience = self._rows.patience(soon=bool(self._pending) or self._ends.are_doubtful)
         if self._waiting and not self._clock.is_stopped:
             return min(patience, max(0.0, self._waiting[0][0] - self._clock.now()))
         return patience
 
     @property
     def _busy(self) -> int:
-        return len(self._jobs) + len(self._pending) + len(self._done) - self._unheard.count
+        return len(self._jobs) + len(self._pending) + len(self._ends) - self._unheard.count
 
     def _start_what_may(self) -> None:
         stopped = self._clock.is_stopped = self._outage.is_on()
-        while self._doubtful and (self._outage.is_sure or not self._outage.is_in_doubt):
-            self._end(self._doubtful.pop())
+        self._ready.extend(self._ends.settle())
         now = self._clock.now()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[3])
@@ -156,20 +156,20 @@ class _Fetcher(Generic[Key]):
             return False
         key, row = following
         if row.file is not None and not row.problem:
-            self._done.append((key, self._files.read(row, self._config.max_bytes), None))
+            self._ends.add(key, self._files.read(row, self._config.max_bytes))
             return False  # its bytes are taken before more are read
         target = Failed(row.reason, row.problem) if row.problem else request_target(row.url)
         if isinstance(target, Target):
             self._start(Job(key, target), now)
         else:
-            self._done.append((key, target, None))
+            self._ends.add(key, target)
         return True
 
     def _start(self, job: Job[Key], now: float) -> None:
         host = job.target.host
         if self._silence.is_expected(host, now) or (job.deadline and job.deadline <= now):
             job.failed = job.failed if job.deadline else _SILENT
-            self._end(job)
+            self._make_ready(self._ends.fail(job))
             self._make_ready(self._hosts.following(host))
         elif paused := self._hosts.paused_until(host, now):
             self._wait(job, paused, now)
@@ -235,15 +235,7 @@ class _Fetcher(Generic[Key]):
         if until < (job.deadline or worth):
             heapq.heappush(self._waiting, (until, not job.deadline, next(self._order), job))
         else:
-            self._end(job)
-
-    def _end(self, job: Job[Key]) -> None:
-        if not (self._outage.is_in_doubt and may_be_cut_off(job.failed)):
-            self._done.append((job.key, replace(job.failed, attempts=job.attempts), None))
-        elif self._outage.is_sure:
-            self._ready.append(Job(job.key, job.target))  # as if it had never been tried
-        else:
-            self._doubtful.append(job)
+            self._make_ready(self._ends.fail(job))
 
     def _poll(self, seconds: float) -> None:
         for transfer, code, message in self._multi.poll(seconds):
@@ -259,7 +251,7 @@ class _Fetcher(Generic[Key]):
                 for host in {job.target.host, transfer.target.host}:
                     self._make_ready(self._hosts.answered(host))
             if isinstance(outcome, bytes):
-                self._done.append((job.key, Fetched(outcome, transfer.status, job.attempts), transfer.body))
+                self._ends.add(job.key, Fetched(outcome, transfer.status, job.attempts), transfer.body)
             else:
                 self._budget.release(transfer.body)
                 self._failed(job, outcome, transfer.retry_after, transfer.target.host)
@@ -284,17 +276,17 @@ class _Fetcher(Generic[Key]):
     def _failed(self, job: Job[Key], failed: Failed, retry_after: float | None, asked: str) -> None:
         job.failed = failed
         if self._outage.is_sure and may_be_cut_off(failed):
-            self._end(job)
+            self._make_ready(self._ends.fail(job))
             return
         now = self._clock.now()
         # Spread by chance: those that failed together do not come back together.
         backoff = self._config.backoff * 2 ** (job.attempts - 1) * random.uniform(0.75, 1.25)
         due = now + max(backoff, retry_after or 0.0)
         if asks_for_a_pause(failed, retry_after):
-            for host in (job.target.host, asked):  # which a redirect may have led to
+            for host in {job.target.host, asked}:  # which a redirect may have led to
                 for behind in self._hosts.pause(host, due, now):
                     self._wait(behind, due, now)
         if failed.retryable and job.attempts <= self._config.retries:
             self._wait(job, due, now)
         else:
-            self._end(job)
+            self._make_ready(self._ends.fail(job))

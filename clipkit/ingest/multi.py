@@ -23,15 +23,15 @@ _EVENTS = {
 class Multi:
     """The transfers in flight of one worker; connections and DNS answers are kept between them.
 
-    `most` tells how many connections a host gets now.
+    `connections_of` tells how many connections a host gets now.
     """
 
-    def __init__(self, config: IngestConfig):
+    def __init__(self, config: IngestConfig, connections_of: Callable[[str], int]):
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._timer: float | None = None
         self._transfers: dict[pycurl.Curl, Transfer] = {}
-        self.most: Callable[[str], int] = lambda host: config.connections_per_host
+        self._connections_of = connections_of
         self._busy: Counter[str] = Counter()  # by host, after redirects, too
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -61,7 +61,7 @@ class Multi:
 
         libcurl's own limit would let the others wait while their time runs, and hold for a proxy as a whole.
         """
-        return self._busy[target.host] < self.most(target.host)
+        return self._busy[target.host] < self._connections_of(target.host)
 
     def add(self, transfer: Transfer) -> None:
         """Start a prepared transfer."""

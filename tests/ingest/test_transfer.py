@@ -28,7 +28,7 @@ def test_what_ends_badly_after_it_had_to_wait_has_its_reason(
     budget.grant(other, 1)
     target = request_target(server.add("/", route))
     assert isinstance(target, Target)
-    with Multi(config) as multi:
+    with Multi(config, lambda host: config.connections_per_host) as multi:
         transfer = Transfer(config, budget)
         transfer.ask(target, 1.0 if ends_first else 20.0)
         multi.add(transfer)
