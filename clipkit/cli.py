@@ -9,26 +9,60 @@ import io
 import os
 import re
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from clipkit import scratch
 from clipkit._version import VERSION
-from clipkit.cli_evaluate import evaluate
-from clipkit.cli_finetune import finetune
-from clipkit.cli_ingest import ingest_app
-from clipkit.cli_plot import plot_app
-from clipkit.cli_shards import shards_app
-from clipkit.cli_train import train
-from clipkit.commands import LOCAL, Json, show
 from clipkit.errors import ClipkitError, one_line
 from clipkit.launched import fail
 from clipkit.remote import say_no_more
 from clipkit.signals import ended_by_signals
 
+_COMMANDS = {
+    "train": "cli_train.train",
+    "evaluate": "cli_evaluate.evaluate",
+    "finetune": "cli_finetune.finetune",
+    "convert": "cli_model.convert",
+    "models": "cli_model.models",
+    "ingest": "cli_ingest.ingest_app",
+    "shards": "cli_shards.shards_app",
+    "plot": "cli_plot.plot_app",
+}
+"""What each is made of: a function, or an app of several commands."""
+
+
+class _Commands(TyperGroup):
+    """Commands whose modules are imported once they are asked for, which takes each of the others no time."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return their names, in the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return one; None if there is none of that name, and then all are there to be suggested."""
+        for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = _command(name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _command(name: str) -> Any:
+    module, _, made_of = _COMMANDS[name].partition(".")
+    found = getattr(import_module(f"clipkit.{module}"), made_of)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+        return typer.main.get_command(alone).commands[name]  # type: ignore[attr-defined]
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="clipkit",
     help="From a list of image URLs to a trained, evaluated CLIP model.",
     no_args_is_help=True,
@@ -36,12 +70,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(ingest_app, name="ingest")
-app.add_typer(shards_app, name="shards")
-app.add_typer(plot_app, name="plot")
-app.command()(train)
-app.command()(evaluate)
-app.command()(finetune)
 
 
 def _version(wanted: bool) -> None:
@@ -57,42 +85,6 @@ def clipkit(
     ] = False,
 ) -> None:
     """From a list of image URLs to a trained, evaluated CLIP model."""
-
-
-@app.command()
-def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            **LOCAL | {"metavar": "SOURCE"},
-            help="A model file, the folder of a Hugging Face CLIPModel, or RN50, ViT-B/32 …",
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Argument(**LOCAL | {"metavar": "TARGET"}, help="The file to write, or the folder for hf.")
-    ],
-    to: Annotated[str, typer.Option(help="openai, open-clip, hf, safetensors or clipkit.")] = "openai",
-    model: Annotated[
-        str | None, typer.Option(help="Where SOURCE does not say: RN50-quickgelu, RN50-gelu and so on.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a checkpoint in another tool's format, open it by that tool's rules, and compare features."""
-    from clipkit.model.formats.names import FORMAT_NAMES
-
-    if to not in FORMAT_NAMES:
-        raise typer.BadParameter(f"--to: expected one of {', '.join(FORMAT_NAMES)}, found {to!r}")
-    from clipkit.model.convert import convert
-
-    show(convert(source, target, to, model), as_json)
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the named configurations with parameters and GFLOPs of one picture and one caption."""
-    from clipkit.model.profile import model_table
-
-    show(model_table(), as_json)
 
 
 _NO_ROOM = re.compile("failed to map segment from shared object|can't start new thread")
