@@ -104,7 +104,7 @@ def test_the_help_says_where_no_address_is_checked() -> None:
     assert "img2dataset: that tool makes the requests, by its own rules: no check of addresses, no" in said
 
 
-@pytest.mark.parametrize("option", ["--timeout", "--deadline"])
+@pytest.mark.parametrize("option", ["--timeout", pytest.param("--deadline", marks=pytest.mark.slow)])
 def test_waits_that_no_clock_knows_are_bad_usage(option: str, tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("x\thttp://example.com/\n")
     for seconds in ("1e300", "nan", "inf", "-1"):
@@ -121,6 +121,7 @@ def test_a_run_has_the_name_of_one_folder(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["cwd"]
 
 
+@pytest.mark.slow
 def test_of_several_processes_the_first_one_answers(
     tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,7 @@ def test_a_dataset_is_not_made_inside_another(store: ObjectStore, listed: Path, 
     ingest(listed, f"s3://{BUCKET}/{tmp_path.name}-other", "--limit", "3")
 
 
+@pytest.mark.slow
 def test_an_address_that_cannot_be_written_is_one_line(store: ObjectStore, listed: Path) -> None:
     for out, words in (
         ("s3://no-such-bucket/x", "bucket does not exist"),

@@ -49,7 +49,7 @@ def test_what_is_asked_for_again_outlives_what_is_not() -> None:
 
 
 @pytest.mark.parametrize("length", [3, 30, 64])
-@pytest.mark.parametrize("capacity", [600_000, 1_000_000])
+@pytest.mark.parametrize("capacity", [600_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_its_memory_stays_within_its_bound(capacity: int, length: int) -> None:
     cache = TokenCache(lengths, capacity, 64)
     noise = "".join(random.Random(length).choices([chr(code) for code in range(0x3000, 0x9000)], k=20_000))

@@ -269,6 +269,7 @@ def test_what_comes_ahead_takes_no_room_from_what_others_download(
     slow.join()
 
 
+@pytest.mark.slow
 def test_a_cache_smaller_than_what_is_used_at_once_is_said(
     uploaded: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -436,6 +437,7 @@ def test_a_full_disk_under_the_cache_is_one_line(
     shard_set.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_temporary_files_says_nothing_of_a_shard(uploaded: str, tmp_path: Path) -> None:
     with disk_of("1m", tmp_path / "disk") as disk:
         command = [sys.executable, "-m", "clipkit", "shards", "verify", uploaded]

@@ -101,7 +101,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
 
 
 OF_TARS = ["verify", "filter", "skip broken", "the stream", "show"]
-SHORT = [("parquet", "filter"), ("parquet", "report"), ("tar", "verify"), ("tar", "the stream")]
+SHORT = [("parquet", "filter"), ("parquet", "report"), ("tar", "the stream")]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,7 @@ def test_files_are_waited_for_several_at_a_time(
     assert meeting.took_place
 
 
+@pytest.mark.slow
 def test_what_comes_ahead_fits_into_the_cache(
     store: ObjectStore, write_dataset: WriteDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
