@@ -146,10 +146,18 @@ def _new(scheme: str) -> Any:
 
 
 def _buckets() -> type[Any]:
-    """Return s3fs's file system, but one that aborts an upload in parts also when it is cancelled."""
+    """Return s3fs's file system, but one that takes each name for the one it is, and that aborts an upload in
+    parts also when it is cancelled.
+    """
     from s3fs import S3FileSystem
 
     class Buckets(S3FileSystem):  # type: ignore[misc]
+        async def _expand_path(
+            self, path: Any, recursive: bool = False, maxdepth: int | None = None, assume_literal: bool = True
+        ) -> Any:
+            # With *, ? or [ in a folder's name, others would be removed with it, or in its place.
+            return await super()._expand_path(path, recursive, maxdepth, assume_literal=True)
+
         async def _upload_file_part_concurrent(
             self, bucket: str, key: str, mpu: Any, *values: Any, **options: Any
         ) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import ConfigError
-from clipkit.locations import location, read_range
+from clipkit.locations import location, read_range, remove_tree
 from clipkit.remote import RefusedError, RemoteError, TooLargeError
 from clipkit.remote_path import RemotePath
 from clipkit.shards.dataset import read_dataset
@@ -420,3 +420,14 @@ def test_what_is_asked_for_while_an_error_is_handled_is_judged_by_itself(store: 
             (folder / "absent").read_bytes()
     else:
         pytest.fail("expected to be refused")
+
+
+def test_what_is_removed_is_of_that_very_name(store: ObjectStore) -> None:
+    names = ["data1", "data[1]", "data?", "*"]
+    store.fs.pipe({f"{BUCKET}/named/{name}/parts/a": b"" for name in names})
+    for left in range(len(names) - 1, -1, -1):
+        remove_tree(location(f"s3://{BUCKET}/named/{names[left]}/parts"))
+        store.fs.invalidate_cache()
+        assert sorted(store.fs.find(f"{BUCKET}/named")) == sorted(
+            f"{BUCKET}/named/{name}/parts/a" for name in names[:left]
+        )
