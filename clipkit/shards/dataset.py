@@ -16,6 +16,7 @@ from clipkit.json_values import parsed_json
 from clipkit.locations import decoded, is_remote, read_bytes
 from clipkit.locks import Held, exclusive
 from clipkit.remote import RefusedError
+from clipkit.shards.half_repaired import check_not_half_repaired
 from clipkit.shards.seal import INDEX_SEAL, is_sealed, write_sealed
 
 DATASET_FILE = "dataset.json"
@@ -173,6 +174,7 @@ def open_for_writing(directory: Path, description: DatasetDescription) -> Iterat
     check_can_hold_dataset(directory)
     make_folder(directory)
     with exclusive_use(directory, ", or choose another --out"):
+        check_not_half_repaired(directory)
         dataset = read_dataset_if_any(directory)
         if dataset is not None:
             _check_same(directory, dataset.description, description)
@@ -197,9 +199,7 @@ def read_dataset_if_any(directory: Path) -> Dataset | None:
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read `dataset.json`. Raises NoDatasetError if it is missing, DatasetError if damaged or of another
-    version.
-    """
+    """Read `dataset.json`. Raises NoDatasetError if there is none, DatasetError if damaged, OtherVersion."""
     path = directory / DATASET_FILE
     try:
         content = parsed_json(read_bytes(path, MAX_JSON_BYTES))

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
-from clipkit.locations import can_list, downloaded, is_remote
+from clipkit.locations import can_list, is_remote
 from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE, Totals, exclusive_use
 from clipkit.shards.failure_files import entry_of, next_number, number_of, write_failures
@@ -32,7 +31,7 @@ from clipkit.shards.salvage import OldFailures, OldManifests, lost_failures, old
 from clipkit.shards.schemas import FAILURE_SCHEMA
 from clipkit.shards.staging import Staging
 from clipkit.shards.verify import how_of, shard_verdicts
-from clipkit.shards.verify_shard import Records, ShardVerdict, records_of
+from clipkit.shards.verify_shard import Records, ShardVerdict, as_verified, records_of
 from clipkit.shards.whole import (
     SIZES_FILE,
     as_found,
@@ -68,7 +67,7 @@ def repair(
             one = _Repair(directory, decode, staging)
             one.mend(workers, progress)
         except BaseException:
-            staging.discard()
+            staging.abandon()
             raise
         if one.changed:
             staging.commit()
@@ -110,6 +109,9 @@ class _Repair:
 
     def _take(self, verdict: ShardVerdict) -> None:
         """Note a shard without faults; put one with faults aside."""
+        if is_remote(self._directory) and verdict.faults.counts["unreadable"]:  # its copy on this machine
+            why = next(fault.line() for fault in verdict.faults.listed if fault.cause == "unreadable")
+            raise DatasetError(f"{self._directory}: {why}; mend that on this machine and repair again")
         if len(verdict.faults):
             self._suspects.append(verdict)
             return
@@ -172,15 +174,11 @@ class _Repair:
         is_other = entry is not None and verdict.sha256 != entry.sha256
         is_vouched_for = entry is not None and verdict.manifest_sha256 == entry.manifest_sha256
         if is_other and (self._is_trusted or (is_vouched_for and verdict.differs_from_manifest)):
-            return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
+            with as_verified(self._directory, verdict):
+                return next(fault.line() for fault in verdict.faults.listed if fault.file == verdict.name)
         # What the index vouches for needs no decoding: a picture that differs from its manifest is right.
         how = self._how._replace(decode=is_other or (entry is None and self._how.decode))
-        with downloaded(self._directory / verdict.name) as tar:
-            if is_remote(self._directory) and file_sha256(tar) != verdict.sha256:
-                raise DatasetError(
-                    f"{self._directory / verdict.name}: expected the bytes that were verified, found others; "
-                    "they are damaged on their way, or another process changes them: repair again"
-                )
+        with as_verified(self._directory, verdict) as tar:
             made = remake(tar, verdict.name, how, old.of(verdict.name), old.kept)
         if made.manifest is None:
             return made.broken

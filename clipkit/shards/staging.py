@@ -20,10 +20,10 @@ from clipkit.locations import download, downloaded, each_of, is_remote, read_byt
 from clipkit.remote import RemoteError
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.failure_files import FAILURES
+from clipkit.shards.half_repaired import READY, REPAIR
 from clipkit.shards.index import INDEX_FILE
-from clipkit.shards.whole import REPAIR, SIZES_FILE
+from clipkit.shards.whole import SIZES_FILE, check_openable
 
-_READY = "ready.json"
 BROKEN = ".broken"
 """The ending of what was there of a description or a manifest: nothing else says what is to be seen in it."""
 KEPT = f"{DATASET_FILE}{BROKEN}"
@@ -58,15 +58,17 @@ class Staging:
         """Finish what an earlier commit did not, or remove what never came to one; tell which it was.
 
         What lies in a dataset that was downloaded may be anything: nothing is moved but files that a repair
-        makes, to where they belong. Raises DatasetError where a folder's name leads elsewhere.
+        makes, to where they belong. Raises DatasetError where a folder's name leads elsewhere, OSError for
+        an order that may not be opened.
         """
         for folder in () if self._is_remote else (self.folder, self._directory / FAILURES):
             if folder.is_symlink():
                 raise DatasetError(
                     f"{folder}: expected a folder of the dataset, found a link to elsewhere: remove the link"
                 )
+        check_openable([self._beside / READY])
         try:
-            order: Any = parsed_json(read_bytes(self._beside / _READY))
+            order: Any = parsed_json(read_bytes(self._beside / READY))
             names = [str(name) for name in order["names"]]
             is_ours = all(name in _WHOLE or _NUMBERED.fullmatch(name) for name in names)
             is_ours &= all(found in order["guards"][name] for name, found in self._guards().items())
@@ -119,7 +121,7 @@ class Staging:
         guards = {name: [found[name], _sha256(self.folder / name)] for name in _GUARDS}
         try:
             self._each(self._put_beside, names if self._is_remote else [])
-            write_json(self._beside / _READY, {"names": names, "guards": guards})
+            write_json(self._beside / READY, {"names": names, "guards": guards})
         except BaseException:
             with suppress(RemoteError):
                 self.discard()
@@ -129,8 +131,12 @@ class Staging:
     def discard(self) -> None:
         """Remove the folder, and what lies beside the dataset."""
         if self._beside.exists():
-            (self._beside / _READY).unlink(missing_ok=True)  # the first to go: without it, nothing is moved
-            remove_tree(self._beside)
+            (self._beside / READY).unlink(missing_ok=True)  # first: without it nothing is moved
+            (remove_tree if self._is_remote else shutil.rmtree)(self._beside)  # all: what stays is moved yet
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Remove the folder before it is committed: beside a dataset behind an address nothing lies yet."""
         remove_tree(self.folder)
 
     def _each(self, act: Callable[[str], None], names: Sequence[str]) -> None:
@@ -150,7 +156,12 @@ class Staging:
         if not source.exists():
             return
         if self._is_remote:
-            upload(source, target)
+            try:
+                upload(source, target)
+            except RemoteError as error:
+                raise type(error)(
+                    f"{error}; the repair is half done, and the same command finishes it"
+                ) from error
             return
         make_folder(target.parent)
         source.replace(target)
@@ -161,8 +172,10 @@ class Staging:
 
 
 def _sha256(path: Path) -> str:
+    if not is_remote(path) and not path.is_file():  # a pipe, say, would be waited for
+        return ""
     try:
         with downloaded(path) as copy:
             return file_sha256(copy)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         return ""

@@ -3,12 +3,15 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from clipkit.digests import file_sha256
+from clipkit.errors import DatasetError
 from clipkit.locations import downloaded, is_remote, opened
 from clipkit.pictures import MAX_PIXELS
 from clipkit.shards.checksums import checksum, checksums_of
@@ -118,6 +121,20 @@ def _verdict(directory: Path, listed: Listed, how: How) -> ShardVerdict:
         sha256=passed.sha256 if passed else None,
         manifest_sha256=manifest.sha256 if manifest else None,
     )
+
+
+@contextmanager
+def as_verified(directory: Path, verdict: ShardVerdict) -> Iterator[Path]:
+    """Yield the tar that a verdict is on. One behind an address is had once more: raises DatasetError for
+    other bytes than those that were verified.
+    """
+    with downloaded(directory / verdict.name) as tar:
+        if is_remote(directory) and file_sha256(tar) != verdict.sha256:
+            raise DatasetError(
+                f"{directory / verdict.name}: expected the bytes that were verified, found others; "
+                "they are damaged on their way, or another process changes them: repair again"
+            )
+        yield tar
 
 
 def records_of(table: pa.Table) -> Records:

@@ -17,13 +17,13 @@ from clipkit.shards.dataset import DATASET_FILE, MAX_JSON_BYTES, Dataset, OtherV
 from clipkit.shards.failure_files import FAILURES
 from clipkit.shards.faults import LISTED_OF_FILE, Faults
 from clipkit.shards.format import SHARD_SAMPLES
+from clipkit.shards.half_repaired import REPAIR
 from clipkit.shards.index import INDEX_FILE, Index, IndexEntry, read_index
 from clipkit.shards.parts import PARTS
 from clipkit.shards.records import RecordSet
 from clipkit.shards.verify_shard import Listed, Records, ShardVerdict, records_of
 
 SIZES_FILE = "sizes.json"
-REPAIR = ".repair"  # the folder of a repair under way
 _NUMBERED = re.compile(r"\d{6}\.(tar|parquet)")
 
 

@@ -66,6 +66,13 @@ def test_what_may_not_be_opened_is_not_given_up(dataset: Path, name: str) -> Non
     assert repair(dataset).remade == []
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(dataset: Path) -> None:
+    for name in ("index.parquet", "sizes.json"):
+        (dataset / name).unlink()
+        os.mkfifo(dataset / name)
+        assert repair(dataset).remade == [name] and verify(dataset).ok
+
+
 def test_the_report_is_of_what_is_left(dataset: Path) -> None:
     (dataset / "report.html").write_text("2,160 samples")
     (dataset / SHARD).unlink()

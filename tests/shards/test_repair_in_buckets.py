@@ -11,6 +11,7 @@ import pytest
 from clipkit.errors import DatasetError
 from clipkit.locations import location
 from clipkit.remote import RemoteError
+from clipkit.shards.dataset import open_for_writing, read_dataset
 from clipkit.shards.repair import repair
 from clipkit.shards.verify import verify
 from tests.datasets import contents
@@ -38,6 +39,10 @@ def content(store: ObjectStore, address: Path) -> dict[str, bytes]:
     prefix = str(address).removeprefix("s3://")
     names = (name.removeprefix(f"{prefix}/") for name in store.fs.find(prefix))
     return {name: store.fs.cat(f"{prefix}/{name}") for name in names if name != "report.html"}
+
+
+def gets(store: ObjectStore, name: str) -> list[str]:
+    return [path for method, path in store.requests if method == "GET" and name in path]
 
 
 DAMAGES: dict[str, Damage] = {
@@ -115,14 +120,37 @@ def test_a_tar_that_is_replaced_after_it_was_verified_gets_no_manifest(
     tar[2000] ^= 1
 
     def fault(method: str, path: str) -> None:
-        had = [path for method, path in store.requests if method == "GET" and "000001.tar" in path]
-        if len(had) == 2:
+        if len(gets(store, "000001.tar")) == 2:
             store.fs.pipe(f"{address}/000001.tar", bytes(tar))
 
     store.fault = fault
     with pytest.raises(DatasetError, match=r"000001\.tar: expected the bytes that were verified"):
         repair(address)
     assert content(store, address) == before | {"000001.tar": bytes(tar)}
+
+
+def test_a_tar_that_is_damaged_on_its_way_is_not_lost(
+    store: ObjectStore, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")  # not all stores have checksums
+    address = uploaded(store, dataset)
+    before = content(store, address)
+    store.fault = lambda method, path: (
+        "changed" if "000001.tar" in path and len(gets(store, "000001.tar")) <= 2 else None
+    )
+    with pytest.raises(DatasetError, match=r"000001\.tar: expected the bytes that were verified"):
+        repair(address)
+    assert content(store, address) == before
+
+
+def test_a_tar_for_which_this_machine_has_no_room_is_not_lost(store: ObjectStore, dataset: Path) -> None:
+    address = uploaded(store, dataset)
+    before = content(store, address)
+    command = f"ulimit -f 1000; exec {sys.executable} -m clipkit shards verify --repair {address}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == "", done
+    assert "expected to read the tar, found: File too large" in done.stderr.splitlines()[-1], done
+    assert content(store, address) == before
 
 
 def test_what_another_process_does_meanwhile_is_not_undone(store: ObjectStore, dataset: Path) -> None:
@@ -179,6 +207,25 @@ def test_killed_at_any_change_it_is_finished_by_the_next(
     assert content(store, address) == contents(dataset)
     assert (True, True) in states
     assert moments == [13] or len(states) == 3
+
+
+def test_what_fails_in_the_midst_is_told_and_not_built_upon(store: ObjectStore, dataset: Path) -> None:
+    damaged(dataset)
+    address = uploaded(store, dataset)
+    repair(dataset)
+    index = f"/{BUCKET}/{dataset.parent.name}/index.parquet"
+    store.fault = lambda method, path: "403" if method == "PUT" and index in path else None
+    with pytest.raises(RemoteError, match=r"index\.parquet: .* half done, and the same command finishes it"):
+        repair(address)
+    store.fault = lambda method, path: None
+    description = read_dataset(dataset).description
+    with (
+        pytest.raises(DatasetError, match="finish it first with `clipkit shards verify --repair`"),
+        open_for_writing(address, description),
+    ):
+        pass
+    repair(address)
+    assert content(store, address) == contents(dataset)
 
 
 def test_a_web_server_is_not_written(tmp_path: Path) -> None:

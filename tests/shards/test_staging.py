@@ -7,6 +7,7 @@ import pytest
 
 from clipkit.digests import file_sha256
 from clipkit.errors import DatasetError
+from clipkit.shards.dataset import DatasetDescription, open_for_writing
 from clipkit.shards.staging import Staging
 
 NAMES = ["dataset.json", "index.parquet"]
@@ -68,3 +69,20 @@ def test_what_is_no_order_moves_nothing(staging: Staging, content: str) -> None:
     (staging.folder / "ready.json").write_text(content)
     assert not staging.finish_earlier()
     assert (staging.folder.parent / "index.parquet").read_text() == "before"
+
+
+def test_an_order_that_may_not_be_opened_is_not_thrown_away(staging: Staging) -> None:
+    (staging.folder / "ready.json").symlink_to("ready.json")  # fails to open for anybody
+    with pytest.raises(OSError, match="symbolic links"):
+        staging.finish_earlier()
+    assert (staging.folder / "index.parquet").read_text() == "after"
+
+
+def test_what_is_half_moved_is_not_continued(staging: Staging) -> None:
+    order(staging, *NAMES)
+    description = DatasetDescription(sources=(), image={})
+    with (
+        pytest.raises(DatasetError, match="repair of it that was interrupted; finish it first"),
+        open_for_writing(staging.folder.parent, description),
+    ):
+        pass
