@@ -72,27 +72,17 @@ def ingest(
     tallies: list[Tally] = []
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
-            if not tallies and _asks_from_here(engine):
-                listed = max(dataset.listed, which.first + which.records)
-                first = _first_rows(source, dataset, which, listed)
-                if source.reading.get("kind") == "files":  # of a retry, too: its disk may be gone
-                    look_for_pictures(source.stretch(0, listed))
+            first = [] if tallies else _tried_first(source, dataset, which, engine)
+            is_here = engine in (local, with_img2dataset)
+            if first and is_here:
                 preflight(first, config)
-            one = _OnePass(dataset, which, source, config, engine)
+            one = _OnePass(dataset, which, source, config, engine, () if is_here else tuple(first))
             with progress(one.title, which.records, "URLs") as display:
                 one.make(display)
             tallies.append(one.tally)
         result = result_of(out, tallies, time.monotonic() - begun)
     _judge(result)
     return result
-
-
-def _asks_from_here(engine: Engine) -> bool:
-    if engine is not with_img2dataset:
-        return engine is local  # a cluster's network is another one
-    from urllib.request import getproxies
-
-    return not getproxies()  # it takes one from the environment, which may look all names up
 
 
 def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pass]:
@@ -112,7 +102,17 @@ def _passes(dataset: Dataset, wanted: int, *, retry_failed: bool) -> Iterator[Pa
         yield Pass(kind="retry", records=records)
 
 
-def _first_rows(source: Source, dataset: Dataset, which: Pass, listed: int) -> list[UrlRow]:
+def _tried_first(source: Source, dataset: Dataset, which: Pass, engine: Engine) -> list[UrlRow]:
+    """Return rows by whose hosts to see whether there is a network where the engine asks from."""
+    from urllib.request import getproxies
+
+    if engine is with_img2dataset and getproxies():
+        return []  # it takes one from the environment, which may look all names up
+    listed = max(dataset.listed, which.first + which.records)
+    if source.reading.get("kind") == "files":  # of a retry, too: its disk may be gone
+        if engine in (local, with_img2dataset):
+            look_for_pictures(source.stretch(0, listed))
+        return []
     if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind
         urls = itertools.islice(urls_to_retry(dataset.directory), _TRIED_FIRST)
         return [UrlRow("", 0, url, "") for url in urls]
@@ -146,12 +146,21 @@ def _judge(result: IngestResult) -> None:
 class _OnePass:
     """A pass, from wherever it stands to its end."""
 
-    def __init__(self, dataset: Dataset, which: Pass, source: Source, config: IngestConfig, engine: Engine):
+    def __init__(
+        self,
+        dataset: Dataset,
+        which: Pass,
+        source: Source,
+        config: IngestConfig,
+        engine: Engine,
+        first: tuple[UrlRow, ...],
+    ):
         self.dataset = dataset
         self.which = which
         self.source = source
         self.config = config
         self.engine = engine
+        self.first = first
         self.tally = Tally()
         self.title = "ingest" if which.kind == "list" else "retry"
 
@@ -196,7 +205,7 @@ class _OnePass:
         if config.workers > config.processes:
             display.say(f"{self.title}: {config.processes} workers, as --per-host {config.per_host} allows")
         begun = time.monotonic()
-        make_part = PartMaker(directory, self.number, config, tuple(self.source.kept))
+        make_part = PartMaker(directory, self.number, config, tuple(self.source.kept), tried_first=self.first)
         workers = min(config.processes, len(todo))
         unfinished = (chunk for chunk in self._chunks() if not packer.is_done(chunk.number))
         with closing(self.engine(make_part, unfinished, workers, WINDOW_PER_WORKER * workers)) as outcomes:

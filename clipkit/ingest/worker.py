@@ -62,7 +62,8 @@ class Underway:
 class PartMaker:
     """What an engine is given: call it on one chunk, or let it overlap many; picklable.
 
-    The parts belong to pass `pass_number` over the dataset at `directory`.
+    The parts belong to pass `pass_number` over the dataset at `directory`. By the hosts of the rows
+    `tried_first` an engine on other machines finds out, before all else, whether these have a network.
     """
 
     directory: Path
@@ -70,6 +71,7 @@ class PartMaker:
     config: IngestConfig
     kept: Kept = ()
     fetch: Fetch = fetch
+    tried_first: tuple[UrlRow, ...] = ()
 
     @property
     def parts(self) -> Path:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from clipkit._version import VERSION
-from clipkit.errors import EngineError
+from clipkit.errors import EngineError, NetworkError
 from clipkit.ingest.engines.engine import Outcomes
 from clipkit.ingest.engines.jobs import Job, Jobs
-from clipkit.ingest.rows import Chunk, ChunkOutcome
+from clipkit.ingest.preflight import preflight
+from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import SILENT_SECONDS, PartMaker, Underway
 from clipkit.shards.dataset import DATASET_FILE
 
+_TRIED_FIRST = -1  # the number of a chunk that is no part of the list
 PATIENCE_SECONDS = 600.0  # time enough for a cluster that starts its nodes when they are asked for
 
 _PYTHON_ERROR = re.compile(r"^(\w+(?:Error|Exception): .*)$", re.MULTILINE)
@@ -37,12 +39,15 @@ class Task:
     def of(cls, make_part: PartMaker) -> "Task":
         """Make the task of `make_part`: it refuses to work where another directory, or none, has its name."""
         directory = make_part.directory.absolute()
-        return cls(replace(make_part, directory=directory), (directory / DATASET_FILE).read_bytes())
+        own = replace(make_part, directory=directory, tried_first=())
+        return cls(own, (directory / DATASET_FILE).read_bytes())
 
     def __call__(self, chunk: Chunk) -> Answer:
-        """Make the chunk's part."""
+        """Make the chunk's part; of the one that is no part of the list, see whether its hosts can be had."""
         try:
             self._check_directory()
+            if chunk.number == _TRIED_FIRST:
+                return self._check_network(chunk)
             return self.make_part(chunk)
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))  # the way there does not travel along
@@ -55,6 +60,13 @@ class Task:
                 f"{path.parent}: expected a directory that all nodes of the cluster share, found that "
                 f"{socket.gethostname()} sees another one, or none; choose --out on shared storage"
             )
+
+    def _check_network(self, chunk: Chunk) -> ChunkOutcome:
+        try:
+            preflight(chunk.rows, self.make_part.config)
+        except NetworkError as error:
+            raise NetworkError(f"on {socket.gethostname()}: {error}") from None
+        return ChunkOutcome(chunk.number, 0, {}, 0)
 
 
 class Cluster(Protocol):
@@ -73,14 +85,29 @@ class Cluster(Protocol):
         """End the tasks that are underway."""
 
 
-def map_chunks(cluster: Cluster, chunks: Iterator[Chunk], workers: int, window: int) -> Outcomes:
-    """Keep `workers` tasks underway, as an Engine does; a chunk whose task was lost is tried once more."""
+def map_chunks(
+    cluster: Cluster,
+    chunks: Iterator[Chunk],
+    workers: int,
+    window: int,
+    tried_first: tuple[UrlRow, ...] = (),
+) -> Outcomes:
+    """Keep `workers` tasks underway, as an Engine does; a chunk whose task was lost is tried once more.
+
+    With rows to be `tried_first` one task begins alone, and only sees whether its node has a network.
+    """
     jobs = Jobs(chunks, window)
+    first = Job(Chunk(_TRIED_FIRST, tried_first), 1)
     running: dict[Future[Answer], Job] = {}
     heard = time.monotonic()
     try:
+        if tried_first:
+            running[cluster.submit(first.chunk)] = first
         while True:
-            while len(running) < workers and (job := jobs.suspect() or jobs.new(running.values())):
+            is_tried = first not in running.values()
+            while (
+                is_tried and len(running) < workers and (job := jobs.suspect() or jobs.new(running.values()))
+            ):
                 running[cluster.submit(job.chunk)] = job
             if not running:
                 return
@@ -93,10 +120,15 @@ def map_chunks(cluster: Cluster, chunks: Iterator[Chunk], workers: int, window: 
                     "run the same command again when there are some"
                 )
             for future in ended:
-                if error := future.exception():
-                    yield from jobs.again([running.pop(future)], cluster.cause(error))
+                job, error = running.pop(future), future.exception()
+                cause = cluster.cause(error) if error else ""
+                outcome = None if error else _outcome(future.result(), job)
+                if job is first:
+                    continue  # whoever lost it would lose a chunk too, which is told
+                if outcome is None:
+                    yield from jobs.again([job], cause)
                 else:
-                    yield _outcome(future.result(), running.pop(future))
+                    yield outcome
             yield Underway(())
     finally:
         cluster.stop([future for future in running if not future.done()])

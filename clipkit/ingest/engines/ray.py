@@ -16,7 +16,7 @@ def on_ray(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window: 
     """Run `workers` tasks of one CPU at once (an Engine)."""
     ray = extra("ray", "ray")
     with ray_connected(ray, workers):
-        yield from map_chunks(_Ray(ray, Task.of(make_part)), chunks, workers, window)
+        yield from map_chunks(_Ray(ray, Task.of(make_part)), chunks, workers, window, make_part.tried_first)
 
 
 class _Ray:

@@ -21,7 +21,8 @@ def on_spark(make_part: PartMaker, chunks: Iterator[Chunk], workers: int, window
     """Run `workers` jobs of one task at once (an Engine): so each chunk's outcome comes when it ends."""
     extra("pyspark", "spark")
     with spark_context(workers) as context, ThreadPoolExecutor(workers, "spark") as threads:
-        yield from map_chunks(_Spark(context, Task.of(make_part), threads), chunks, workers, window)
+        cluster = _Spark(context, Task.of(make_part), threads)
+        yield from map_chunks(cluster, chunks, workers, window, make_part.tried_first)
 
 
 class _Spark:

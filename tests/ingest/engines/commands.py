@@ -29,14 +29,20 @@ def make_list(server: Server, folder: Path, records: int) -> Path:
 
 
 def started(
-    engine: str, path: Path, out: Path | str, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
+    engine: str,
+    path: Path,
+    out: Path | str,
+    cwd: Path,
+    clipkit: Sequence[str] = CLIPKIT,
+    options: Sequence[str] = (),
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Start an ingest in a session of its own, on a machine that knows of no cluster."""
     words = ["ingest", "cc", str(path), "--out", str(out), "--engine", engine, "--json"]
     words += ["--allow-private-hosts", "--image-size", "32", "--workers", "2", "--timeout", "60"]
     known = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.Popen(
-        [*clipkit, *words],
+        [*clipkit, *words, *options],
         cwd=cwd,
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -47,10 +53,16 @@ def started(
 
 
 def finished(
-    engine: str, path: Path, out: Path | str, cwd: Path, clipkit: Sequence[str] = CLIPKIT, **environment: str
+    engine: str,
+    path: Path,
+    out: Path | str,
+    cwd: Path,
+    clipkit: Sequence[str] = CLIPKIT,
+    options: Sequence[str] = (),
+    **environment: str,
 ) -> tuple[int, str, str]:
     """Exit code, standard output and error of an ingest that leaves no process behind."""
-    process = started(engine, path, out, cwd, clipkit, **environment)
+    process = started(engine, path, out, cwd, clipkit, options, **environment)
     stdout, stderr = process.communicate(timeout=300)
     wait_until_gone(process.pid)
     return process.returncode, stdout, stderr

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clipkit.errors import EngineError
+from clipkit.errors import EngineError, NetworkError
 from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.engines import cluster as cluster_module
 from clipkit.ingest.engines.cluster import Answer, Task, map_chunks
@@ -18,6 +19,7 @@ from clipkit.ingest.rows import Chunk, ChunkOutcome, UrlRow
 from clipkit.ingest.worker import PartMaker, Underway
 from clipkit.shards.dataset import DatasetDescription, open_for_writing
 from clipkit.shards.parts import complete_parts, make_parts_folder
+from tests.serving import Server
 
 CONFIG = IngestConfig(image_size=32, workers=2)
 
@@ -106,6 +108,40 @@ def test_a_lost_task_is_tried_once_more(make_part: PartMaker) -> None:
     assert [each.number for each in made if isinstance(each, ChunkOutcome)] == [0, 1, 3]
     assert made[2] == Crashed(list(chunks(3))[2], "node 2 is gone")
     assert cluster.submitted == {0: 1, 1: 2, 2: 2, 3: 1}
+
+
+TRIED = (UrlRow("list", 0, "http://example.com/", ""),)
+
+
+def with_proxy(make_part: PartMaker, port: int) -> PartMaker:
+    return replace(make_part, config=CONFIG.model_copy(update={"proxy": f"http://127.0.0.1:{port}"}))
+
+
+def test_a_node_without_a_network_marks_nothing(make_part: PartMaker) -> None:
+    cluster = Threads(Task.of(with_proxy(make_part, 9)))
+    with pytest.raises(NetworkError, match=r"^on \S+: expected a proxy at 127\.0\.0\.1:9, found .* refused"):
+        list(map_chunks(cluster, chunks(3), 2, 9, TRIED))
+    assert cluster.submitted.total() == 1
+    assert not list(complete_parts(make_part.parts))
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_the_network_is_tried_once_and_before_all_else(
+    make_part: PartMaker, server: Server, is_lost: bool
+) -> None:
+    underway = []
+
+    def losing(number: int) -> None:
+        if number < 0:
+            underway.append(cluster.submitted.total())
+            if is_lost:
+                raise ConnectionError("its node is gone")
+
+    port = int(server.url("").rpartition(":")[2])
+    cluster = Threads(Task.of(with_proxy(make_part, port)), losing)
+    made = [each for each in map_chunks(cluster, chunks(3), 2, 9, TRIED) if isinstance(each, ChunkOutcome)]
+    assert sorted(each.number for each in made) == [0, 1, 2]
+    assert cluster.submitted == {-1: 1, 0: 1, 1: 1, 2: 1} and underway == [1]
 
 
 def test_what_a_part_raises_is_raised_here(make_part: PartMaker) -> None:

@@ -110,6 +110,19 @@ def test_a_chunk_that_kills_every_worker_is_given_up(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_without_a_network_on_the_nodes_nothing_is_marked(
+    engine: str, listed: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    proxy = ("--proxy", "http://127.0.0.1:9")
+    code, stdout, stderr = finished(engine, listed, tmp_path / "dataset", tmp_path, options=proxy)
+    assert (code, stdout) == (1, "")
+    assert_told(stderr, "clipkit: on ", "expected a proxy at 127.0.0.1:9", "nothing was marked as failed")
+    code, _, stderr = finished(engine, listed, tmp_path / "dataset", tmp_path)
+    assert code == 0, stderr
+    assert contents(tmp_path / "dataset") == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_full_disk_is_told(engine: str, listed: Path, tiny_disk: Path, tmp_path: Path) -> None:
     code, stdout, stderr = finished(engine, listed, tiny_disk / "dataset", tmp_path)
     assert (code, stdout) == (1, "")
