@@ -152,11 +152,11 @@ def _buckets() -> type[Any]:
     from s3fs import S3FileSystem
 
     class Buckets(S3FileSystem):  # type: ignore[misc]
-        async def _expand_path(
-            self, path: Any, recursive: bool = False, maxdepth: int | None = None, assume_literal: bool = True
-        ) -> Any:
-            # With *, ? or [ in a folder's name, others would be removed with it, or in its place.
-            return await super()._expand_path(path, recursive, maxdepth, assume_literal=True)
+        async def _expand_path(self, path: str, **options: Any) -> list[str]:
+            # For s3fs a name is a pattern: with *, ? or [ in a folder's, others would be removed with it.
+            if not (found := list(await self._find(path, withdirs=True))):
+                raise FileNotFoundError(path)
+            return found
 
         async def _upload_file_part_concurrent(
             self, bucket: str, key: str, mpu: Any, *values: Any, **options: Any

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from clipkit.errors import ConfigError
 from clipkit.locations import location
 from clipkit.remote import RefusedError, RemoteError, TooLargeError
 from clipkit.remote_path import RemotePath
+from clipkit.shards.repair import repair
 from clipkit.shards.shard_set import ShardSet
+from clipkit.shards.verify import verify
 from tests.conftest import picture
-from tests.datasets import everything
+from tests.datasets import contents, everything
 from tests.object_store import BUCKET, ObjectStore, google_server
 from tests.processes import until, wait_until_gone
 from tests.serving import Server, answer
+from tests.shards.test_repair import damaged
 
 LACKING = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -225,6 +229,41 @@ def test_no_keys_are_sent_unless_they_are_wanted(
     monkeypatch.setenv("CLIPKIT_GS_ANONYMOUS", "yes")
     with pytest.raises(ConfigError, match="CLIPKIT_GS_ANONYMOUS: expected 1 or 0, found 'yes'"):
         location(uploaded).is_dir()
+
+
+def test_what_is_removed_is_of_that_very_name(google: ObjectStore, tmp_path: Path) -> None:
+    names = ["data/parts2", "data1/parts", "data[1]/parts", "data*/parts"]
+    (tmp_path / "file").write_bytes(CONTENT)
+    for name in names:
+        RemotePath.parse(f"gs://{BUCKET}/{tmp_path.name}/{name}/file").upload(tmp_path / "file")
+    for name in ("data*/parts", "data[1]/parts", "data/parts"):
+        RemotePath.parse(f"gs://{BUCKET}/{tmp_path.name}/{name}").remove_tree()
+    for name in names:
+        stays = name in ("data/parts2", "data1/parts")
+        assert location(f"gs://{BUCKET}/{tmp_path.name}/{name}/file").exists() == stays
+
+
+def test_a_repair_makes_what_it_does_on_a_disk(
+    google: ObjectStore, small_dataset: Path, tmp_path: Path
+) -> None:
+    dataset = shutil.copytree(small_dataset, tmp_path / "dataset")
+    damaged(dataset)
+    address = location(f"gs://{BUCKET}/{tmp_path.name}")
+    for path in (path for path in dataset.rglob("*") if path.is_file()):
+        cast("RemotePath", address / path.relative_to(dataset)).upload(path)
+    repair(dataset)
+    google.requests.clear()
+    google.fault = lambda method, path: (
+        "403" if sum(method == "POST" for method, _ in google.requests) > 11 else None
+    )
+    with pytest.raises(RefusedError, match="the repair is half done, and the same command finishes it"):
+        repair(address)
+    google.fault = lambda method, path: None
+    repair(address)
+    assert verify(address).counts == verify(dataset).counts
+    for name, content in contents(dataset).items():
+        assert (address / name).read_bytes() == content, name
+    assert not (address / ".repair").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
