@@ -112,15 +112,15 @@ class Staging:
         """
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         names = [path.relative_to(self.folder).as_posix() for path in paths]
-        found = self._guards()
-        if found != self._begun_with:
-            raise DatasetError(
-                f"{self._directory}: expected a dataset that stays, found that another process changed it "
-                "meanwhile; when that is done, repair it again"
-            )
-        guards = {name: [found[name], _sha256(self.folder / name)] for name in _GUARDS}
         try:
             self._each(self._put_beside, names if self._is_remote else [])
+            found = self._guards()  # after that: it may take long
+            if found != self._begun_with:
+                raise DatasetError(
+                    f"{self._directory}: expected a dataset that stays, found that another process changed "
+                    "it meanwhile; when that is done, repair it again"
+                )
+            guards = {name: [found[name], _sha256(self.folder / name)] for name in _GUARDS}
             write_json(self._beside / READY, {"names": names, "guards": guards})
         except BaseException:
             with suppress(RemoteError):
@@ -132,7 +132,9 @@ class Staging:
         """Remove the folder, and what lies beside the dataset."""
         if self._beside.exists():
             (self._beside / READY).unlink(missing_ok=True)  # first: without it nothing is moved
-            (remove_tree if self._is_remote else shutil.rmtree)(self._beside)  # all: what stays is moved yet
+            (remove_tree if self._is_remote else shutil.rmtree)(
+                self._beside
+            )  # what stays is moved by the next
         self.abandon()
 
     def abandon(self) -> None:

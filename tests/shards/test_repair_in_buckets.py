@@ -153,16 +153,19 @@ def test_a_tar_for_which_this_machine_has_no_room_is_not_lost(store: ObjectStore
     assert content(store, address) == before
 
 
-def test_what_another_process_does_meanwhile_is_not_undone(store: ObjectStore, dataset: Path) -> None:
+@pytest.mark.parametrize("moment", [("GET", "000000.tar"), ("PUT", ".repair/sizes.json")])
+def test_what_another_process_does_meanwhile_is_not_undone(
+    store: ObjectStore, dataset: Path, moment: tuple[str, str]
+) -> None:
     damaged(dataset)
     address = uploaded(store, dataset)
     after = None
 
     def fault(method: str, path: str) -> None:
         nonlocal after
-        if "000000.tar" in path and after is None:
+        if (method, moment[1] in path) == (moment[0], True) and after is None:
             store.fs.pipe(f"{address}/index.parquet", b"another's")
-            after = content(store, address)
+            after = {name: data for name, data in content(store, address).items() if ".repair" not in name}
 
     store.fault = fault
     with pytest.raises(DatasetError, match="another process changed it meanwhile"):
