@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
+from clipkit.errors import StorageError
 from clipkit.remote import (
     MOST_BYTES,
     NO_BUCKET,
@@ -196,12 +197,20 @@ class RemotePath:
     def copied(self, at_most: int | None = None) -> Iterator[Path]:
         """Yield a copy of the file on this machine, which is removed afterwards.
 
-        Raises TooLargeError beyond `at_most` bytes, StorageError if there is no room for it.
+        Raises TooLargeError beyond `at_most` bytes, StorageError if there is no place or room for it.
         """
         with ExitStack() as stack:
-            with scratch.told_if_full(f"a copy of {self}"):
-                copy = stack.enter_context(scratch.folder()) / "content"
-                self.download(copy, at_most)
+            try:
+                with scratch.told_if_full(f"a copy of {self}"):
+                    copy = stack.enter_context(scratch.folder()) / "content"
+                    self.download(copy, at_most)
+            except FileNotFoundError as error:
+                if error.filename == str(self):
+                    raise
+                raise StorageError(  # it is the copy's folder that is gone, not the file
+                    f"{error.filename}: expected a place for a copy of {self}, found no such folder; set "
+                    "TMPDIR to one that stays"
+                ) from None
             yield copy
 
     def download(self, target: Path, at_most: int | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, StorageError
 from clipkit.locations import location, read_range, remove_tree
 from clipkit.remote import RefusedError, RemoteError, TooLargeError
 from clipkit.remote_path import RemotePath
@@ -430,3 +430,13 @@ def test_what_is_removed_is_of_that_very_name(store: ObjectStore) -> None:
         store.fs.invalidate_cache()
         found = store.fs.find(f"{BUCKET}/named")
         assert sorted(found) == sorted(f"{BUCKET}/named/{name}/below/a" for name in names)
+
+
+def test_a_place_for_copies_that_is_gone_is_not_a_file_that_is_not_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = there(server, answer(b"content"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr("clipkit.scratch._own", None)
+    with pytest.raises(StorageError, match=r"gone/.*: expected a place for a copy of http.*/file, found no"):
+        path.read_bytes()
