@@ -15,6 +15,7 @@ from clipkit.progress import Progress
 from clipkit.shards.dataset import DATASET_FILE
 from clipkit.shards.derive import Choice, Derived, Display, check_out, derive
 from clipkit.shards.format import sample_key
+from clipkit.shards.half_repaired import check_not_half_repaired
 from clipkit.shards.index import IndexEntry
 from clipkit.shards.keys import read_keys
 from clipkit.shards.original import REMEDY, Flags, Original, sha256_words
@@ -99,6 +100,8 @@ def filter_dataset(
     Raises as `derive` and `Where` do.
     """
     begun = time.monotonic()
+    if config.skip_broken:  # of which the repair mends some
+        check_not_half_repaired(directory)
     original = Original(directory)
     parts = [config.part] if config.part or config.split is None else ["train", "val"]
     outs = {part: out / str(part) if len(parts) > 1 else out for part in parts}

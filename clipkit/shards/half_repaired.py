@@ -14,6 +14,6 @@ def check_not_half_repaired(directory: Path) -> None:
     """Raise DatasetError for a dataset whose repair was interrupted: built upon, it could not be finished."""
     if (directory / REPAIR / READY).exists():
         raise DatasetError(
-            f"{directory}: expected a dataset to continue, found a repair of it that was interrupted; "
+            f"{directory}: expected a whole dataset, found a repair of it that was interrupted; "
             "finish it first with `clipkit shards verify --repair`"
         )

@@ -9,6 +9,7 @@ import pyarrow as pa
 from clipkit.errors import DatasetError
 from clipkit.locations import can_list, is_remote
 from clipkit.progress import Progress
+from clipkit.remote import RemoteError
 from clipkit.shards.dataset import DATASET_FILE, Totals, exclusive_use
 from clipkit.shards.failure_files import entry_of, next_number, number_of, write_failures
 from clipkit.shards.faults import Faults
@@ -73,7 +74,10 @@ def repair(
             staging.commit()
         if one.changed or is_other:
             write_report(directory)
-        staging.discard()
+        try:
+            staging.discard()
+        except RemoteError as error:
+            raise type(error)(f"{error}; all else of the repair is done") from error
         return one.result()
 
 

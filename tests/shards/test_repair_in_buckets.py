@@ -12,6 +12,7 @@ from clipkit.errors import DatasetError
 from clipkit.locations import location
 from clipkit.remote import RemoteError
 from clipkit.shards.dataset import open_for_writing, read_dataset
+from clipkit.shards.filter import FilterConfig, filter_dataset
 from clipkit.shards.repair import repair
 from clipkit.shards.verify import verify
 from tests.datasets import contents
@@ -227,7 +228,25 @@ def test_what_fails_in_the_midst_is_told_and_not_built_upon(store: ObjectStore, 
         open_for_writing(address, description),
     ):
         pass
+    with pytest.raises(DatasetError, match="expected a whole dataset, found a repair of it"):
+        filter_dataset(address, dataset.parent / "whole", FilterConfig(skip_broken=True))
     repair(address)
+    assert content(store, address) == contents(dataset)
+
+
+def test_what_may_not_be_removed_is_told_apart_from_what_is_done(store: ObjectStore, dataset: Path) -> None:
+    damaged(dataset)
+    address = uploaded(store, dataset)
+    repair(dataset)
+    store.fault = lambda method, path: "403" if method == "DELETE" else None
+    with pytest.raises(
+        RemoteError, match=r"ready\.json: expected to remove it, .*; all else of the repair is done"
+    ):
+        repair(address)
+    store.fault = lambda method, path: None
+    found = content(store, address)
+    assert {name: data for name, data in found.items() if ".repair" not in name} == contents(dataset)
+    assert repair(address).remade == []
     assert content(store, address) == contents(dataset)
 
 
