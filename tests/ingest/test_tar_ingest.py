@@ -171,6 +171,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "unbroken")
     out = tmp_path / "killed"

@@ -162,6 +162,7 @@ def test_what_is_missing_or_cut_off_is_one_line(
     assert "found none (3c 21 " in (line := refused(web.address, out)) and "as web servers list no" in line
 
 
+@pytest.mark.slow
 def test_a_table_that_may_not_be_read_counts_as_not_there(
     store: ObjectStore, there: str, images: Path, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_weights_that_are_no_table_of_tensors(saved: Path, value: object) -> Non
     assert "no table of named tensors" in one_line(lambda: load_model(changed(saved, state_dict=value)))
 
 
+@pytest.mark.slow
 def test_open_clip_opens_a_checkpoint_of_its_own_model_as_it_is(open_clip: Any, tmp_path: Path) -> None:
     _assert_open_clip_opens(open_clip, "RN50", tmp_path)
 

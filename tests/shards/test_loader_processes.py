@@ -98,6 +98,7 @@ def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_its_batch_is_fetched_is_one_line(tmp_path: Path) -> None:
     made = batches(lost, tmp_path)
     next(made)

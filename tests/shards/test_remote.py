@@ -87,7 +87,9 @@ if __name__ == "__main__":
     assert local == remote and local.startswith("10 [")
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "short", "reset", "changed", "late"])
+@pytest.mark.parametrize(
+    "fault", ["500", "503", "short", "reset", "changed", pytest.param("late", marks=pytest.mark.slow)]
+)
 def test_what_may_pass_is_tried_again(
     store: ObjectStore, uploaded: str, small_dataset: Path, fault: str
 ) -> None:

@@ -48,10 +48,10 @@ def gets(store: ObjectStore, name: str) -> list[str]:
 
 DAMAGES: dict[str, Damage] = {
     "much": damaged,
-    "no index or description": remove("index.parquet", "dataset.json"),
     "failures": spoil("failures/000000.parquet"),
 }
 OTHERS: dict[str, Damage] = {
+    "no index or description": remove("index.parquet", "dataset.json"),
     "a cut tar": truncate_last,
     "no tar": remove("000001.tar"),
     "manifest": spoil("000001.parquet"),
@@ -83,10 +83,17 @@ def test_nothing_at_fault_nothing_written(store: ObjectStore, dataset: Path) -> 
     assert {method for method, _ in store.requests} <= {"GET", "HEAD"}
 
 
+ASKED_FOR = ["000001.tar", "000001.parquet", "index.parquet", "dataset.json", "failures/"]
+
+
 @pytest.mark.parametrize(
-    "name", ["000001.tar", "000001.parquet", "index.parquet", "dataset.json", "failures/"]
+    ("fault", "name"),
+    [
+        pytest.param(fault, name, marks=[pytest.mark.slow] * ((fault, name) != ("403", "000001.tar")))
+        for fault in ("403", "500")
+        for name in ASKED_FOR
+    ],
 )
-@pytest.mark.parametrize("fault", ["403", pytest.param("500", marks=pytest.mark.slow)])
 def test_what_cannot_be_had_now_is_not_given_up(
     store: ObjectStore, dataset: Path, name: str, fault: str
 ) -> None:
@@ -100,6 +107,7 @@ def test_what_cannot_be_had_now_is_not_given_up(
     assert content(store, address) == before
 
 
+@pytest.mark.slow
 def test_what_may_not_be_written_stays_as_it_was(store: ObjectStore, dataset: Path) -> None:
     damaged(dataset)
     address = uploaded(store, dataset)
@@ -144,6 +152,7 @@ def test_a_tar_that_is_damaged_on_its_way_is_not_lost(
     assert content(store, address) == before
 
 
+@pytest.mark.slow
 def test_a_tar_for_which_this_machine_has_no_room_is_not_lost(store: ObjectStore, dataset: Path) -> None:
     address = uploaded(store, dataset)
     before = content(store, address)
@@ -154,7 +163,10 @@ def test_a_tar_for_which_this_machine_has_no_room_is_not_lost(store: ObjectStore
     assert content(store, address) == before
 
 
-@pytest.mark.parametrize("moment", [("GET", "000000.tar"), ("PUT", ".repair/sizes.json")])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(("GET", "000000.tar"), marks=pytest.mark.slow), ("PUT", ".repair/sizes.json")],
+)
 def test_what_another_process_does_meanwhile_is_not_undone(
     store: ObjectStore, dataset: Path, moment: tuple[str, str]
 ) -> None:

@@ -47,6 +47,7 @@ def go(
     return train(config, data, RunDirectory(path), (), lambda samples: Watched(samples, at, act))
 
 
+@pytest.mark.slow
 def test_the_run_is_that_of_the_dataset_which_ingest_makes(table: Path, tmp_path: Path) -> None:
     ingest(local_files(table), tmp_path / "dataset", IngestConfig(keep_original=True, workers=1))
     go(ShardSet(tmp_path / "dataset"), tmp_path / "packed")
