@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.processes import wait_until_gone
 from tests.serving import Server, answer, encoded, photo
@@ -52,17 +53,9 @@ def started(
     )
 
 
-def finished(
-    engine: str,
-    path: Path,
-    out: Path | str,
-    cwd: Path,
-    clipkit: Sequence[str] = CLIPKIT,
-    options: Sequence[str] = (),
-    **environment: str,
-) -> tuple[int, str, str]:
-    """Exit code, standard output and error of an ingest that leaves no process behind."""
-    process = started(engine, path, out, cwd, clipkit, options, **environment)
+def finished(*values: Any, **settings: Any) -> tuple[int, str, str]:
+    """Exit code, standard output and error of an ingest, as `started`, that leaves no process behind."""
+    process = started(*values, **settings)
     stdout, stderr = process.communicate(timeout=300)
     wait_until_gone(process.pid)
     return process.returncode, stdout, stderr
