@@ -32,6 +32,8 @@ WINDOW_PER_WORKER = 16  # so many chunks wait for the slowest URL of the oldest 
 _CRASHES_IN_A_ROW = 3
 _TRIED_FIRST = 1000  # records among which the pre-flight looks for hosts
 _LOOKED_FOR_SECONDS = 5.0
+_ON_THIS_MACHINE = (local, with_img2dataset)
+"""The engines whose requests begin here: the network of the others is another one."""
 _ALLOWED_BY = {"address": "--allow-private-hosts", "opted_out": "--ignore-robots-tag"}
 
 
@@ -73,7 +75,7 @@ def ingest(
     with open_for_writing(out, description) as dataset:
         for which in _passes(dataset, wanted, retry_failed=retry_failed):
             first = [] if tallies else _tried_first(source, dataset, which, engine)
-            is_here = engine in (local, with_img2dataset)
+            is_here = engine in _ON_THIS_MACHINE
             if first and is_here:
                 preflight(first, config)
             one = _OnePass(dataset, which, source, config, engine, () if is_here else tuple(first))
@@ -110,7 +112,7 @@ def _tried_first(source: Source, dataset: Dataset, which: Pass, engine: Engine) 
         return []  # it takes one from the environment, which may look all names up
     listed = max(dataset.listed, which.first + which.records)
     if source.reading.get("kind") == "files":  # of a retry, too: its disk may be gone
-        if engine in (local, with_img2dataset):
+        if engine in _ON_THIS_MACHINE:
             look_for_pictures(source.stretch(0, listed))
         return []
     if which.kind == "retry" and dataset.complete:  # not begun: what it tries may stand far behind

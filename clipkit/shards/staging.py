@@ -132,9 +132,8 @@ class Staging:
         """Remove the folder, and what lies beside the dataset."""
         if self._beside.exists():
             (self._beside / READY).unlink(missing_ok=True)  # first: without it nothing is moved
-            (remove_tree if self._is_remote else shutil.rmtree)(
-                self._beside
-            )  # what stays is moved by the next
+            remove = remove_tree if self._is_remote else shutil.rmtree
+            remove(self._beside)  # not quietly: what stays is moved by the next
         self.abandon()
 
     def abandon(self) -> None:
