@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.commands import Json, config_of, show, take
-from clipkit.locations import local_path, writable_location
+from clipkit.locations import local_path, location, writable_location
 
 if TYPE_CHECKING:
     from clipkit.ingest.config import IngestConfig
@@ -139,9 +139,9 @@ def ingest_cc(
     files: Annotated[
         list[Path],
         typer.Argument(
-            parser=local_path,
+            parser=location,
             metavar="FILE",
-            help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M).",
+            help="Conceptual Captions lists: caption⇥URL (3M) or URL⇥caption (12M); here or at an address.",
         ),
     ],
 ) -> "Source":
@@ -156,7 +156,7 @@ def ingest_table(
     files: Annotated[
         list[Path],
         typer.Argument(
-            parser=local_path,
+            parser=location,
             metavar="FILE",
             help="csv, tsv, jsonl or parquet, text also as .gz, .bz2 or .zst; or a folder of them.",
         ),
@@ -189,7 +189,7 @@ def ingest_yfcc(
     subset: Annotated[
         Path,
         typer.Argument(
-            parser=local_path,
+            parser=location,
             metavar="SUBSET",
             help="OpenAI's yfcc100m_subset_data.tsv: line number, photo id, hash.",
         ),
@@ -197,7 +197,7 @@ def ingest_yfcc(
     metadata: Annotated[
         Path,
         typer.Option(
-            parser=local_path,
+            parser=location,
             metavar="FILE",
             help="yfcc100m_dataset as text, plain or .bz2, or yfcc100m_dataset.sql (SQLite).",
         ),

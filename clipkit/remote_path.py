@@ -57,13 +57,13 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last name, of a bucket's or server's root too."""
-        return self.inside.rpartition("/")[2]
+        """The last name, of a bucket's or server's root too; without a query of the web, a signature say."""
+        return self._names.rpartition("/")[2]
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The scheme, the bucket or server, and the names below it."""
-        return (self.scheme, *self.inside.split("/"))
+        return (self.scheme, *self._names.split("/"))
 
     @property
     def stem(self) -> str:
@@ -78,7 +78,7 @@ class RemotePath:
     @property
     def parent(self) -> Self:
         """The folder; of a bucket or server itself."""
-        return type(self)(self.scheme, self.inside.rpartition("/")[0] or self.inside)
+        return type(self)(self.scheme, self._names.rpartition("/")[0] or self._names)
 
     @property
     def parents(self) -> tuple[Self, ...]:
@@ -252,6 +252,10 @@ class RemotePath:
     ) -> Any:
         system = file_system(self.scheme)
         return called(system, getattr(system, name)(self._place, *values, **options), seconds, transfer)
+
+    @property
+    def _names(self) -> str:
+        return self.inside.partition("?")[0] if self.scheme in _WEB else self.inside
 
     @property
     def _place(self) -> str:

@@ -8,7 +8,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,45 @@ class Server:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
+
+
+class Web:
+    """A folder behind http; of each path, so many first requests are answered by 503, or cut `short`.
+
+    With `sizeless` no answer tells how long it is.
+    """
+
+    def __init__(self, folder: Path, *, sizeless: bool = False):
+        self.busy: Counter[str] = Counter()
+        self.short: Counter[str] = Counter()
+        self.got: Counter[str] = Counter()
+        web = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                web.got[self.path] += 1
+                if web.busy[self.path] > 0:
+                    web.busy[self.path] -= 1
+                    self.send_error(503)
+                elif web.short[self.path] > 0:
+                    web.short[self.path] -= 1
+                    content = folder.joinpath(self.path[1:]).read_bytes()
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content[: len(content) // 2])
+                else:
+                    super().do_GET()
+
+            def send_header(self, keyword: str, value: str) -> None:
+                if not (sizeless and keyword == "Content-Length"):
+                    super().send_header(keyword, value)
+
+            def log_message(self, *values: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self.address = f"http://127.0.0.1:{self.http.server_address[1]}"
 
 
 class Present:

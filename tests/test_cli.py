@@ -141,9 +141,9 @@ def test_a_missing_list(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_list_behind_an_address() -> None:
-    finished = clipkit("ingest", "table", "s3://bucket/list.parquet")
-    assert_one_line(finished, "s3://bucket/list.parquet: expected a file or folder of this machine")
+def test_a_table_of_pictures_behind_an_address() -> None:
+    finished = clipkit("ingest", "files", "s3://bucket/list.csv")
+    assert_one_line(finished, "s3://bucket/list.csv: expected a file or folder of this machine")
 
 
 def test_a_list_without_urls(tmp_path: Path) -> None:

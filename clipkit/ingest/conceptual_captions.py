@@ -6,8 +6,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from clipkit.errors import SourceError
+from clipkit.ingest.list_files import at_hand, identify_all
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify_all, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
 from clipkit.shards.text_files import check_utf8, count_lines, opened, read_records, shortened
 
 _RECORDS_LOOKED_AT = 100
@@ -23,6 +24,7 @@ def conceptual_captions(paths: Sequence[Path]) -> Source:
     """
     names = unique_names(paths)
     refuse_mixed_splits(paths, "cc")
+    paths = at_hand(paths)
     url_columns = [_url_column(path) for path in paths]
 
     def read() -> Generator[UrlRow]:

@@ -6,8 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 from clipkit.errors import SourceError
+from clipkit.ingest.list_files import identify_all
 from clipkit.ingest.rows import Failed, Fetched, UrlRow
-from clipkit.ingest.sources import Source, identify_all, unique_names
+from clipkit.ingest.sources import Source, unique_names
 from clipkit.ingest.table_files import row
 from clipkit.shards.picture_files import picture_table, read_picture
 from clipkit.shards.text_files import shortened

@@ -1,29 +1,24 @@
 """Lists as streams of rows: what is common to every kind of source."""
 
-import hashlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 
 from clipkit.errors import SourceError
 from clipkit.ingest.rows import Chunk, UrlRow
 from clipkit.locations import is_remote
-from clipkit.progress import Progress
 from clipkit.shards.dataset import SourceFile
-from clipkit.shards.text_files import check_regular, name_without_compression
+from clipkit.shards.text_files import name_without_compression
 
 _VALIDATION = re.compile(r"(?<![a-z])val")
 _SPLIT = re.compile(r"train(ing)?|val(id(ation)?)?")
 _NAMED_IN_A_CALL = 3
-_MB = 1_000_000
-_MUCH_BYTES = 2_000 * _MB  # some seconds to read
 
 
 @dataclass(frozen=True)
@@ -72,48 +67,6 @@ def chunks(rows: Iterable[UrlRow], size: int) -> Iterator[Chunk]:
         yield Chunk(number, taken)
 
 
-def identify_all(paths: Sequence[Path], names: Sequence[str]) -> tuple[SourceFile, ...]:
-    """Return what identifies each file, under these names; of much to read is shown how far it is.
-
-    Raises SourceError.
-    """
-    total, done = sum(path.stat().st_size for path in paths if path.is_file()), 0
-    with Progress("check", total // _MB, "MB") if total >= _MUCH_BYTES else nullcontext() as display:
-
-        def read(count: int) -> None:
-            nonlocal done
-            done += count
-            if display:
-                display.update(done // _MB)
-
-        return tuple(identify(path, name, read) for path, name in zip(paths, names, strict=True))
-
-
-def identify(path: Path, name: str, read: Callable[[int], None] = lambda _: None) -> SourceFile:
-    """Return what identifies a file: size and SHA-256 of its bytes as stored. `read` is told of each piece.
-
-    Raises SourceError.
-    """
-    try:
-        with path.open("rb") as stream:
-            check_regular(stream, path)
-            return identified(stream, name, read)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: expected a list or a table, found that it cannot be read ({error.strerror}); "
-            "check its name"
-        ) from None
-
-
-def identified(stream: BinaryIO, name: str, read: Callable[[int], None] = lambda _: None) -> SourceFile:
-    """Return what identifies an opened file."""
-    digest = hashlib.sha256()
-    while piece := stream.read(_MB):
-        digest.update(piece)
-        read(len(piece))
-    return SourceFile(name=name, bytes=stream.tell(), sha256=digest.hexdigest())
-
-
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name each file, with as many of its folders as it takes to tell them apart.
 
@@ -128,13 +81,13 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
             other = "" if given[place] == path else f", as {given[place]} too"
             raise SourceError(f"{path}: expected each file once, found it twice{other}")
         given[place] = path
-    absolute = [path.absolute() for path in paths]
-    for depth in itertools.count(1):
-        parts = (os.fsencode("/".join(path.parts[-depth:])) for path in absolute)
-        names = [part.decode("utf-8", "replace") for part in parts]
+    parts = [path.absolute().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        encoded = (os.fsencode("/".join(each[-depth:])) for each in parts)
+        names = [name.decode("utf-8", "replace") for name in encoded]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    raise SourceError(f"{paths[0]}: expected names that tell the files apart, found some alike; rename them")
 
 
 def refuse_mixed_splits(paths: Sequence[Path], command: str) -> None:

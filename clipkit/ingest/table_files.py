@@ -10,8 +10,9 @@ import pyarrow as pa
 from clipkit.errors import SourceError
 from clipkit.ingest.blurring import with_boxes
 from clipkit.ingest.expected_hash import with_hash
+from clipkit.ingest.list_files import at_hand, identify_all
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify_all, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, refuse_mixed_splits, unique_names
 from clipkit.ingest.table_formats import JsonLines, Parquet, Table, as_text, is_nested
 from clipkit.shards.delimited import Delimited, Values, find_column
 from clipkit.shards.picture_files import SEPARATORS
@@ -80,6 +81,7 @@ def table_files(
     files = expanded(paths)
     names = unique_names(files)
     refuse_mixed_splits(files, "table")
+    files = at_hand(files)
     demands = [
         *([_Demand(hash_column, "hash_col", "hashes", with_hash)] if hash_column is not None else []),
         *([_Demand(blur_column, "blur_col", "boxes", with_boxes)] if blur_column is not None else []),

@@ -6,8 +6,7 @@ no proper record is Malformed; it is counted, and reading goes on behind it.
 
 import itertools
 import json
-import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
@@ -81,11 +80,10 @@ class JsonLines(TextColumns):
 
 
 class Parquet:
-    """A Parquet file; read in batches of records. `opening` gives a descriptor of what is not at `path`."""
+    """A Parquet file; read in batches of records."""
 
-    def __init__(self, path: Path, opening: Callable[[], int] | None = None):
+    def __init__(self, path: Path):
         self._path = path
-        self._opening = opening
         with self._file() as file:
             self._schema = file.schema_arrow
             self._rows: int = file.metadata.num_rows
@@ -133,15 +131,8 @@ class Parquet:
             raise self._damaged(str(error).partition("\n")[0]) from None
 
     def _stored(self) -> pa.OSFile:
-        if self._opening is None:
-            with opened(self._path):
-                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        else:
-            descriptor = self._opening()
-        try:  # by no name of its own: of those pyarrow takes UTF-8 alone
-            return pa.OSFile(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
+        with opened(self._path) as stream:  # by no name of its own: of those pyarrow takes UTF-8 alone
+            return pa.OSFile(f"/proc/self/fd/{stream.fileno()}")
 
     def _damaged(self, found: str) -> SourceError:
         return SourceError(f"{self._path}: expected a Parquet file, found {found}; fetch it again")

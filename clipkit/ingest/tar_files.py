@@ -1,11 +1,10 @@
 """The files of a source of tars, of this machine or behind addresses: those are read through the cache."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from clipkit.ingest.sources import identified, identify
+from clipkit.ingest.list_files import CachedFile, identify
 from clipkit.ingest.table_formats import Parquet
 from clipkit.locations import each_of, infos, is_remote
 from clipkit.remote import RefusedError
@@ -33,9 +32,8 @@ class StoredFile(NamedTuple):
         """
         if self.wanted is None:
             return self, identify(self.path, name)
-        with os.fdopen(Cache().open(self.wanted), "rb") as stream:
-            found = identified(stream, name)
-        return self._replace(wanted=self.wanted._replace(sha256=found.sha256)), found
+        file = CachedFile(self.wanted).known()
+        return self._replace(wanted=file.wanted), file.identity(name)
 
     def tar(self) -> TarReader:
         """Open it as a tar. Raises as TarReader and Cache.open."""
@@ -43,8 +41,7 @@ class StoredFile(NamedTuple):
 
     def table(self) -> Parquet:
         """Open it as a table. Raises as Parquet and Cache.open."""
-        wanted = self.wanted
-        return Parquet(self.path, (lambda: Cache().open(wanted)) if wanted else None)
+        return Parquet(cast("Path", CachedFile(self.wanted)) if self.wanted else self.path)
 
 
 def stored_files(paths: Sequence[Path]) -> list[StoredFile]:

@@ -14,15 +14,16 @@ from contextlib import closing
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote_plus
+from urllib.parse import unquote_plus
 from zlib import crc32
 
 import numpy as np
 
 from clipkit import scratch
 from clipkit.errors import SourceError, tell
+from clipkit.ingest.list_files import at_hand, identify_all
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, identify_all, unique_names
+from clipkit.ingest.sources import Source, unique_names
 from clipkit.shards.text_files import check_utf8, count_lines, opened, read_lines, read_records, shortened
 
 CAPTIONS = ("title", "description", "both")
@@ -69,6 +70,7 @@ def yfcc(subset: Path, metadata: Path, caption: str = "both", *, mirror: bool = 
     by photo, in the subset's order. Raises SourceError for files that cannot be read as such.
     """
     names = unique_names([subset, metadata])
+    subset, metadata = at_hand([subset, metadata])
     in_order = _check(subset)
     with opened(metadata) as stream:
         sqlite = stream.read(len(_SQLITE)) == _SQLITE
@@ -242,7 +244,9 @@ def _looked_up(wanted: Iterator[_Wanted], metadata: Path) -> Iterator[tuple[_Wan
 
 
 def _connected(metadata: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(bytes(metadata.absolute()))}?mode=ro", uri=True)
+    # By its descriptor, as what lies behind an address has no name of its own here.
+    with metadata.open("rb") as file:
+        connection = sqlite3.connect(f"file:/proc/self/fd/{file.fileno()}?mode=ro", uri=True)
     try:
         connection.text_factory = bytes
         connection.execute("PRAGMA trusted_schema = OFF")

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.errors import SourceError
-from clipkit.ingest import sources
+from clipkit.ingest import list_files
+from clipkit.ingest.list_files import identify_all
 from clipkit.ingest.rows import UrlRow
-from clipkit.ingest.sources import Source, chunks, identify_all, refuse_mixed_splits, unique_names
+from clipkit.ingest.sources import Source, chunks, refuse_mixed_splits, unique_names
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -51,7 +52,7 @@ def test_how_far_the_reading_of_large_files_is_is_shown(
     assert [(each.name, each.bytes, each.sha256) for each in found] == [
         (name, len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()
     ]
-    monkeypatch.setattr(sources, "_MUCH_BYTES", 4_000_000)
+    monkeypatch.setattr(list_files, "_MUCH_BYTES", 4_000_000)
     assert identify_all(paths, list(contents)) == found
     assert capsys.readouterr().err == "check: 4 of 4 MB in 0 s\n"
 

@@ -9,8 +9,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +22,7 @@ from clipkit.shards.cache import Wanted
 from tests.datasets import contents
 from tests.object_store import BUCKET, ObjectStore
 from tests.processes import until
-from tests.serving import answering, encoded, photo
+from tests.serving import Web, answering, encoded, photo
 from tests.tars import write_img2dataset
 
 TARS, ROWS = 4, 60
@@ -53,30 +51,6 @@ def there(store: ObjectStore, images: Path, tmp_path: Path) -> str:
     """The same in a bucket."""
     store.fs.put(str(images), f"{BUCKET}/{tmp_path.name}", recursive=True)
     return f"s3://{BUCKET}/{tmp_path.name}"
-
-
-class Web:
-    """A folder behind http; so many first requests of a path are answered by 503."""
-
-    def __init__(self, folder: Path):
-        self.busy: Counter[str] = Counter()
-        self.got: Counter[str] = Counter()
-        web = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                web.got[self.path] += 1
-                if web.busy[self.path] > 0:
-                    web.busy[self.path] -= 1
-                    self.send_error(503)
-                else:
-                    super().do_GET()
-
-            def log_message(self, *values: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.address = f"http://127.0.0.1:{self.http.server_address[1]}"
 
 
 @pytest.fixture
