@@ -8,8 +8,9 @@ demo: .venv/installed
 	$(BIN)/python examples/emoji/demo.py
 
 # Each file's tests in one of several processes, more than there are processors: a third of the time they wait.
+# Files in the order of tests/conftest.py: by their number of tests, the longest one, which has a single test, came last.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --dist loadfile \
+	$(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
 	  --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # One of the long tests looks at a page in Chromium, and fails where there is none: apt-get install chromium.

@@ -20,8 +20,19 @@ from tests.serving import Server
 
 WriteDataset = Callable[..., Path]
 
+_LONG = (
+    *("test_readme.py", "test_streams.py", "test_repair_in_buckets.py", "test_repair.py", "test_outage.py"),
+    *("test_tars_remote.py", "test_remote.py", "test_reading.py", "test_peers_openai.py", "test_cli.py"),
+)
+"""The files that take longest: begun first, for one that comes last leaves all processes but its own idle."""
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; else the order stays."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)
