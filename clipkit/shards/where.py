@@ -22,6 +22,7 @@ from clipkit.processes import at_most_more_memory
 MEMORY_BYTES = 1_500_000_000
 THREADS = 2
 MOST_CHARACTERS = 10_000
+_TABLE = "manifests"
 _SETTINGS = {"threads": str(THREADS), "memory_limit": f"{MEMORY_BYTES}B", "temp_directory": ""}
 _LOCKED = (
     "SET TimeZone = 'UTC'",  # not that of the machine
@@ -103,15 +104,15 @@ class Where:
         )
         flags = np.zeros(len(manifests), dtype=np.bool_)
         try:
-            self._engine.register("manifests", numbered)
-            query = f'SELECT "{self._row}" AS row FROM manifests WHERE (\n{self._text}\n)'  # noqa: S608
+            self._engine.register(_TABLE, numbered)
+            query = f'SELECT "{self._row}" AS row FROM {_TABLE} WHERE (\n{self._text}\n)'  # noqa: S608
             rows = self._answer(query)
         except duckdb.Error as error:
             raise self._refused(str(error)) from None
         except MemoryError:
             raise self._refused(f"it takes more than {MEMORY_BYTES:,} bytes of memory") from None
         finally:
-            self._engine.unregister("manifests")
+            self._engine.unregister(_TABLE)
         flags[rows] = True
         return flags
 
@@ -144,7 +145,8 @@ class Where:
         if shape != self._parsed("true")[1]:
             raise self._refused("expected one expression, found a statement")
         allowed = {name for (name,) in self._engine.execute(_FUNCTIONS).fetchall()}
-        values = _VALUES - {name.casefold() for name in self._schema.names}
+        columns = {name.casefold() for name in self._schema.names}
+        values = _VALUES - columns
         for kind, name in _expressions(tree):
             if kind not in _CLASSES:
                 raise self._refused(f"a condition cannot have a {kind.lower()} in it")
@@ -152,13 +154,15 @@ class Where:
                 raise self._refused(
                     f"there is no function {name}() whose value follows from its arguments alone"
                 )
+            if kind == "COLUMN_REF" and name == _TABLE and name not in columns:  # some of them, as one value
+                raise self._refused(f"there is no column {name}")
             if kind == "COLUMN_REF" and name in values:
                 raise self._refused(f"there is no column {name}, and its value is not the same every time")
         return tree
 
     def _parsed(self, text: str) -> tuple[Any, Any]:
         """Return the tree of a condition, and that of the statement around it, which all have in common."""
-        query = f"SELECT 1 FROM manifests WHERE (\n{text}\n)"  # noqa: S608 (it is only parsed)
+        query = f"SELECT 1 FROM {_TABLE} WHERE (\n{text}\n)"  # noqa: S608 (it is only parsed)
         try:
             found = self._engine.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
             statement = json.loads(found[0]) if found else {}

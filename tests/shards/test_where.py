@@ -98,6 +98,11 @@ def test_a_column_may_be_called_like_a_value_of_the_moment() -> None:
     assert where.of(posts.select(where.columns)).tolist() == [False, True]
 
 
+def test_a_column_may_be_called_as_the_table_is() -> None:
+    listed = pa.table({"manifests": ["a", "b"]})
+    assert Where("manifests = 'b'", listed.schema).of(listed).tolist() == [False, True]
+
+
 def test_only_the_columns_that_are_read_are_named() -> None:
     assert Where("width > 3 and SCORE > 1", MANIFESTS.schema).columns == ["width", "Score"]
     assert Where("true", MANIFESTS.schema).columns == ["width"]
@@ -129,6 +134,8 @@ def test_only_the_columns_that_are_read_are_named() -> None:
         ("CURRENT_DATE > '2020-01-01'", "no column current_date"),
         ("localtimestamp > '2020-01-01'", "no column localtimestamp"),
         ("user = 'me'", "no column user"),
+        ("manifests::varchar like '%hello%'", "no column manifests"),
+        ("struct_extract(Manifests, 'row number_') < 5", "no column manifests"),
         ("age(timestamp '2020-01-01') > interval 1 year", "age()"),
         ("version() > 'v1'", "version()"),
         ("pg_sleep(1) is null", "pg_sleep()"),
