@@ -37,6 +37,7 @@ from clipkit.shards.whole import (
     SIZES_FILE,
     as_found,
     check_is_dataset,
+    check_name,
     check_unlisted,
     listed_files,
 )
@@ -54,9 +55,10 @@ def repair(
     No tar is written to, renamed or removed. One that is missing, is not as the index has it, or is no shard,
     is left out of the index, and its samples become failures with the reason "lost", which `--retry-failed`
     tries again. All files are replaced as one; a kill at any moment leaves what was, or what the same call
-    finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, and where another
-    process writes it; OSError as the file system does, also for a file that is there and may not be opened,
-    and RemoteError for what cannot be had from an address, with nothing changed.
+    finishes. Raises DatasetError where there is no dataset, for an unfinished ingest, for tars that bear each
+    other's names, and where another process writes it; OSError as the file system does, also for a file that
+    is there and may not be opened, and RemoteError for what cannot be had from an address, with nothing
+    changed.
     """
     if not can_list(directory):
         raise DatasetError(f"{directory}: expected a disk or a bucket, found a web server; mend a copy there")
@@ -176,6 +178,8 @@ class _Repair:
         if verdict.sha256 is None or verdict.faults.of(("changed", "crashed")):
             return verdict.faults.listed[-1].line()
         is_other = entry is not None and verdict.sha256 != entry.sha256
+        if is_other and self._is_trusted:
+            check_name(self._directory, self._files, verdict, {suspect.name for suspect in self._suspects})
         is_vouched_for = entry is not None and verdict.manifest_sha256 == entry.manifest_sha256
         if is_other and (self._is_trusted or (is_vouched_for and verdict.differs_from_manifest)):
             with as_verified(self._directory, verdict):

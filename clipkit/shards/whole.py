@@ -249,6 +249,16 @@ def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults:
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 
 
+def check_name(directory: Path, files: Files, verdict: ShardVerdict, at_fault: set[str]) -> None:
+    """Raise DatasetError if a tar has the bytes of another that is at fault too: it is that one, moved."""
+    for name, entry in files.shards:
+        if entry and entry.sha256 == verdict.sha256 and name != verdict.name and name in at_fault:
+            raise DatasetError(
+                f"{directory / verdict.name}: expected the shard of that name, found that it is {name}: give "
+                "the tars their names again, and repair what is at fault then"
+            )
+
+
 def check_unlisted(directory: Path, files: Files, faults: Faults) -> None:
     """Add a fault for each tar and Parquet file beside those of the dataset."""
     listed = {shard.name for shard in files.shards} | {name for name, _ in files.failures}

@@ -348,6 +348,23 @@ def test_two_at_once_and_what_the_command_says(dataset: Path) -> None:
     assert clipkit("verify", dataset, "--json").returncode == 0
 
 
+@pytest.mark.parametrize(("given", "left"), [(SHARD, "000000.tar"), (None, "000000.tar")])
+def test_tars_of_other_names_are_not_given_up(dataset: Path, given: str | None, left: str) -> None:
+    (dataset / SHARD).rename(dataset / "x.tar")
+    (dataset / left).rename(dataset / SHARD)
+    if given:
+        (dataset / "x.tar").rename(dataset / left)
+    before = contents(dataset)
+    with pytest.raises(DatasetError, match=rf"{SHARD if not given else left}: .* found that it is 00000"):
+        repair(dataset)
+    assert contents(dataset) == before
+
+
+def test_a_tar_that_became_a_copy_of_another_is_given_up(dataset: Path) -> None:
+    shutil.copyfile(dataset / "000000.tar", dataset / SHARD)
+    assert "found those of shard 000000" in repair(dataset).left_out[0]
+
+
 def damaged(dataset: Path) -> None:
     swap(dataset)
     (dataset / "index.parquet").unlink()
