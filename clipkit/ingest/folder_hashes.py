@@ -71,7 +71,14 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    # Links to folders are followed, as evaluations do, but no folder is read twice: one may lead back.
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found = Path(place).stat()
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
 

@@ -47,6 +47,19 @@ def test_pictures_are_hashed_as_if_they_had_been_ingested(
         assert hash_folder(tmp_path, LIKE, display).fingerprint != found.fingerprint
 
 
+def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
+    classes = tmp_path / "classes"
+    classes.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(encoded(photo(200, 300, 2)))
+    (tmp_path / "elsewhere" / "back").symlink_to(classes)
+    (classes / "cat").symlink_to(tmp_path / "elsewhere")
+    (classes / "too").symlink_to(tmp_path / "elsewhere")
+    with Progress("hashes", None, "files") as display:
+        found = hash_folder(classes, LIKE, display)
+    assert [found.name(place) for place in range(len(found.dhash))] == ["cat/a.jpg"]
+
+
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     with Progress("hashes", None, "files") as display, pytest.raises(SourceError, match="found neither"):
         hash_folder(tmp_path / "absent", LIKE, display)
