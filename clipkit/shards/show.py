@@ -1,5 +1,6 @@
 """Samples to look at: one with all that is known of it, or some at random as a page."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,4 +138,6 @@ def _check_replaceable(out: Path, kind: str, beginnings: tuple[bytes, ...]) -> N
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    is_plain = value is None or isinstance(value, str | int | bool)
+    is_plain |= isinstance(value, float) and math.isfinite(value)  # JSON has no others
+    return value if is_plain else str(value)

@@ -19,7 +19,7 @@ from clipkit.ingest.config import IngestConfig
 from clipkit.ingest.run import ingest
 from clipkit.shards.report import gather
 from clipkit.shards.shard_set import ShardSet
-from clipkit.shards.show import show_random, show_sample
+from clipkit.shards.show import ShownSample, show_random, show_sample
 from tests.chromium import chromium
 from tests.serving import Server, answer, encoded, photo
 from tests.shards.test_report import HOSTILE, POLICY, Page
@@ -50,6 +50,14 @@ def test_a_sample_is_its_row_and_its_bytes(small_dataset: Path, tmp_path: Path) 
     assert expected.caption in shown.lines() and "http://example.com/" in shown.lines()
     assert json.loads(json.dumps(shown.as_json()))["key"] == "000001007"
     assert show_sample(small_dataset, "1007").row == shown.row, "leading zeros may be left out"
+
+
+def test_numbers_that_json_does_not_have_are_words() -> None:
+    values = {"score": 0.5, "loss": float("nan"), "most": float("inf")}
+    plain = ShownSample("000000.tar", values, None).as_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == {
+        "shard": "000000.tar", "score": 0.5, "loss": "nan", "most": "inf", "out": None,
+    }  # fmt: skip
 
 
 def test_a_page_of_a_folder_whose_name_is_no_utf_8(small_dataset: Path, tmp_path: Path) -> None:
