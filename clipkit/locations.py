@@ -38,8 +38,11 @@ Result = TypeVar("Result")
 def location(text: str) -> Path:
     """Return the path or address that a user gave. Nothing is looked for yet.
 
-    Raises ConfigError for a command (`pipe:`), an address of an unknown kind, and a lacking extra.
+    Raises ConfigError for an empty text, which would be the folder that the program is in, a command
+    (`pipe:`), an address of an unknown kind, and a lacking extra.
     """
+    if not text:
+        raise ConfigError("expected a path or an address, found an empty one: is a variable not set?")
     if text.lower().startswith("pipe:"):
         raise ConfigError(f"{text}: expected a path or an address, found a command; those are never run")
     scheme = scheme_of(text)

@@ -324,6 +324,8 @@ def test_tars_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
         ("missing", "missing"),
     ):
         assert_one_line(clipkit("ingest", "tars", source, "--out", "dataset", cwd=tmp_path), *expected)
+    empty = clipkit("ingest", "tars", "images", "--out", "", cwd=tmp_path)
+    assert_one_line(empty, "expected a path or an address, found an empty one: is a variable not set?")
     tar.write_bytes(tar.read_bytes()[:5000])
     cut = clipkit("ingest", "tars", "images", "--out", "dataset", cwd=tmp_path)
     assert_one_line(cut, "images/00000.tar", "at byte 1,536", "was it cut off?")

@@ -67,6 +67,8 @@ class ShardSet:
     ):
         sources = [str(each) for each in source] if isinstance(source, list | tuple) else [str(source)]
         self.source = " ".join(sources)
+        if not sources:
+            raise DatasetError("expected a dataset directory or tars, found an empty list of them")
         self._files = _files(sources, unfinished, progress)
         if self.is_remote:
             _check_cache(self.source, len(self), self._files.tar_bytes)

@@ -209,6 +209,8 @@ def test_what_is_wrong_with_tars_is_said_before_the_first_step(folder: Path, tmp
                 ShardSet(folder)
     with pytest.raises(DatasetError, match="found 1 of them missing"):
         ShardSet(f"{folder}/{{00000..00003}}.tar")
+    with pytest.raises(DatasetError, match="found an empty list"):
+        ShardSet([])
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "empty" / "0.tar", [{"__key__": "a", "txt": "alone"}])
     with pytest.raises(DatasetError, match=r"expected samples, found none with a picture .* in 1 tars$"):
