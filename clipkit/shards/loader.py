@@ -164,7 +164,7 @@ class Collator:
             empty = (
                 self._buffers.take(math.prod(shape))[:-1]
                 if self._buffers
-                else torch.empty(shape, dtype=torch.uint8, device="cpu")
+                else torch.from_numpy(np.empty(shape, np.uint8))  # torch has no error for "no memory" alone
             )
             self._images_BCHW = empty.view(shape)
             self._images = self._images_BCHW.numpy()

@@ -278,6 +278,18 @@ def test_memory_that_is_used_up_is_one_line_and_no_broken_sample(small_dataset: 
         next(stream)
 
 
+def of_nothing(image: bytes, key: int) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), (3, 30_000, 30_000))
+
+
+def test_a_batch_larger_than_any_memory_is_one_line(small_dataset: Path) -> None:
+    stream = batches(
+        ShardSet(small_dataset), batch_size=100_000, transform=of_nothing, tokenize=tokenize
+    )  # 270 TB: more than a process has addresses
+    with pytest.raises(DatasetError, match="expected memory for a batch, found none left: make memory free"):
+        next(stream)
+
+
 def killed(image: bytes, key: int) -> np.ndarray:
     os.kill(os.getpid(), signal.SIGKILL)
     return transform(image, key)
