@@ -75,10 +75,15 @@ class VerifyResult(NamedTuple):
         """Raise DatasetError, one line, if there is any fault."""
         if not self.ok:
             causes = ", ".join(f"{cause} {count:,}" for cause, count in self.counts.items())
-            raise DatasetError(
-                f"{self.directory}: expected no faults, found {sum(self.counts.values()):,} ({causes}); "
+            remedy = (
                 "restore them from a copy; `clipkit shards filter --skip-broken` copies what is whole, "
                 "`--repair` makes all but the tars anew"
+            )
+            if "unfinished" in self.counts:
+                remedy = "run the command that was interrupted again, it goes on; then verify again"
+            raise DatasetError(
+                f"{self.directory}: expected no faults, found {sum(self.counts.values()):,} ({causes}); "
+                f"{remedy}"
             )
 
 

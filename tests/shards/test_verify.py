@@ -448,7 +448,12 @@ def test_an_unfinished_ingest_is_verified_as_far_as_it_is(dataset: Path) -> None
     with open_for_writing(dataset, read_dataset(dataset).description) as opened:
         opened.begin(Pass(kind="list", first=2400, records=1000))
     flip(dataset / SHARD, 0)
-    assert causes(verify(dataset)) == {"header": 1, "sha256": 1, "unfinished": 1}
+    result = verify(dataset)
+    assert causes(result) == {"header": 1, "sha256": 1, "unfinished": 1}
+    with pytest.raises(
+        DatasetError, match=r"run the command that was interrupted again.*; then verify again$"
+    ):
+        result.check()
 
 
 def test_what_is_no_dataset(tmp_path: Path) -> None:
