@@ -29,7 +29,7 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
     """Hash all pictures in a folder and those below it, resized as the dataset `like` has it.
 
     Files that are no pictures are passed over; pictures that cannot be decoded are named on the display.
-    Raises SourceError if there is no such folder or no picture in it.
+    Raises SourceError if there is no such folder or no picture in it, or one in it cannot be read.
     """
     if is_remote(folder) or not folder.is_dir():
         raise SourceError(
@@ -73,7 +73,7 @@ def hash_folder(folder: Path, like: DatasetDescription, display: Progress) -> Pi
 def _files(folder: Path) -> Iterator[Path]:
     # Links to folders are followed, as evaluations do, but no folder is read twice: one may lead back.
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         found = Path(place).stat()
         if (found.st_dev, found.st_ino) in seen:
             folders.clear()
@@ -81,6 +81,13 @@ def _files(folder: Path) -> Iterator[Path]:
         seen.add((found.st_dev, found.st_ino))
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
+
+
+def _raise(error: OSError) -> None:
+    raise SourceError(
+        f"{error.filename}: expected a folder that can be read, found: {error.strerror}; what is in it would "
+        "not be compared"
+    )
 
 
 def _hashed(path: Path, config: IngestConfig) -> Picture | Failed:

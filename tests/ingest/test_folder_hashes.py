@@ -1,5 +1,8 @@
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -58,6 +61,28 @@ def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
     with Progress("hashes", None, "files") as display:
         found = hash_folder(classes, LIKE, display)
     assert [found.name(place) for place in range(len(found.dhash))] == ["cat/a.jpg"]
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from clipkit.ingest.folder_hashes import hash_folder
+from clipkit.progress import Progress
+from tests.ingest.test_folder_hashes import LIKE
+if os.geteuid() == 0:
+    os.setuid(65534)  # who may read all is refused nothing
+with Progress("hashes", None, "files") as display:
+    hash_folder(Path(sys.argv[1]), LIKE, display)
+"""
+    with TemporaryDirectory() as place:  # outside of pytest's, which none but its owner may enter
+        Path(place).chmod(0o755)
+        Path(place, "closed").mkdir(mode=0)
+        done = subprocess.run(
+            [sys.executable, "-c", code, place], capture_output=True, text=True, check=False
+        )
+        Path(place, "closed").chmod(0o700)
+    assert f"{place}/closed: expected a folder that can be read, found: Permission denied" in done.stderr
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
