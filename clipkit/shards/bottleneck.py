@@ -46,7 +46,7 @@ def judged(found: Figures) -> tuple[str, str]:
         )
     return step, {
         "decode": "more CPUs",
-        "augment": "more CPUs, or fewer changes to the pictures (colour jitter is the dearest)",
+        "augment": "more CPUs; a run with colour jitter, which is not measured here, takes longer yet",
         "collate": "more CPUs",
     }[step]
 

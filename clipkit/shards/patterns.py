@@ -114,7 +114,14 @@ def _found_there(address: str) -> list[Path]:
             f"{address}: expected *, ? and [ only behind the last slash of an address, found one before; "
             "name the folder in full, or give braces there"
         )
-    if not _GLOB.search(name) or scheme_of(address) in ("http", "https"):  # there, ? begins a query
+    if not can_list(place):
+        if "*" not in name:  # ? begins a query there
+            return [place]
+        raise DatasetError(
+            f"{address}: expected the names of tars, found *: web servers list no folders; name each, or all "
+            "by braces: {00000..00331}.tar"
+        )
+    if not _GLOB.search(name):
         return [place]
     matches = sorted(location(folder + slash).glob(name), key=str)
     if not matches:

@@ -73,7 +73,7 @@ FIGURES = Figures(
         ({}, {}, "decode", "more --workers, up to the number of CPUs: 8"),
         ({}, {"whole": 8000, "workers": 8}, "decode", "more CPUs"),
         ({}, {"whole": 8000, "workers": 8, "short_side": 800}, "decode", "side is 800 pixels, .* takes 224"),
-        ({"augment": 2e-3}, {"whole": 3000, "workers": 8}, "augment", "fewer changes"),
+        ({"augment": 2e-3}, {"whole": 3000, "workers": 8}, "augment", "more CPUs"),
         ({"read": 5e-3}, {"whole": 350, "reads_alone": 200, "reads": 400}, "read", "so that more reads wait"),
         (
             {"read": 5e-3},

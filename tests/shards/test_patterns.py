@@ -77,6 +77,7 @@ def test_missing_tars_are_counted_and_the_first_named(tmp_path: Path) -> None:
     [
         ("pipe:cat x.tar", "pipe:cat x.tar: expected tars, found a command; those are never run"),
         ("https://h/*/{0..9}.tar", "last slash of an address, found one before; name the folder in full"),
+        ("https://h/images/0*.tar", r"web servers list no folders; name each, or all by braces"),
         ("empty::pipe:cat x", "those are never run"),
         ("{0..3.tar", "a closing brace for each opening one, found none; add it"),
         ("nothing-*.tar", "expected tars of such names, found none; check the name"),
