@@ -134,7 +134,8 @@ def _new(scheme: str) -> Any:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
-        options["client_kwargs"] = {"timeout": timeout}
+        # What is packed on its way has another size than was told.
+        options["client_kwargs"] = {"timeout": timeout, "headers": {"Accept-Encoding": "identity"}}
     elif scheme == "gs":
         from clipkit.gcs import GoogleBuckets
 

@@ -44,7 +44,7 @@ class CachedFile(NamedTuple):
     def known(self) -> "CachedFile":
         """Return the file as it is read from now on, by the SHA-256 of its copy. Raises as Cache.open."""
         with self.open() as stream:
-            return CachedFile(self.wanted._replace(sha256=_sha256(stream)))
+            return CachedFile(Cache().known_by(self.wanted, stream.fileno(), _sha256(stream)))
 
     def identity(self, name: str) -> SourceFile:
         """Return what identifies the `known` file under this name."""

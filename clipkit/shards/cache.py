@@ -5,7 +5,6 @@ renamed. What was not used for the longest time goes first when room is needed; 
 """
 
 import atexit
-import hashlib
 import os
 import shutil
 import threading
@@ -22,7 +21,7 @@ from clipkit.errors import DatasetError, StorageError
 from clipkit.locations import download
 from clipkit.locks import Held, exclusive
 from clipkit.remote import TooLargeError
-from clipkit.shards.copies import check_same, is_as_made, seal
+from clipkit.shards.copies import check_same, copy_name, is_as_made, seal, size_in
 from clipkit.threads import not_waited_for
 
 FOLDER_VARIABLE = "CLIPKIT_CACHE"
@@ -120,6 +119,18 @@ class Cache:
         """Remove the copy of a file, which is not what it was any more: the next call gets it anew."""
         self._path(wanted).unlink(missing_ok=True)
 
+    def known_by(self, wanted: Wanted, descriptor: int, sha256: str) -> Wanted:
+        """Return the file with the SHA-256 that was found of its copy, which is open and keeps its place."""
+        known = wanted._replace(sha256=sha256)
+        before, path = self._path(wanted), self._path(known)
+        if path != before:
+            # By its descriptor: of that name there may be another by now. Without a link it is had again.
+            with self._locked(path), suppress(OSError):
+                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)  # else not followed
+                seal(descriptor, path)
+            before.unlink(missing_ok=True)
+        return known
+
     def check_fits(self, source: object, count: int) -> None:
         """Raise StorageError if a file of so many bytes is more than the cache may hold."""
         if count > self.max_bytes:
@@ -131,9 +142,7 @@ class Cache:
     def _path(self, wanted: Wanted) -> Path:
         # The hash of a version may become known only when it is here.
         known = "" if wanted.version else wanted.sha256 or ""
-        parts = (str(wanted.source), str(wanted.bytes), known, wanted.version)
-        name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-        return self.folder / f"{name}-{wanted.bytes}-{wanted.source.name[-80:]}"
+        return self.folder / copy_name(wanted.source, wanted.bytes, known, wanted.version)
 
     def _fill(self, path: Path, wanted: Wanted, *, ahead: bool = False) -> None:
         with not_waited_for(), self._locked(path), _begun(path):
@@ -217,7 +226,7 @@ class Cache:
                 elif now - found.st_ctime > _STALE_SECONDS:  # the time of change is the seal
                     Path(entry.path).unlink(missing_ok=True)
                 else:  # others download it now
-                    whole = max(_whole_size(entry.name), found.st_size)
+                    whole = max(size_in(entry.name), found.st_size)
                     coming, outstanding = coming + whole, outstanding + whole - found.st_size
             if ahead and coming + needed > self.max_bytes:
                 return False
@@ -270,11 +279,6 @@ def _clear_dead(folder: Path) -> None:
 
 def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
-
-
-def _whole_size(name: str) -> int:
-    given = name.split("-", 2)[1:2]
-    return int(given[0]) if given and given[0].isdecimal() else 0
 
 
 def _unfitting(path: Path, wanted: Wanted) -> str:

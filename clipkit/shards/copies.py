@@ -14,6 +14,20 @@ from clipkit.errors import DatasetError
 from clipkit.locations import infos, is_remote, version_of
 
 _HASHED: set[tuple[str, int]] = set()  # copies found whole that cannot be sealed, with their times of change
+_NAMED_BYTES = 80  # of a file's own name: with all else that is in a copy's, any disk takes it
+
+
+def copy_name(source: Path, size: int, *others: str) -> str:
+    """Return the name of the copy of a file of `size` bytes, of which `others` are known, too."""
+    known = "\0".join((str(source), str(size), *others))
+    last = os.fsencode(source.name)[-_NAMED_BYTES:].decode(errors="ignore")
+    return f"{hashlib.sha256(known.encode()).hexdigest()[:40]}-{size}-{last}"
+
+
+def size_in(name: str) -> int:
+    """Return the size that the name of a copy, or of one that is coming, tells; 0 if it is none."""
+    given = name.split("-", 2)[1:2]
+    return int(given[0]) if given and given[0].isdecimal() else 0
 
 
 def seal(copy: int | Path, path: Path) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +105,33 @@ def test_a_list_of_a_web_server_is_asked_for_again_and_read(fault: str, web: Web
     getattr(web, fault)["/list.csv.gz"] = 1
     remote = table_files([location(f"{web.address}/list.csv.gz")])
     assert list(remote) == list(table_files([path])) and web.got["/list.csv.gz"] >= 2
+
+
+def test_a_list_that_a_server_would_pack_on_its_way_is_sent_as_it_is(server: Server, here: Path) -> None:
+    (path,) = _table("csv.gz")(here)
+    stored = path.read_bytes()
+    plain, packed = answer(stored), answer(gzip.compress(stored), headers={"Content-Encoding": "gzip"})
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        (packed if "gzip" in request.headers.get("Accept-Encoding", "") else plain)(request)
+
+    remote = table_files([location(server.add("/list.csv.gz", route))])
+    assert list(remote) == list(table_files([path]))
+
+
+def test_a_list_without_a_version_is_fetched_once_by_each_command(server: Server, here: Path) -> None:
+    (path,) = _table("csv")(here)
+    address = location(server.add("/list.csv", answer(path.read_bytes())))
+    for count in (1, 2):
+        remote = table_files([address])
+        assert list(remote) == list(table_files([path])) == list(remote)
+        assert server.hits["/list.csv"] == 2 * count, "once to ask for its size, as HEAD is refused"
+
+
+def test_a_long_name_of_long_characters_is_one(store: ObjectStore, tmp_path: Path) -> None:
+    name = "\N{GRINNING FACE}" * 75 + ".csv"
+    source = table_files([in_bucket(store, f"{tmp_path.name}/{name}", WRITERS["csv"](PAIRS))])
+    assert source.records == len(list(source)) == 3 and source.files[0].name == name
 
 
 def test_a_signature_is_no_part_of_the_name(web: Web, here: Path) -> None:
