@@ -12,7 +12,7 @@ from clipkit.locations import each_of, infos, is_remote, version_of
 from clipkit.progress import Progress
 from clipkit.shards.cache import BYTES_VARIABLE, Cache, Wanted
 from clipkit.shards.dataset import SourceFile
-from clipkit.shards.text_files import check_regular
+from clipkit.shards.text_files import opened_as_stored
 from clipkit.threads import not_waited_for
 
 _MB = 1_000_000
@@ -124,8 +124,7 @@ def identify(path: Path | CachedFile, name: str, read: Callable[[int], None] = l
     if isinstance(path, CachedFile):
         return path.identity(name)
     try:
-        with path.open("rb") as stream:
-            check_regular(stream, path)
+        with opened_as_stored(path) as stream:
             digest = _sha256(stream, read)
             return SourceFile(name=name, bytes=stream.tell(), sha256=digest)
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 
 from clipkit.errors import SourceError
+from clipkit.locations import is_remote
 
 MAX_RECORD_BYTES = 1 << 20
 _BLOCK = 1 << 16
@@ -36,10 +37,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     What goes wrong while it is open, cut off or damaged compression included, is raised as SourceError.
     """
     try:
-        with path.open("rb") as stored:
-            check_regular(stored, path)
-            with _decompressed(stored, path.suffix.lower()) as stream:
-                yield stream
+        with (
+            opened_as_stored(path) as stored,
+            _decompressed(stored, path.suffix.lower()) as stream,
+        ):
+            yield stream
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SourceError(
@@ -47,12 +49,21 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ) from None
 
 
-def check_regular(stream: BinaryIO, path: Path) -> None:
-    """Raise SourceError for a pipe or a device: lists are read more than once."""
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        raise SourceError(
-            f"{path}: expected a regular file, which is read more than once, found a pipe or device"
-        )
+@contextmanager
+def opened_as_stored(path: Path) -> Iterator[BinaryIO]:
+    """Open a file as it is. Raises OSError, and SourceError for a pipe or a device, which is not waited for:
+    lists are read more than once.
+    """
+    with path.open("rb") if is_remote(path) else open(path, "rb", opener=_at_once) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise SourceError(
+                f"{path}: expected a regular file, which is read more than once, found a pipe or device"
+            )
+        yield stream
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_utf8(path: Path, first_line: str) -> None:

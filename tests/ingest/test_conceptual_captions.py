@@ -153,12 +153,14 @@ def test_training_and_validation_files_do_not_mix(tmp_path: Path) -> None:
     assert conceptual_captions([train, other]).records == 2
 
 
-def test_a_pipe_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writers", [0, 1])
+def test_a_pipe_is_refused_and_not_waited_for(writers: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tsv")
-    writer = os.open(tmp_path / "pipe.tsv", os.O_RDWR)
+    opened = [os.open(tmp_path / "pipe.tsv", os.O_RDWR) for _ in range(writers)]
     with pytest.raises(SourceError, match="found a pipe"):
         conceptual_captions([tmp_path / "pipe.tsv"])
-    os.close(writer)
+    for writer in opened:
+        os.close(writer)
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
