@@ -62,8 +62,9 @@ class RemotePath:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The scheme, the bucket or server, and the names below it."""
-        return (self.scheme, *self._names.split("/"))
+        """The scheme, the bucket or server, and the names below it; no password, nor whose it is."""
+        place, *names = self._names.split("/")
+        return (self.scheme, place.rpartition("@")[2] if self.scheme in _WEB else place, *names)
 
     @property
     def stem(self) -> str:

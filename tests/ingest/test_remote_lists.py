@@ -144,6 +144,15 @@ def test_a_signature_is_no_part_of_the_name(web: Web, here: Path) -> None:
         table_files(signed)
 
 
+def test_a_password_is_no_part_of_the_name(web: Web, here: Path) -> None:
+    _table("csv.gz")(here)
+    (here / "more").mkdir()
+    _table("csv.gz")(here / "more")
+    server = web.address.removeprefix("http://")
+    source = table_files([location(f"http://me:secret@{server}{name}/list.csv.gz") for name in ("", "/more")])
+    assert [file.name for file in source.files] == [f"{server}/list.csv.gz", "more/list.csv.gz"]
+
+
 def test_a_folder_in_a_bucket_stands_for_its_tables(store: ObjectStore, tmp_path: Path) -> None:
     for number, ending in enumerate(WRITERS):
         in_bucket(store, f"{tmp_path.name}/{number}.{ending}", WRITERS[ending](PAIRS))
