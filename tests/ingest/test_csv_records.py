@@ -73,6 +73,13 @@ def test_a_quote_that_is_never_closed_costs_its_line_alone(tmp_path: Path) -> No
     assert {row.problem for row in rows} == {None, "not CSV: a quote that is not closed"}
 
 
+def test_a_quote_that_is_never_closed_costs_its_line_alone_among_thousands(tmp_path: Path) -> None:
+    lines = [f"http://h/{number},picture number {number}" for number in range(9_000)]
+    lines[100] = 'http://h/100,"cut off'
+    rows = list(opened(tmp_path / "list.csv", "\n".join(["url,caption", *lines]).encode()))
+    assert len(rows) == 9_000 and [row.source_row for row in rows if row.problem] == [100]
+
+
 @given(st.text('a",\n\r', max_size=50))
 def test_a_record_depends_on_nothing_before_it(text: str) -> None:
     spans = list(csv_spans(io.BytesIO(text.encode()), ","))
