@@ -39,7 +39,7 @@ def test_two_processes_are_the_run_of_one_and_speak_once(tiny_dataset: Path, tmp
     config = TrainConfig(model="ViT-Micro/16@32px", batch_size=16, epochs=2, lr=1e-3, log_every=1, workers=0)
     train(config, ShardSet(tiny_dataset), RunDirectory(tmp_path / "one" / "run"), device="cpu")
     two, one = (dict(losses(tmp_path / each)) for each in ("two", "one"))
-    assert two == pytest.approx(one, abs=1e-6)
+    assert two == pytest.approx(one, rel=1e-5)  # float32 sums in another order, seven steps long
 
 
 @pytest.mark.slow
