@@ -26,7 +26,6 @@ class GoogleBuckets(GCSFileSystem):  # type: ignore[misc]
     """gcsfs's file system; `anon` tells that no keys were found, or none are to be used."""
 
     _request = GCSFileSystem._request.__wrapped__
-    _get_file_request = GCSFileSystem._get_file_request.__wrapped__
 
     def __init__(self, **options: Any):
         # An emulator is sent no keys, as Google's own libraries do it.

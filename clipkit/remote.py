@@ -89,9 +89,9 @@ class Transfer:
         with self._reading:
             return self._clock.now()
 
-    def set_size(self, size: int | None) -> None:
-        """Begin an attempt at which so many bytes are promised."""
-        self._count = self._before = 0
+    def set_size(self, size: int | None, had: int = 0) -> None:
+        """Begin an attempt at a file of so many bytes, as promised, of which some are `had` already."""
+        self._count = self._before = had
         self._promised = size or 0
         self._check(self._promised)
 

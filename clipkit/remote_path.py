@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
 from clipkit import scratch
+from clipkit.answers import Copy, byte_range, copied
 from clipkit.errors import StorageError
 from clipkit.remote import (
     MOST_BYTES,
@@ -15,13 +16,15 @@ from clipkit.remote import (
     PATIENCE,
     RefusedError,
     RemoteError,
+    TooLargeError,
     Transfer,
     tried,
 )
-from clipkit.stores import byte_range, called, file_system
+from clipkit.stores import called, file_system
 from clipkit.threads import not_waited_for
 
 _LEAST_UPLOADED = 100_000  # bytes a second
+_MUCH = 64_000_000  # bytes, worth to go on from
 _WEB = ("http", "https")
 
 Result = TypeVar("Result")
@@ -215,15 +218,27 @@ class RemotePath:
             yield copy
 
     def download(self, target: Path, at_most: int | None = None) -> None:
-        """Copy the file to a path of this machine. Raises TooLargeError beyond `at_most` bytes."""
-        # In one piece: nothing is told between the parts of several.
-        options = {"max_concurrency": 1} if self.scheme == "s3" else {}
-        name = "_get_file_request" if self.scheme == "gs" else "_get_file"
+        """Copy the file to a path of this machine. Raises TooLargeError beyond `at_most` bytes.
 
-        def action(transfer: Transfer) -> None:
-            self._call(transfer, name, str(target), callback=transfer, **options)
+        What has come of a file with an ETag is not asked for again, however often a connection is lost, as
+        long as more comes each time that it is tried for a while.
+        """
+        with target.open("wb") as file:
+            copy = Copy(file)
 
-        self._tried("read it", action, at_most)
+            def action(transfer: Transfer) -> None:
+                system = file_system(self.scheme)
+                called(system, copied(system, self._place, copy, transfer), None, transfer)
+
+            while True:
+                had = file.tell()
+                try:
+                    return self._tried("read it", action, at_most)
+                except (RefusedError, TooLargeError):
+                    raise
+                except RemoteError:
+                    if file.tell() < had + _MUCH:
+                        raise
 
     def upload(self, source: Path) -> None:
         """Copy a file of this machine there, where it appears whole or not at all."""

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import re
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -32,8 +31,6 @@ _VARIABLES = (
 
 _LAST_SECONDS = 3.0  # for what is cancelled
 _TOLD_EVERY = 1.0  # second
-_PARTIAL = 206
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 _MOST_TOLD = 1 << 24  # bytes: a page of 1,000 names is far below
 
 Result = TypeVar("Result")
@@ -77,50 +74,6 @@ def called(
         if future.cancel():  # it may have something to take back
             ended.wait(_LAST_SECONDS)
         raise
-
-
-async def byte_range(system: Any, address: str, start: int, length: int, transfer: Transfer) -> bytes:
-    """Return a byte range of a file, also of a server that gives only whole ones.
-
-    Raises ConnectionError for the bytes of another range.
-    """
-    ends = {"Range": f"bytes={start}-{start + length - 1}"}
-    if isinstance(system.protocol, tuple) and "s3" in system.protocol:
-        bucket, key, _ = system.split_path(address)
-        answer = await system._call_s3("get_object", Bucket=bucket, Key=key, **ends)
-        is_part = answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
-        async with answer["Body"] as body:
-            before = _bytes_before(start, answer.get("ContentRange") if is_part else None, is_part)
-            return await _between(body.read, before, length, transfer)
-    session = await system.set_session()
-    headers = getattr(system, "with_keys", dict)(ends)
-    async with session.get(system.encode_url(address), headers=headers) as response:
-        response.raise_for_status()
-        is_part = response.status == _PARTIAL
-        before = _bytes_before(start, response.headers.get("Content-Range"), is_part)
-        return await _between(response.content.read, before, length, transfer)
-
-
-def _bytes_before(start: int, told: str | None, is_part: bool) -> int:
-    """Return how many bytes of an answer come before the range."""
-    if not is_part:
-        return start
-    found = _RANGE.match(told or "")
-    if not found or int(found[1]) != start:
-        raise ConnectionError(f"another range than the bytes from {start:,} on ({(told or 'none')[:60]})")
-    return 0
-
-
-async def _between(
-    read: Callable[[int], Awaitable[bytes]], before: int, length: int, transfer: Transfer
-) -> bytes:
-    transfer.set_size(before + length)
-    content = bytearray()
-    while len(content) < length and (piece := await read(1 << 16)):
-        transfer.relative_update(len(piece))
-        content += piece[before:]
-        before = max(0, before - len(piece))
-    return bytes(content[:length])
 
 
 def _new(scheme: str) -> Any:

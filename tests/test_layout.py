@@ -37,6 +37,7 @@ ROOT_MODULES = {
     "remote",
     "remote_path",
     "scratch",
+    "answers",
     "stores",
     "threads",
     "page",

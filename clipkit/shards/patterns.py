@@ -115,7 +115,7 @@ def _found_there(address: str) -> list[Path]:
             "name the folder in full, or give braces there"
         )
     if not can_list(place):
-        if "*" not in name:  # ? begins a query there
+        if "*" not in place.name:  # ? begins a query there
             return [place]
         raise DatasetError(
             f"{address}: expected the names of tars, found *: web servers list no folders; name each, or all "
