@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 from clipkit.remote import Transfer
 
 _PARTIAL, _BEHIND_ITS_END = 206, 416
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-(?:[0-9]{1,18}/([0-9]{1,18}))?")
 _READ = 1 << 16  # bytes at a time
 
 
@@ -34,14 +34,15 @@ class Copy:
 
         Raises ConnectionError if it is short, or of another file or another range.
         """
-        if answer.is_part and had and answer.version != self._version:
-            self.forget()
-            raise ConnectionError("another file than before")
+        version, size = self._version, self._size
+        self.forget()  # until it is known to be what is had
         start = had - answer.before(had)
+        self._size = answer.size(start)
+        if start and (answer.version, self._size) != (version, size):
+            raise ConnectionError("another file than before")
+        self._version = answer.version
         self.file.seek(start)
         self.file.truncate()
-        self._version = answer.version
-        self._size = None if answer.length is None else start + answer.length
         transfer.set_size(self._size, start)
         while piece := await answer.read(_READ):
             self.file.write(piece)
@@ -73,6 +74,13 @@ class _Answer(NamedTuple):
                 f"another range than the bytes from {start:,} on ({(self.told or 'none')[:60]})"
             )
         return 0
+
+    def size(self, start: int) -> int | None:
+        """Return the whole file's size, the answer's bytes beginning at `start`: a part may end before it."""
+        found = _RANGE.match(self.told or "") if self.is_part else None
+        if found and found[2]:
+            return int(found[2])
+        return None if self.length is None else start + self.length
 
 
 async def copied(system: Any, address: str, copy: Copy, transfer: Transfer) -> None:

@@ -114,6 +114,44 @@ def test_a_file_that_is_replaced_meanwhile_is_had_as_it_is_then(
     assert losing.asked == [None, "bytes=100000-", None]
 
 
+def test_a_part_that_is_shorter_than_was_asked_for_is_not_the_whole(server: Server, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.headers.get("Range"))
+        first = int((asked[-1] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        piece = CONTENT[first : first + 100_000]
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {first}-{first + len(piece) - 1}/{len(CONTENT)}")
+        request.send_header("ETag", '"1"')
+        request.send_header("Content-Length", str(len(piece)))
+        request.end_headers()
+        request.wfile.write(piece)
+
+    download(location(server.add("/file", route)), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert asked == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_after_another_part_than_was_asked_for_it_is_had_anew(server: Server, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def route(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.headers.get("Range"))
+        request.send_response(206 if asked[-1] else 200)
+        if asked[-1]:
+            request.send_header("Content-Range", f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}")
+        request.send_header("ETag", '"1"')
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        request.wfile.write(CONTENT if len(asked) > 1 else CONTENT[:100_000])
+        request.close_connection = True
+
+    download(location(server.add("/file", route)), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert asked == [None, "bytes=100000-", None]
+
+
 def test_no_more_is_taken_than_is_allowed_in_all(server: Server, tmp_path: Path) -> None:
     losing = Losing(100_000)
     with pytest.raises(TooLargeError):
