@@ -249,10 +249,10 @@ def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults:
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 
 
-def check_name(directory: Path, files: Files, verdict: ShardVerdict, at_fault: set[str]) -> None:
-    """Raise DatasetError if a tar has the bytes of another that is at fault too: it is that one, moved."""
+def check_name(directory: Path, files: Files, verdict: ShardVerdict, others: set[str]) -> None:
+    """Raise DatasetError if a tar has the bytes of one of `others`, which lacks them: it was moved."""
     for name, entry in files.shards:
-        if entry and entry.sha256 == verdict.sha256 and name != verdict.name and name in at_fault:
+        if entry and entry.sha256 == verdict.sha256 and name != verdict.name and name in others:
             raise DatasetError(
                 f"{directory / verdict.name}: expected the shard of that name, found that it is {name}: give "
                 "the tars their names again, and repair what is at fault then"

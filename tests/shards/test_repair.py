@@ -360,8 +360,11 @@ def test_tars_of_other_names_are_not_given_up(dataset: Path, given: str | None, 
     assert contents(dataset) == before
 
 
-def test_a_tar_that_became_a_copy_of_another_is_given_up(dataset: Path) -> None:
+@pytest.mark.parametrize("lost", [[], ["000000.parquet"]])
+def test_a_tar_that_became_a_copy_of_another_is_given_up(lost: list[str], dataset: Path) -> None:
     shutil.copyfile(dataset / "000000.tar", dataset / SHARD)
+    for name in lost:
+        (dataset / name).unlink()
     assert "found those of shard 000000" in repair(dataset).left_out[0]
 
 
