@@ -21,7 +21,8 @@ def copy_name(source: Path, size: int, *others: str) -> str:
     """Return the name of the copy of a file of `size` bytes, of which `others` are known, too."""
     known = "\0".join((str(source), str(size), *others))
     last = os.fsencode(source.name)[-_NAMED_BYTES:].decode(errors="ignore")
-    return f"{hashlib.sha256(known.encode()).hexdigest()[:40]}-{size}-{last}"
+    digest = hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()
+    return f"{digest[:40]}-{size}-{last}"
 
 
 def size_in(name: str) -> int:

@@ -57,6 +57,11 @@ def test_a_tar_gz_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
     assert read_folder(path, LABELS, name="pets").pictures.read(4) == picture(99)
 
 
+def test_a_tar_gz_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    path = gzipped(tmp_path / os.fsdecode(b"caf\xe9.tar.gz"), tarred(FILES))
+    assert [member.name for member in members(open_archive(path), path)] == list(FILES)
+
+
 def test_a_tar_that_is_changed_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pets.tar"
     path.write_bytes(tarred(FILES))
