@@ -32,7 +32,7 @@ class GoogleBuckets(GCSFileSystem):  # type: ignore[misc]
         default = os.environ.get(ENDPOINT_VARIABLE, "") not in ("", "default")
         token = "anon" if is_anonymous(ANONYMOUS_VARIABLE, lambda: default) else None
         timeout = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
-        session = {"raise_for_status": _judge, "response_class": _Bounded}
+        session = {"raise_for_status": _judge, "response_class": _Bounded, "timeout": timeout}
         super().__init__(token=token, requests_timeout=timeout, session_kwargs=session, **options)
         self.anon = self.credentials.credentials is None
         self._buckets: set[str] = set()

@@ -222,6 +222,17 @@ def test_what_is_told_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch
         path.read_bytes(1000)
 
 
+def test_what_falls_silent_is_not_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url(""))
+    monkeypatch.setattr("clipkit.gcs.SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("clipkit.remote._PAUSES", (0.01,))
+    server.add("/download/storage/v1/b/bucket/o/x?alt=media", server.silence)
+    with pytest.raises(RemoteError, match=r"found: Timeout on reading .*tried 2 times"):
+        RemotePath.parse("gs://bucket/x").download(tmp_path / "x")
+
+
 def test_no_keys_are_sent_unless_they_are_wanted(
     google: ObjectStore, uploaded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
