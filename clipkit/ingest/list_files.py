@@ -83,7 +83,7 @@ def _copied(wanted: Sequence[Wanted]) -> list[CachedFile]:
                 f"copy: the lists' {total // _MB:,} MB are more than the {most // _MB:,} MB that the cache "
                 f"may hold: they are copied several times, unless {BYTES_VARIABLE} allows more"
             )
-        for copy in each_of(_known, wanted, remote=True):
+        for copy in each_of(_known, wanted, remote=total <= most):  # else one of them has room, perhaps
             copies.append(copy)
             done += copy.wanted.bytes
             if display:

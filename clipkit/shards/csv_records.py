@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from clipkit.shards.text_files import MAX_RECORD_BYTES, Malformed, read_lines
 
-_READ_AGAIN = 100  # lines with quotes, for each of which all up to the end may be read again
+_READ_AGAIN, _QUOTED = 100, 10  # lines, and lines with quotes, of which each may cost all up to the end again
 
 
 class _RecordTooLongError(Exception):
@@ -68,7 +68,7 @@ def csv_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | Malfor
 
     A value may have 131,072 characters and a record a mebibyte. Where a quote is closed by none that may
     close it, the line is a malformed record, and the next begins at the next line; so are all lines up to
-    there together, if more than a hundred of them have quotes.
+    there together, if they are more than a hundred and more than ten of them have quotes.
     """
     return (record for _, record in _placed_records(_CsvLines(stream, placed=False), delimiter))
 
@@ -95,7 +95,7 @@ def _placed_records(lines: _CsvLines, delimiter: str) -> Iterator[tuple[int, lis
                 yield lines.end, record
                 continue
             problem = "not CSV: a quote that is not closed"
-        if sum('"' in line for line in lines.taken) <= _READ_AGAIN:
+        if len(lines.taken) <= _READ_AGAIN or sum('"' in line for line in lines.taken) <= _QUOTED:
             lines.give_back()
         yield lines.end, Malformed("".join(lines.taken), problem)
 

@@ -179,8 +179,8 @@ class _Repair:
             return verdict.faults.listed[-1].line()
         is_other = entry is not None and verdict.sha256 != entry.sha256
         if is_other and self._is_trusted:
-            others = {each.name for each in self._suspects if not self._has_its_bytes(each)}
-            check_name(self._directory, self._files, verdict, others)
+            suspects = {each.name: each.sha256 for each in self._suspects}
+            check_name(self._directory, self._files, verdict, suspects)
         is_vouched_for = entry is not None and verdict.manifest_sha256 == entry.manifest_sha256
         if is_other and (self._is_trusted or (is_vouched_for and verdict.differs_from_manifest)):
             with as_verified(self._directory, verdict):
@@ -211,10 +211,6 @@ class _Repair:
             self._doubtful.append(f"{name}: {LOST_WITH_IT}{kept}")
         self._unknown += made.unknown + len(again)
         return None
-
-    def _has_its_bytes(self, verdict: ShardVerdict) -> bool:
-        entry = self._listed[verdict.name].entry
-        return entry is not None and verdict.sha256 == entry.sha256
 
     def _give_up(self, verdict: ShardVerdict, why: str, old: Sequence[pa.Table]) -> None:
         parent = self._dataset.description.parent if self._dataset else None

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -249,10 +249,10 @@ def _check_index(directory: Path, index: Index, dataset: Dataset | None, faults:
         faults.add("index", INDEX_FILE, words + ", ".join(short[:3]))
 
 
-def check_name(directory: Path, files: Files, verdict: ShardVerdict, others: set[str]) -> None:
-    """Raise DatasetError if a tar has the bytes of one of `others`, which lacks them: it was moved."""
+def check_name(directory: Path, files: Files, verdict: ShardVerdict, found: Mapping[str, str | None]) -> None:
+    """Raise DatasetError if a tar has the bytes of another one, of which others are `found`: it was moved."""
     for name, entry in files.shards:
-        if entry and entry.sha256 == verdict.sha256 and name != verdict.name and name in others:
+        if entry and entry.sha256 == verdict.sha256 != found.get(name, entry.sha256):
             raise DatasetError(
                 f"{directory / verdict.name}: expected the shard of that name, found that it is {name}: give "
                 "the tars their names again, and repair what is at fault then"
