@@ -44,7 +44,9 @@ def test_broken_csv_records_are_kept_and_the_next_are_read(tmp_path: Path) -> No
     assert rows[3].caption == "http://h/3,a,b"
 
 
-@pytest.mark.parametrize("record", [b'http://h/x,"never closed', b'","\n' * 10])
+@pytest.mark.parametrize(
+    "record", [b'http://h/x,"never closed', pytest.param(b'","\n' * 10, marks=pytest.mark.slow)]
+)
 def test_a_quote_that_is_never_closed_costs_a_bounded_piece(tmp_path: Path, record: bytes) -> None:
     good = b"http://h/1,fine\n"
     content = b"url,caption\n" + good + record + b"\n" + good * 60_000

@@ -41,7 +41,7 @@ def hashes_of(seed: int, centres: int, around: int, flips: int, fixed: int) -> H
     hot=st.sampled_from([1 << 10, 1 << 22]),
     few=st.sampled_from([1 << 8, 1 << 16]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_pairs_are_those_that_comparing_all_finds(
     seed: int, centres: int, around: int, flips: int, fixed: int, distance: int, hot: int, few: int
 ) -> None:

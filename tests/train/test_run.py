@@ -260,8 +260,10 @@ def test_kill_9_leaves_no_loader_process(tiny_dataset: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("number", "exit_code", "config", "uninterrupted"),
-    [(signal.SIGINT, 130, CONFIG, "whole"), (signal.SIGTERM, 143, COARSE, "coarse")],
-    ids=["int", "term-within-a-line"],
+    [
+        pytest.param(signal.SIGINT, 130, CONFIG, "whole", id="int", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, COARSE, "coarse", id="term-within-a-line"),
+    ],
 )
 def test_a_signal_ends_the_run_after_the_step_and_it_goes_on(
     tiny_dataset: Path,
