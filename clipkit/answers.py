@@ -120,7 +120,7 @@ async def _asked(system: Any, address: str, wanted: str | None) -> AsyncIterator
         bucket, key, _ = system.split_path(address)
         found = await system._call_s3("get_object", Bucket=bucket, Key=key, **ends)
         is_part = found["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
-        async with (body := found["Body"]):  # entered it is another one, which checks no checksum
+        async with (body := found["Body"]):  # not what entering returns: its `read` checks
             told = found.get("ContentRange")
             yield _Answer(is_part, told, found.get("ContentLength"), found.get("ETag", ""), body.read)
         return

@@ -132,6 +132,12 @@ class Web:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         self.address = f"http://127.0.0.1:{self.http.server_address[1]}"
 
+    @contextmanager
+    def running(self) -> Iterator["Web"]:
+        """Answer from a thread until the block is left."""
+        with answering(self.http, threading.Event()):
+            yield self
+
 
 class Present:
     """How many threads are inside `now`, and how many were at `most`."""

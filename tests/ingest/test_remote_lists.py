@@ -4,7 +4,6 @@ import gzip
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,7 +21,7 @@ from tests.datasets import contents
 from tests.ingest.test_table_files import PAIRS, WRITERS
 from tests.ingest.test_yfcc import subset_line, write_sqlite, write_subset, write_text
 from tests.object_store import BUCKET, ObjectStore
-from tests.serving import Server, Web, answer, answering, encoded, photo
+from tests.serving import Server, Web, answer, encoded, photo
 
 Open = Callable[[Sequence[Path]], Source]
 LINES = list(range(20))
@@ -79,8 +78,7 @@ def in_bucket(store: ObjectStore, name: str, content: bytes) -> Path:
 @pytest.fixture
 def web(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
-    web = Web(here)
-    with answering(web.http, threading.Event()):
+    with Web(here).running() as web:
         yield web
 
 
@@ -208,9 +206,8 @@ def test_refusals_and_absent_buckets_are_told(store: ObjectStore, tmp_path: Path
 
 def test_a_server_that_tells_no_size_is_told(here: Path) -> None:
     _cc(here)
-    web = Web(here, sizeless=True)
     with (
-        answering(web.http, threading.Event()),
+        Web(here, sizeless=True).running() as web,
         pytest.raises(SourceError, match="does not tell its size; download it first"),
     ):
         conceptual_captions([location(f"{web.address}/train_a.tsv")])

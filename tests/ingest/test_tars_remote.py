@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from clipkit.shards.cache import Wanted
 from tests.datasets import contents
 from tests.object_store import BUCKET, ObjectStore
 from tests.processes import until
-from tests.serving import Web, answering, encoded, photo
+from tests.serving import Web, encoded, photo
 from tests.tars import write_img2dataset
 
 TARS, ROWS = 4, 60
@@ -56,8 +55,7 @@ def there(store: ObjectStore, images: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def web(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
-    web = Web(images)
-    with answering(web.http, threading.Event()):
+    with Web(images).running() as web:
         yield web
 
 
@@ -115,8 +113,7 @@ def test_a_dataset_of_clipkit_behind_a_web_server_is_adopted(web: Web, images: P
     dataset = tmp_path / "dataset"
     ingest(str(images), dataset)
     ingest(str(dataset), tmp_path / "disk")
-    other = Web(tmp_path)
-    with answering(other.http, threading.Event()):
+    with Web(tmp_path).running() as other:
         result = ingest(f"{other.address}/dataset", tmp_path / "web")
     assert result["records"] == RECORDS - RECORDS // 5
     assert contents(tmp_path / "web") == contents(tmp_path / "disk")
